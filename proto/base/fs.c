@@ -1,0 +1,251 @@
+/* fs.c - see fs.h. */
+#define _XOPEN_SOURCE 700
+#define _DEFAULT_SOURCE
+#include "proto/base/fs.h"
+#include "proto/base/fault.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+static int read_all(int fd, char *data, size_t len)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t n = read(fd, data + done, len - done);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            return -EIO; /* the file shrank between fstat and read */
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+static int write_all(int fd, const char *data, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, data, len);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        data += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int lh_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len,
+                 struct lh_err *reterr)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char *data = NULL;
+    struct stat st;
+    int rc;
+
+    if (fd < 0)
+        return lh_err_set(reterr, -errno, "open '%s'", path);
+    if (fstat(fd, &st) < 0)
+        rc = lh_err_set(reterr, -errno, "stat '%s'", path);
+    else if (!S_ISREG(st.st_mode))
+        rc = lh_err_set(reterr, -EINVAL, "'%s' is not a regular file", path);
+    else if ((uint64_t)st.st_size > max_bytes)
+        rc = lh_err_set(reterr, -EFBIG, "'%s' has %lld bytes, at most %zu are read", path,
+                        (long long)st.st_size, max_bytes);
+    else if (!(data = malloc((size_t)st.st_size + 1)))
+        rc = lh_err_set(reterr, -ENOMEM, "read '%s'", path);
+    else if ((rc = read_all(fd, data, (size_t)st.st_size)) < 0)
+        rc = lh_err_set(reterr, rc, "read '%s'", path);
+    (void)close(fd);
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
+    data[st.st_size] = '\0';
+    *ret_data = data;
+    if (ret_len)
+        *ret_len = (size_t)st.st_size;
+    return 0;
+}
+
+int lh_sync_path(const char *path, struct lh_err *reterr)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = 0;
+
+    if (fd < 0)
+        return lh_err_set(reterr, -errno, "open '%s' to sync it", path);
+    if (fsync(fd) < 0)
+        rc = lh_err_set(reterr, -errno, "fsync '%s'", path);
+    (void)close(fd);
+    return rc;
+}
+
+static int sync_parent(const char *path, struct lh_err *reterr)
+{
+    char *copy = strdup(path);
+    int rc;
+
+    if (!copy)
+        return lh_err_set(reterr, -ENOMEM, "sync parent of '%s'", path);
+    rc = lh_sync_path(dirname(copy), reterr);
+    free(copy);
+    return rc;
+}
+
+int lh_write_file(const char *path, const void *data, size_t len, struct lh_err *reterr)
+{
+    char tmp[4096];
+    int fd, rc;
+
+    if (snprintf(tmp, sizeof(tmp), "%s.tmp.%d", path, (int)getpid()) >= (int)sizeof(tmp))
+        return lh_err_set(reterr, -ENAMETOOLONG, "write '%s'", path);
+    fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return lh_err_set(reterr, -errno, "create '%s'", tmp);
+    rc = write_all(fd, data, len);
+    if (rc == 0 && fsync(fd) < 0)
+        rc = -errno;
+    if (close(fd) < 0 && rc == 0)
+        rc = -errno;
+    lh_fault("fs.before_rename");
+    if (rc == 0 && rename(tmp, path) < 0)
+        rc = -errno;
+    if (rc < 0) {
+        (void)unlink(tmp);
+        return lh_err_set(reterr, rc, "write '%s'", path);
+    }
+    return sync_parent(path, reterr);
+}
+
+int lh_append_file(const char *path, const void *data, size_t len, struct lh_err *reterr)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    int rc;
+
+    if (fd < 0)
+        return lh_err_set(reterr, -errno, "open '%s'", path);
+    rc = write_all(fd, data, len);
+    (void)close(fd);
+    return rc < 0 ? lh_err_set(reterr, rc, "append to '%s'", path) : 0;
+}
+
+int lh_mkdir_p(const char *path, struct lh_err *reterr)
+{
+    char *copy = strdup(path);
+    int rc = 0;
+
+    if (!copy)
+        return lh_err_set(reterr, -ENOMEM, "create directory '%s'", path);
+    for (char *p = copy + 1; rc == 0; p++) {
+        char c = *p;
+
+        if (c != '/' && c != '\0')
+            continue;
+        *p = '\0';
+        if (mkdir(copy, 0777) < 0 && !(errno == EEXIST && lh_is_dir(copy)))
+            rc = lh_err_set(reterr, -errno, "create directory '%s'", copy);
+        *p = c;
+        if (c == '\0')
+            break;
+    }
+    free(copy);
+    return rc;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int lh_remove_tree(const char *path, struct lh_err *reterr)
+{
+    struct stat st;
+    int rc;
+
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? 0 : lh_err_set(reterr, -errno, "remove '%s'", path);
+    rc = nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS);
+    if (rc == -1)
+        rc = -errno;
+    return rc < 0 ? lh_err_set(reterr, rc, "remove '%s'", path) : 0;
+}
+
+bool lh_path_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+bool lh_is_dir(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+int64_t lh_file_size(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 ? -errno : st.st_size;
+}
+
+bool lh_is_network_fs(const char *path)
+{
+    /* Magic numbers of linux/magic.h and of kernel sources where that header has none. */
+    static const unsigned network[] = {0x6969 /* NFS */,      0xff534d42 /* CIFS */,
+                                       0xfe534d42 /* SMB2 */, 0x517b /* SMB */,
+                                       0x01021997 /* 9p */,   0x5346414f /* AFS */,
+                                       0x00c36400 /* Ceph */, 0x0bd00bd0 /* Lustre */};
+    struct statfs fs;
+
+    if (statfs(path, &fs) < 0)
+        return false;
+    for (size_t i = 0; i < LH_ARRAY_LEN(network); i++)
+        if ((unsigned)fs.f_type == network[i])
+            return true;
+    return false;
+}
+
+uint64_t lh_free_bytes(const char *path)
+{
+    struct statvfs fs;
+
+    return statvfs(path, &fs) < 0 ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
+const char *lh_sibling_program(const char *name, char *buf, size_t cap)
+{
+    char self[1024];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+    if (n > 0) {
+        char *slash;
+
+        self[n] = '\0';
+        slash = strrchr(self, '/');
+        if (slash) {
+            *slash = '\0';
+            if (snprintf(buf, cap, "%s/%s", self, name) < (int)cap && access(buf, X_OK) == 0)
+                return buf;
+        }
+    }
+    (void)snprintf(buf, cap, "%s", name);
+    return buf;
+}

@@ -1,0 +1,1 @@
+#include "proto/state.h"

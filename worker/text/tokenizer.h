@@ -1,0 +1,35 @@
+/* tokenizer.h - text to token ids and back: byte-level BPE from GGUF metadata or tokenizer.json.
+ *
+ * Ids equal those of Hugging Face `tokenizers`. Unknown pre-tokenizers, normalizers and models are refused when loading.
+ */
+#pragma once
+#include "proto/base/attr.h"
+#include "proto/base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tokenizer;
+
+/* path: as for model_source_open (a directory with tokenizer.json, or a .gguf file). LH_EINPUT names file and reason. */
+LH_MUST_CHECK int tokenizer_open(const char *path, struct tokenizer **ret_tokenizer, struct lh_err *reterr);
+void tokenizer_free(struct tokenizer *t);
+int64_t tokenizer_vocab(const struct tokenizer *t); /* ids are below this */
+int64_t tokenizer_bos(const struct tokenizer *t);   /* -1: none */
+int64_t tokenizer_eos(const struct tokenizer *t);
+/* The id put between documents: <|endoftext|> where there is one, else eos, else -1. */
+int64_t tokenizer_separator(const struct tokenizer *t);
+
+/* Ids of a growable list. */
+struct token_list { int32_t *at; size_t n, cap; };
+void token_list_release(struct token_list *l);
+
+/* Appends the ids of text[0..len). special: recognise special tokens inside the text. Nothing is put before or after.
+ * text must be valid UTF-8 (LH_EINPUT with the byte offset otherwise). Thread-safe: state is per call. */
+LH_MUST_CHECK int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool special,
+                                   struct token_list *ids, struct lh_err *reterr);
+/* Bytes of ids, special tokens included: malloc'ed, 0-terminated. */
+LH_MUST_CHECK int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **ret_text,
+                                   size_t *ret_len, struct lh_err *reterr);
+/* SHA-256 of everything that decides ids; part of the key of prepared shards. */
+void tokenizer_digest(const struct tokenizer *t, char ret_hex[static 65]);
