@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "kernels/ops.h"
+#include "proto/base/sha256.h"
 #include "proto/event.h"
 #include "proto/job.h"
 #include "worker/parallel/comm.h"
@@ -31,9 +32,28 @@ struct run {
     int threads;            /* of this rank */
     json_t *result;         /* object that ends up in the `done` event */
 
+    char model_digest[LH_SHA256_HEX]; /* of the base model's files; "" for kinds without a model */
+
     /* Set by signals (USR1: checkpoint; TERM, INT: stop after a checkpoint) and by the file OUT/stop. */
     volatile sig_atomic_t checkpoint_wanted, stop_wanted;
+
+    /* Of run.c: the last phase event, and the code that all ranks are known to share. */
+    uint64_t phase_ms;
+    char phase_name[32];
+    int agreed_code;
 };
+
+/* Collective, at the borders of stages that may fail on one rank alone (opening files, allocating): with rc 0 on every
+ * rank returns 0; else every rank returns the code of the lowest failing rank, with its text in *reterr. An error that
+ * one rank returns without this ends the other ranks by comm->abort. */
+LH_MUST_CHECK int run_agree(struct run *r, int rc, struct lh_err *reterr);
+
+/* Collective: refuses with LH_EINPUT when `hex` (a digest of `what`, "training data") differs from rank 0's. */
+LH_MUST_CHECK int run_same(struct run *r, const char *what, const char *hex, struct lh_err *reterr);
+
+/* The exit code that an error code becomes, and its name in the `done` event ("done" for 0). */
+enum worker_exit run_exit_code(int rc);
+const char *run_exit_name(enum worker_exit code);
 
 /* True on all ranks as soon as any rank saw a request; call once a step, collectively. */
 LH_MUST_CHECK int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err *reterr);
