@@ -122,12 +122,19 @@ static void put_string(struct writer *w, const char *s)
 /* The shortest of 15 to 17 digits that reads back as the same number; never without a sign of being real. */
 static void put_real(struct writer *w, double v)
 {
-    char text[40];
+    char text[40], *e;
 
     for (int digits = 15; digits <= 17; digits++) {
         (void)snprintf(text, sizeof(text), "%.*g", digits, v);
         if (strtod(text, NULL) == v)
             break;
+    }
+    e = strchr(text, 'e');
+    if (e) { /* 1e-08 to 1e-8, 1e+20 to 1e20 */
+        char *digits = e + 2 + strspn(e + 2, "0");
+
+        e += e[1] == '-' ? 2 : 1;
+        memmove(e, digits, strlen(digits) + 1);
     }
     put(w, text, strlen(text));
     if (!strpbrk(text, ".e"))
