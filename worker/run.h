@@ -33,6 +33,7 @@ struct run {
     json_t *result;         /* object that ends up in the `done` event */
 
     char model_digest[LH_SHA256_HEX]; /* of the base model's files; "" for kinds without a model */
+    char data_digest[LH_SHA256_HEX];  /* of the training data, set by the kind that opened it; checkpoints compare it */
 
     /* Set by signals (USR1: checkpoint; TERM, INT: stop after a checkpoint) and by the file OUT/stop. */
     volatile sig_atomic_t checkpoint_wanted, stop_wanted;

@@ -24,3 +24,6 @@ LH_MUST_CHECK int ckpt_save(struct run *r, const struct params *params, const st
  * what differs), loads masters and moments on every rank. */
 LH_MUST_CHECK int ckpt_load(struct run *r, const char *dir, struct params *params, struct train_state *ret_state,
                             struct lh_err *reterr);
+
+/* The newest complete checkpoint below a directory of checkpoints (OUT/checkpoints). LH_EINPUT when there is none. */
+LH_MUST_CHECK int ckpt_newest(const char *dir, char ret_path[static 1024], struct lh_err *reterr);
