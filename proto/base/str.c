@@ -96,6 +96,21 @@ bool lh_utf8_valid(const void *bytes, size_t n)
     return true;
 }
 
+void lh_utf8_trim(char *s)
+{
+    size_t n = strlen(s), lead = n, want;
+    unsigned c;
+
+    while (lead > 0 && n - lead < 3 && ((unsigned char)s[lead - 1] & 0xc0) == 0x80)
+        lead--;
+    if (lead == 0)
+        return;
+    c = (unsigned char)s[lead - 1]; /* what the continuation bytes at the end belong to */
+    want = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : c >= 0xc0 ? 1 : 0;
+    if (n - lead < want)
+        s[lead - 1] = '\0';
+}
+
 static int uri_split(const char *rest, struct lh_uri *ret_uri, const char *text, struct lh_err *reterr)
 {
     const char *slash = strchr(rest, '/');

@@ -15,6 +15,9 @@ bool lh_ends_with(const char *s, const char *suffix);
 /* True when bytes[0..n) is valid UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF). */
 bool lh_utf8_valid(const void *bytes, size_t n);
 
+/* Cuts a character at the end of s that is not whole: for text that was cut to fit a buffer. */
+void lh_utf8_trim(char *s);
+
 /* A URI as jobs use it: file:///path, s3://bucket/key, job:ID/NAME, or a plain absolute or relative path. */
 enum lh_uri_scheme { LH_URI_FILE, LH_URI_S3, LH_URI_JOB };
 struct lh_uri {
