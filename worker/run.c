@@ -2,11 +2,29 @@
 #include "worker/run.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
+#include "proto/base/str.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #define PHASE_EVERY_MS 200 /* five phase events a second are plenty for a progress bar */
+
+int run_path(const char *uri, const char *pointer, char ret_path[static 1024], struct lh_err *reterr)
+{
+    struct lh_uri parsed;
+    int rc = lh_uri_parse(uri, &parsed, reterr);
+
+    if (rc == 0 && parsed.scheme != LH_URI_FILE)
+        rc = lh_err_set(reterr, LH_EJOB, "'%s' is not a local path; a node fetches such inputs before it starts a worker",
+                        uri);
+    if (rc < 0) {
+        if (reterr)
+            (void)snprintf(reterr->pointer, sizeof(reterr->pointer), "%s", pointer);
+        return rc;
+    }
+    (void)snprintf(ret_path, 1024, "%s", parsed.path);
+    return 0;
+}
 
 int run_agree(struct run *r, int rc, struct lh_err *reterr)
 {
