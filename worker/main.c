@@ -56,7 +56,9 @@ int main(int argc, char **argv)
         return EXIT_DONE;
     case WORKER_TOKENIZE:
         rc = worker_tokenize(&o, &err);
-        return rc < 0 ? complain(rc, &err) : run_exit_code(rc);
+        if (rc < 0)
+            return complain(rc, &err);
+        return EXIT_DONE;
     case WORKER_PLAN:
         return worker_preflight(&o);
     case WORKER_RUN:

@@ -44,8 +44,10 @@ int ckpt_load(struct run *r, const char *dir, struct params *params, struct trai
         rc = load_trained(&l, reterr);
     if (rc == 0)
         rc = load_moments(&l, reterr);
-    if (rc == 0)
+    if (rc == 0) {
+        params_refresh(params, r->ops, r->stream);
         rc = r->ops->sync(r->stream, reterr);
+    }
     json_decref(l.state);
     free(l.host);
     rc = run_agree(r, rc, reterr);
@@ -168,7 +170,6 @@ static int load_floats(struct load *l, const struct st_file *f, const char *file
 
 static int load_trained(struct load *l, struct lh_err *reterr)
 {
-    const struct kn_ops *ops = l->run->ops;
     const char *file = l->run->job->full_finetune ? CKPT_MODEL : CKPT_ADAPTER;
     struct st_file *f;
     char path[1100];
@@ -186,8 +187,6 @@ static int load_trained(struct load *l, struct lh_err *reterr)
             continue;
         n++;
         rc = load_floats(l, f, file, "", p, p->master, reterr);
-        if (rc == 0 && p->w.p != p->master)
-            ops->copy(l->run->stream, p->w, kn_mat(p->master, KN_F32, p->w.rows, p->w.cols));
     }
     if (rc == 0 && st_count(f) > n + (st_find(f, PEFT_PREFIX "lm_head.weight") != NULL))
         rc = lh_err_set(reterr, LH_EINPUT, "'%s' has %u tensors, but this job trains %u", path, st_count(f), n);

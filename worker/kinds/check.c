@@ -306,8 +306,8 @@ static int check_report(struct check *k, struct lh_err *reterr)
     }
     json_object_set_new(r->result, "rounds", json_integer(k->rounds));
     json_object_set_new(r->result, "errors", json_integer((json_int_t)errors));
-    json_object_set_new(r->result, "allreduce_gb_s",
-                        json_real(rate(&k->tally[0], (double)k->sum_n * sizeof(float))));
+    json_object_set_new(r->result, "allreduce_gb_s", /* one rank exchanges nothing */
+                        size == 1 ? json_null() : json_real(rate(&k->tally[0], (double)k->sum_n * sizeof(float))));
     json_object_set_new(r->result, "matmul_gflop_s", json_real(matmul));
     json_object_set_new(r->result, "memory_gb_s", json_real(memory));
     json_object_set_new(r->result, "ranks", ranks);
