@@ -1,7 +1,7 @@
 /* eval.c - kind eval: perplexity of a model, with or without an adapter, by length of context, over held-out windows. */
 #include "worker/kinds/dump.h"
 #include "worker/kinds/engine.h"
-#include "worker/kinds/inputs.h"
+#include "worker/kinds/job_data.h"
 #include "worker/kinds/perplexity.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 struct eval {
     struct run *run;
     struct engine engine;
-    struct lh_job tokens_job; /* of inputs_eval */
+    struct lh_job tokens_job; /* of job_data_eval */
     struct dataset *data;
     struct dump *dump;
     float *top_values;        /* the dump's; NULL: not wanted */
@@ -82,7 +82,7 @@ static int eval_open(struct eval *e, struct lh_err *reterr)
     int rc = run_agree(r, engine_open(r->job, r->comm->size, &e->engine, reterr), reterr);
 
     if (rc == 0)
-        rc = inputs_eval(r, e->engine.config->vocab, &e->tokens_job, &e->data, reterr);
+        rc = job_data_eval(r, e->engine.config->vocab, &e->tokens_job, &e->data, reterr);
     if (rc < 0)
         return rc;
     run_phase(r, "loading", 0, 1, "models");

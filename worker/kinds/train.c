@@ -8,7 +8,7 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 #include "worker/ckpt/ckpt.h"
-#include "worker/kinds/inputs.h"
+#include "worker/kinds/job_data.h"
 #include "worker/kinds/perplexity.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
@@ -23,7 +23,7 @@ struct train {
     struct run *run;
     struct engine engine;
     struct dataset *data, *eval_data; /* eval_data NULL: no perplexity asked for */
-    struct lh_job eval_job;           /* of inputs_eval */
+    struct lh_job eval_job;           /* of job_data_eval */
     struct stepper stepper;
     struct train_state state;
     int64_t begin, steps;             /* finished steps when this attempt began; when training ends */
@@ -117,10 +117,10 @@ static int open_dump(struct train *t, struct lh_err *reterr)
 static int open_data(struct train *t, struct lh_err *reterr)
 {
     int64_t vocab = t->engine.config->vocab;
-    int rc = inputs_train(t->run, vocab, &t->data, reterr);
+    int rc = job_data_train(t->run, vocab, &t->data, reterr);
 
     if (rc == 0 && t->run->job->eval.perplexity.n > 0)
-        rc = inputs_eval(t->run, vocab, &t->eval_job, &t->eval_data, reterr);
+        rc = job_data_eval(t->run, vocab, &t->eval_job, &t->eval_data, reterr);
     return rc;
 }
 

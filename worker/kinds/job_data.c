@@ -1,5 +1,5 @@
-/* inputs.c - opening the data of a job; see inputs.h. */
-#include "worker/kinds/inputs.h"
+/* job_data.c - opening the data of a job; see job_data.h. */
+#include "worker/kinds/job_data.h"
 #include "proto/base/fs.h"
 #include "proto/base/str.h"
 #include "proto/manifest.h"
@@ -106,7 +106,7 @@ static int digest_tokens(const struct lh_strings *files, char ret_hex[static LH_
     return rc;
 }
 
-int inputs_train(struct run *r, int64_t vocab, struct dataset **ret_dataset, struct lh_err *reterr)
+int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset, struct lh_err *reterr)
 {
     bool tokens = r->job->data.format == LH_DATA_TOKENS;
     char dir[1024] = "";
@@ -127,7 +127,7 @@ int inputs_train(struct run *r, int64_t vocab, struct dataset **ret_dataset, str
     return run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr), reterr);
 }
 
-int inputs_eval(struct run *r, int64_t vocab, struct lh_job *job_copy, struct dataset **ret_dataset,
+int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy, struct dataset **ret_dataset,
                 struct lh_err *reterr)
 {
     const struct lh_strings *texts = &r->job->eval.perplexity;
