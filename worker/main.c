@@ -4,11 +4,13 @@
  * model, kind, `done` event, exit. Everything that may fail on one rank alone is agreed on at the next border; what a
  * rank reports without agreement ends the others through comm->abort, with the same exit code.
  */
+#include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/prepare.h"
 #include <errno.h>
 #include <limits.h>
@@ -100,6 +102,7 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
         return EXIT_TRY_AGAIN;
     s->options = o;
     s->run.result = json_object();
+    s->run.start_ms = lh_mono_ms();
     signals_take(&s->run);
     rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err) : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
@@ -212,22 +215,55 @@ static int digest_model(struct run *r, struct lh_err *reterr)
     return run_same(r, "model", *found ? found : r->model_digest, reterr);
 }
 
-static void report_start(struct session *s)
+/* What `--plan` would say, in rank 0's first line; a job that does not fit is found here, before any weight is read. */
+static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
+{
+    const struct lh_job *job = s->run.job;
+    json_t *plan = NULL;
+    int rc;
+
+    if (s->run.comm->rank != 0 || (job->kind != LH_KIND_TRAIN && job->kind != LH_KIND_EVAL) ||
+        s->options->mode == WORKER_PREPARE)
+        return 0;
+    rc = engine_plan(job, &plan, reterr);
+    if (rc < 0)
+        return rc;
+    json_object_set(line, "parameters", json_object_get(plan, "parameters"));
+    json_object_set(line, "trainable", json_object_get(plan, "trainable"));
+    json_object_set_new(line, "plan", plan);
+    return 0;
+}
+
+static int report_start(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
+    const struct lh_job *job = r->job;
+    const char *device = lh_device_name(job->resources.device);
+    LH_CLEANUP(lh_json_decrefp) json_t *machine = ckpt_machine_json();
+    json_t *line;
     char host[65] = "";
+    int64_t resume_step = 0;
+    int rc = r->resume_dir ? ckpt_step(r->resume_dir, &resume_step, reterr) : 0;
 
     (void)gethostname(host, sizeof(host) - 1);
-    lh_report(r->reporter, "start",
-              json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s}", "version", LH_VERSION, "kind",
-                        lh_kind_name(r->job->kind), "host", host, "pid", (int)getpid(), "ranks", r->comm->size,
-                        "local_rank", r->comm->local_rank, "threads", r->threads, "device",
-                        lh_device_name(r->job->resources.device)));
+    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:i, s:I, s:I}", "version", LH_VERSION, "kind",
+                     lh_kind_name(job->kind), "host", host, "pid", (int)getpid(), "local_rank", r->comm->local_rank,
+                     "ranks", r->comm->size, "slots", (json_int_t)job->resources.slots, "device", device, "threads",
+                     r->threads, "resume_step", (json_int_t)resume_step, "steps",
+                     (json_int_t)(job->kind == LH_KIND_TRAIN ? job->optim.steps : 0));
+    if (!line)
+        return lh_err_set(reterr, -ENOMEM, "report of the start");
+    json_object_del(machine, "compiler");
+    json_object_del(machine, "longhaul");
+    json_object_update(line, machine);
+    if (rc == 0)
+        rc = report_plan(s, line, reterr);
+    lh_report(r->reporter, "start", line);
     lh_report_beat(r->reporter);
     if (r->comm->rank == 0)
-        lh_info("job.start", "name=\"%s\" kind=%s ranks=%d threads=%d device=%s out=%s", r->job->name,
-                lh_kind_name(r->job->kind), r->comm->size, r->threads, lh_device_name(r->job->resources.device),
-                r->out_dir ? r->out_dir : "-");
+        lh_info("job.start", "name=\"%s\" kind=%s ranks=%d threads=%d device=%s out=%s", job->name,
+                lh_kind_name(job->kind), r->comm->size, r->threads, device, r->out_dir ? r->out_dir : "-");
+    return rc;
 }
 
 static int session_start(struct session *s, struct lh_err *reterr)
@@ -256,8 +292,8 @@ static int session_start(struct session *s, struct lh_err *reterr)
         rc = run_agree(r, open_backend(s, reterr), reterr);
     if (rc < 0)
         return rc;
-    report_start(s);
-    return digest_model(r, reterr);
+    rc = run_agree(r, report_start(s, reterr), reterr);
+    return rc < 0 ? rc : digest_model(r, reterr);
 }
 
 static int session_kind(struct session *s, struct lh_err *reterr)
@@ -287,11 +323,14 @@ static int session_kind(struct session *s, struct lh_err *reterr)
 static void report_end(struct session *s, int rc, enum worker_exit code, const struct lh_err *err)
 {
     struct run *r = &s->run;
-    json_t *done = json_pack("{s:i, s:s}", "exit", (int)code, "meaning", run_exit_name(code));
+    const char *outcome = rc == 0 ? "done" : rc == LH_ESTOPPED ? "stopped" : "failed";
+    json_t *done = json_pack("{s:s, s:i, s:I, s:f}", "outcome", outcome, "exit", (int)code, "steps",
+                             (json_int_t)r->steps, "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3);
 
     if (rc < 0 && rc != LH_ESTOPPED)
         lh_report(r->reporter, "error",
-                  json_pack("{s:s, s:s, s:s}", "code", lh_err_name(rc), "pointer", err->pointer, "detail", err->text));
+                  json_pack("{s:s, s:s, s:s, s:i}", "code", run_error_name(rc), "pointer", err->pointer, "text",
+                            err->text, "exit", (int)code));
     if (r->comm->rank == 0 && json_object_size(r->result) > 0)
         json_object_set(done, "result", r->result);
     lh_report(r->reporter, "done", done);

@@ -56,6 +56,18 @@ int ckpt_load(struct run *r, const char *dir, struct params *params, struct trai
     return rc;
 }
 
+int ckpt_step(const char *dir, int64_t *ret_step, struct lh_err *reterr)
+{
+    struct load l = {.dir = dir};
+    struct train_state state;
+    int rc = state_read(&l, &state, reterr);
+
+    json_decref(l.state);
+    if (rc == 0)
+        *ret_step = state.step;
+    return rc;
+}
+
 static int state_read(struct load *l, struct train_state *ret_state, struct lh_err *reterr)
 {
     char path[1100];

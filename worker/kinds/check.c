@@ -268,7 +268,7 @@ static int check_rounds(struct check *k, bool *ret_stopped, struct lh_err *reter
         rc = r->comm->ops->max_i64(r->comm, &over, 1, reterr);
         if (rc < 0)
             return rc;
-        run_phase(r, "check", LH_MIN((int64_t)(lh_mono_ms() - start), all_ms), all_ms, "ms");
+        run_phase(r, "check", LH_MIN((int64_t)(lh_mono_ms() - start), all_ms) / 1000, all_ms / 1000, "seconds");
     }
     return 0;
 }

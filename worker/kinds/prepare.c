@@ -4,6 +4,7 @@
  * links to them and appears whole or not at all.
  */
 #include "worker/kinds/prepare.h"
+#include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/manifest.h"
 #include "worker/data/dataset.h"
@@ -24,7 +25,9 @@ struct progress {
 /* Shards appear whole or not at all, and finished ones are found again, so a stop request need not wait for anything. */
 static void obey_stop(struct run *r)
 {
-    lh_report(r->reporter, "done", json_pack("{s:i, s:s}", "exit", (int)EXIT_STOPPED, "meaning", run_exit_name(EXIT_STOPPED)));
+    lh_report(r->reporter, "done",
+              json_pack("{s:s, s:i, s:I, s:f}", "outcome", "stopped", "exit", (int)EXIT_STOPPED, "steps", (json_int_t)0,
+                        "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3));
     r->comm->ops->abort(r->comm, EXIT_STOPPED);
 }
 
