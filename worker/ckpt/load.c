@@ -44,13 +44,27 @@ int ckpt_load(struct run *r, const char *dir, struct params *params, struct trai
         rc = load_trained(&l, reterr);
     if (rc == 0)
         rc = load_moments(&l, reterr);
-    if (rc == 0)
+    if (rc == 0) {
+        params_refresh(params, r->ops, r->stream);
         rc = r->ops->sync(r->stream, reterr);
+    }
     json_decref(l.state);
     free(l.host);
     rc = run_agree(r, rc, reterr);
     if (rc == 0)
         *ret_state = state;
+    return rc;
+}
+
+int ckpt_step(const char *dir, int64_t *ret_step, struct lh_err *reterr)
+{
+    struct load l = {.dir = dir};
+    struct train_state state;
+    int rc = state_read(&l, &state, reterr);
+
+    json_decref(l.state);
+    if (rc == 0)
+        *ret_step = state.step;
     return rc;
 }
 
@@ -168,7 +182,6 @@ static int load_floats(struct load *l, const struct st_file *f, const char *file
 
 static int load_trained(struct load *l, struct lh_err *reterr)
 {
-    const struct kn_ops *ops = l->run->ops;
     const char *file = l->run->job->full_finetune ? CKPT_MODEL : CKPT_ADAPTER;
     struct st_file *f;
     char path[1100];
@@ -186,8 +199,6 @@ static int load_trained(struct load *l, struct lh_err *reterr)
             continue;
         n++;
         rc = load_floats(l, f, file, "", p, p->master, reterr);
-        if (rc == 0 && p->w.p != p->master)
-            ops->copy(l->run->stream, p->w, kn_mat(p->master, KN_F32, p->w.rows, p->w.cols));
     }
     if (rc == 0 && st_count(f) > n + (st_find(f, PEFT_PREFIX "lm_head.weight") != NULL))
         rc = lh_err_set(reterr, LH_EINPUT, "'%s' has %u tensors, but this job trains %u", path, st_count(f), n);

@@ -24,7 +24,7 @@ struct save {
     const struct model_config *config;
     const struct rope_config *rope;
     const struct train_state *state;
-    char parent[1024], tmp[1100], final[1100];
+    char parent[1024], final[1100], tmp[1110];
 };
 
 static int save_all(struct save *s, struct lh_manifest *ret_manifest, struct lh_err *reterr);
@@ -44,10 +44,10 @@ int ckpt_save(struct run *r, const struct params *params, const struct model_con
     (void)snprintf(s.tmp, sizeof(s.tmp), "%s.tmp", s.final);
     if (r->comm->rank == 0) {
         rc = save_all(&s, &manifest, reterr);
-        if (rc < 0)
-            (void)lh_remove_tree(s.tmp, NULL);
-        else
+        if (rc == 0)
             prune(&s);
+        else if (lh_remove_tree(s.tmp, NULL) < 0)
+            rc = lh_err_prefix(reterr, rc, "'%s' is left over and can be removed", s.tmp);
     }
     rc = run_agree(r, rc, reterr);
     if (rc < 0) {
@@ -326,7 +326,8 @@ static void prune(const struct save *s)
 
             if (lh_starts_with(entry->d_name, "step-") && lh_ends_with(entry->d_name, ".tmp")) {
                 (void)snprintf(path, sizeof(path), "%s/%s", s->parent, entry->d_name);
-                (void)lh_remove_tree(path, NULL);
+                if (lh_remove_tree(path, NULL) < 0)
+                    continue;
             }
             n += step >= 0;
             if (step >= 0 && step < oldest && step != s->state->step) {

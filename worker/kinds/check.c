@@ -268,7 +268,7 @@ static int check_rounds(struct check *k, bool *ret_stopped, struct lh_err *reter
         rc = r->comm->ops->max_i64(r->comm, &over, 1, reterr);
         if (rc < 0)
             return rc;
-        run_phase(r, "check", LH_MIN((int64_t)(lh_mono_ms() - start), all_ms), all_ms, "ms");
+        run_phase(r, "check", LH_MIN((int64_t)(lh_mono_ms() - start), all_ms) / 1000, all_ms / 1000, "seconds");
     }
     return 0;
 }
@@ -306,8 +306,8 @@ static int check_report(struct check *k, struct lh_err *reterr)
     }
     json_object_set_new(r->result, "rounds", json_integer(k->rounds));
     json_object_set_new(r->result, "errors", json_integer((json_int_t)errors));
-    json_object_set_new(r->result, "allreduce_gb_s",
-                        json_real(rate(&k->tally[0], (double)k->sum_n * sizeof(float))));
+    json_object_set_new(r->result, "allreduce_gb_s", /* one rank exchanges nothing */
+                        size == 1 ? json_null() : json_real(rate(&k->tally[0], (double)k->sum_n * sizeof(float))));
     json_object_set_new(r->result, "matmul_gflop_s", json_real(matmul));
     json_object_set_new(r->result, "memory_gb_s", json_real(memory));
     json_object_set_new(r->result, "ranks", ranks);
