@@ -229,9 +229,9 @@ static void matmul_cut(struct matmul_job *j)
     int64_t M = j->c.rows, N = j->c.cols;
     int64_t cols_max = j->wide ? 512 : M > 256 ? 2048 : M > 64 ? 512 : 256;
 
-    j->n_rows = (M + 255) / 256;
-    j->rows = (M + j->n_rows - 1) / j->n_rows;
-    j->rows = (j->rows + 31) / 32 * 32;
+    /* Not evened out over M: a smaller M must never need a larger tile, and with it more scratch.
+     */
+    j->rows = LH_MIN(M, 256);
     j->n_rows = (M + j->rows - 1) / j->rows;
     j->n_cols = (N + cols_max - 1) / cols_max;
     j->cols = (N + j->n_cols - 1) / j->n_cols;
