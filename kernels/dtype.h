@@ -1,14 +1,17 @@
-/* dtype.h - element types and exact conversion between float and bf16. */
+/* dtype.h - element types and exact conversion between float and bf16.
+ *
+ * KN_F64 is for tests of the formulas by finite differences: only the reference back end takes it.
+ */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum kn_dtype { KN_F32, KN_BF16 };
+enum kn_dtype { KN_F32, KN_BF16, KN_F64 };
 
 static inline size_t kn_dtype_bytes(enum kn_dtype t)
 {
-    return t == KN_F32 ? 4 : 2;
+    return t == KN_BF16 ? 2 : t == KN_F32 ? 4 : 8;
 }
 
 static inline float kn_bf16_to_f32(uint16_t b)

@@ -15,6 +15,9 @@ bool lh_ends_with(const char *s, const char *suffix);
 /* True when bytes[0..n) is valid UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF). */
 bool lh_utf8_valid(const void *bytes, size_t n);
 
+/* Cuts a character at the end of s that is not whole: for text that was cut to fit a buffer. */
+void lh_utf8_trim(char *s);
+
 /* A URI as jobs use it: file:///path, s3://bucket/key, job:ID/NAME, or a plain absolute or relative path. */
 enum lh_uri_scheme { LH_URI_FILE, LH_URI_S3, LH_URI_JOB };
 struct lh_uri {
@@ -22,10 +25,12 @@ struct lh_uri {
     char authority[128]; /* bucket, or job id or name; "" for files */
     char path[1024];     /* file path; key without leading '/'; NAME of a job's output */
 };
-/* Returns 0, or LH_EJOB with the text (pointer left empty: the caller knows it). */
+/* Bytes stand for themselves: no percent-decoding. "." and ".." are refused in s3:// and job:.
+ * Returns 0, or LH_EJOB with the text (pointer left empty: the caller knows it). */
 LH_MUST_CHECK int lh_uri_parse(const char *text, struct lh_uri *ret_uri, struct lh_err *reterr);
 
-/* A time-sorted unique id: prefix + 16 characters of base32 (48 bits of milliseconds, 32 random bits). */
+/* A time-sorted unique id: prefix + 16 characters of base32 (48 bits of milliseconds, 32 random bits). Order within
+ * one millisecond is random; at 10,000 ids a second two are equal once in a day, which a unique key must catch. */
 #define LH_ID_MAX 32
 void lh_id_new(const char *prefix, char ret_id[static LH_ID_MAX]);
 

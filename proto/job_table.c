@@ -1,0 +1,324 @@
+/* job_table.c - every member of a job, in the order in which it is read, checked and echoed.
+ *
+ * proto/spec/job-spec.md is this table for people; tests/unit/test_job_spec.c compares the two. A member whose
+ * default follows from others (derive) stands below them.
+ */
+#include "proto/job_table.h"
+#include "proto/base/attr.h"
+#include <string.h>
+
+#define AT(member) .offset = offsetof(struct lh_job, member)
+#define HAS(member) .has_offset = offsetof(struct lh_job, member)
+#define RANGE(lo, hi) .min = (lo), .max = (hi)
+#define NUMBER_IS(v) .flags = FIELD_HAS_DEFAULT, .otherwise = {.number = (v)}
+#define TEXT_IS(v) .flags = FIELD_HAS_DEFAULT, .otherwise = {.text = (v)}
+#define LARGE 9007199254740991.0 /* 2^53 - 1: the largest whole number that every JSON reader keeps */
+#define SECONDS_MAX 315360000.0  /* ten years */
+
+#define P (1u << LH_KIND_PREPARE)
+#define T (1u << LH_KIND_TRAIN)
+#define E (1u << LH_KIND_EVAL)
+#define X (1u << LH_KIND_EXPORT)
+#define C (1u << LH_KIND_CHECK)
+#define G (1u << LH_KIND_GENERATE)
+#define ALL (P | T | E | X | C | G)
+
+#define NAMES(list)                                                                                \
+    {                                                                                              \
+        .at = (list), .n = LH_ARRAY_LEN(list)                                                      \
+    }
+
+static const struct field_name kinds[] = {
+    [LH_KIND_PREPARE] = {"prepare", true}, [LH_KIND_TRAIN] = {"train", true},
+    [LH_KIND_EVAL] = {"eval", true},       [LH_KIND_EXPORT] = {"export", false},
+    [LH_KIND_CHECK] = {"check", true},     [LH_KIND_GENERATE] = {"generate", false},
+};
+static const struct field_name precisions[] = {[LH_FP32] = {"fp32", true}, [LH_BF16] = {"bf16", true}};
+static const struct field_name attentions[] = {
+    [LH_ATTENTION_S2] = {"s2", true},
+    [LH_ATTENTION_DENSE] = {"dense", true},
+    [LH_ATTENTION_FOT] = {"fot", false},
+};
+static const struct field_name ropes[] = {
+    [LH_ROPE_DEFAULT] = {"default", true}, [LH_ROPE_LINEAR] = {"linear", true},
+    [LH_ROPE_DYNAMIC] = {"dynamic", false}, [LH_ROPE_NTK] = {"ntk", false},
+    [LH_ROPE_YARN] = {"yarn", true},       [LH_ROPE_LLAMA3] = {"llama3", true},
+    [LH_ROPE_LONGROPE] = {"longrope", true},
+};
+static const struct field_name formats[] = {
+    [LH_DATA_TEXT] = {"text", true},
+    [LH_DATA_SFT] = {"sft", false},
+    [LH_DATA_TOKENS] = {"tokens", true},
+};
+static const struct field_name schedules[] = {
+    [LH_SCHEDULE_CONSTANT] = {"constant", true},
+    [LH_SCHEDULE_LINEAR] = {"linear", false},
+    [LH_SCHEDULE_COSINE] = {"cosine", true},
+};
+static const struct field_name devices[] = {
+    [LH_DEVICE_CPU] = {"cpu", true},
+    [LH_DEVICE_CUDA] = {"cuda", false},
+    [LH_DEVICE_CUDA_EMU] = {"cuda-emu", false},
+};
+static const struct field_name targets[] = {{"q", true},    {"k", true},  {"v", true},   {"o", true},
+                                            {"gate", true}, {"up", true}, {"down", true}};
+static const struct field_name whens[] = {
+    [LH_WHEN_OK] = {"ok", true}, [LH_WHEN_NOT_OK] = {"not_ok", true}, [LH_WHEN_ANY] = {"any", true}};
+static const struct field_name nonfinites[] = {[LH_NONFINITE_STOP] = {"stop", true},
+                                               [LH_NONFINITE_SKIP] = {"skip", true}};
+static const struct field_name eval_attentions[] = {{"full", true}, {"train", true}};
+
+const struct field_names kind_names = NAMES(kinds), precision_names = NAMES(precisions),
+                         attention_names = NAMES(attentions), rope_names = NAMES(ropes),
+                         device_names = NAMES(devices), target_names = NAMES(targets),
+                         when_names = NAMES(whens);
+static const struct field_names format_names = NAMES(formats), schedule_names = NAMES(schedules),
+                                nonfinite_names = NAMES(nonfinites),
+                                eval_attention_names = NAMES(eval_attentions);
+
+/* A quarter of the context, as in the paper. Odd or too small: none, and job_check says what to do. */
+static bool derive_group(const struct lh_job *job, double *ret_value)
+{
+    if (job->context.attention.type != LH_ATTENTION_S2 || job->context.length < 8 ||
+        job->context.length % 8 != 0)
+        return false;
+    *ret_value = (double)(job->context.length / 4);
+    return true;
+}
+
+/* Without a rate nothing is updated: a second step would compute the first one again. */
+static bool derive_steps(const struct lh_job *job, double *ret_value)
+{
+    *ret_value = 1;
+    return !job->optim.has_lr;
+}
+
+/* The paper's 20 steps, but never more than a tenth of a short run, whose rate would else hardly rise. */
+static bool derive_warmup(const struct lh_job *job, double *ret_value)
+{
+    int64_t tenth = job->optim.steps / 10;
+
+    *ret_value = (double)LH_MIN(tenth, (int64_t)20);
+    return true;
+}
+
+#define PATTERN_SCHEMA(entry)                                                                      \
+    "{\"type\":\"object\",\"additionalProperties\":" entry ",\"maxProperties\":8192}"
+
+const struct field job_fields[] = {
+    {"/name", FIELD_STRING, AT(name), TEXT_IS(""), RANGE(0, 120), .kinds = ALL,
+     .about = "what people call the job; other jobs may name it in after"},
+    {"/kind", FIELD_ENUM, AT(kind), .names = &kind_names, .kinds = ALL, .required = ALL,
+     .about = "what to do"},
+    {"/precision", FIELD_ENUM, AT(precision), NUMBER_IS(LH_BF16), .names = &precision_names,
+     .kinds = T | E | X | G, .about = "of weights and activations; sums are fp32 either way"},
+
+    {"/model", FIELD_OBJECT, .kinds = P | T | E | X | G, .about = "where to start from"},
+    {"/model/base", FIELD_URI, AT(model.base), .kinds = P | T | E | X | G, .required = P | T | E | X | G,
+     .about = "a Hugging Face directory or a .gguf file of a Llama model"},
+    {"/model/adapter", FIELD_URI, AT(model.adapter), .flags = FIELD_NULL_OK, .kinds = T | E | X | G,
+     .about = "a PEFT directory or a checkpoint to start from or to evaluate"},
+
+    {"/context", FIELD_OBJECT, .kinds = T | E | G, .about = "how long, and how positions and attention work"},
+    {"/context/length", FIELD_INT, AT(context.length), RANGE(2, 16777216), .kinds = T | E | G,
+     .required = T | E, .about = "tokens of a window"},
+    {"/context/rope", FIELD_OBJECT, .kinds = T | E | G, .about = "rotary positions"},
+    {"/context/rope/type", FIELD_ENUM, AT(context.rope.type), HAS(context.rope.has_type),
+     .names = &rope_names, .kinds = T | E | G,
+     .about = "scaling of positions; left out: the base's own, and linear on a base without"},
+    {"/context/rope/factor", FIELD_NUMBER, AT(context.rope.factor), RANGE(1, 1e6), .kinds = T | E | G,
+     .about = "multiplies the base's factor; left out: what the length needs"},
+    {"/context/rope/skip_check", FIELD_BOOL, AT(context.rope.skip_check), NUMBER_IS(0), .kinds = T | E | G,
+     .about = "train even when the scaling already breaks short text"},
+    {"/context/attention", FIELD_OBJECT, .kinds = T | E, .about = "attention while training"},
+    {"/context/attention/type", FIELD_ENUM, AT(context.attention.type), NUMBER_IS(LH_ATTENTION_S2),
+     .names = &attention_names, .kinds = T | E, .about = "s2: shifted sparse attention of LongLoRA"},
+    {"/context/attention/group", FIELD_INT, AT(context.attention.group), RANGE(2, 16777216),
+     .kinds = T | E, .derive = derive_group,
+     .about = "tokens of an S2 group, an even number; left out: a quarter of context.length"},
+    {"/context/attention/wrap", FIELD_BOOL, AT(context.attention.wrap),
+     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY, .kinds = T | E,
+     .about = "the published variant whose last group leaks into the first"},
+    {"/context/attention/memory_layers", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = T | E},
+    {"/context/attention/cross_batch_range", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = T | E},
+    {"/context/attention/rows_per_document", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = T | E},
+    {"/context/attention/stepping", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = T | E},
+    {"/context/attention/last_context", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = T | E},
+
+    {"/data", FIELD_OBJECT, .kinds = P | T, .about = "what to train on"},
+    {"/data/train", FIELD_URIS, AT(data.train), RANGE(1, 4096), .kinds = P | T, .required = P | T,
+     .about = "files; a name may hold * ? [ ]"},
+    {"/data/format", FIELD_ENUM, AT(data.format), NUMBER_IS(LH_DATA_TEXT), .names = &format_names,
+     .kinds = P | T, .about = "text: plain or .jsonl, also .gz or .zst; tokens: a safetensors file"},
+    {"/data/pack", FIELD_CUSTOM, AT(data.pack), TEXT_IS("true"), .kinds = P | T, .take = take_pack,
+     .schema = "{\"enum\":[true,false,\"join\"]}",
+     .about = "true: documents share windows and do not see each other; join: they do"},
+    {"/data/field", FIELD_STRING, AT(data.field), TEXT_IS("text"), RANGE(1, 120), .kinds = P | T,
+     .about = "member of a .jsonl line that holds the text"},
+    {"/data/template", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = P | T},
+
+    {"/adapter", FIELD_OBJECT, .flags = FIELD_NULL_OK, .kinds = T,
+     .about = "what trains; null: every parameter (full fine-tuning)"},
+    {"/adapter/rank", FIELD_INT, AT(adapter.rank), NUMBER_IS(8), RANGE(1, 4096), .kinds = T,
+     .about = "columns of a LoRA factor"},
+    {"/adapter/alpha", FIELD_NUMBER, AT(adapter.alpha), .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE,
+     .otherwise = {.number = 16}, RANGE(0, 1e6), .kinds = T, .about = "scale: alpha / rank"},
+    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout),
+     .flags = FIELD_HAS_DEFAULT | FIELD_BELOW | FIELD_DEFAULT_ONLY, RANGE(0, 1), .kinds = T,
+     .about = "share of inputs of the LoRA factors set to zero"},
+    {"/adapter/targets", FIELD_CUSTOM, AT(adapter.targets), TEXT_IS("[\"q\",\"k\",\"v\",\"o\"]"),
+     .kinds = T, .take = take_targets,
+     .schema = "{\"type\":\"array\",\"minItems\":1,\"uniqueItems\":true,"
+               "\"items\":{\"enum\":[\"q\",\"k\",\"v\",\"o\",\"gate\",\"up\",\"down\"]}}",
+     .about = "linear layers that get an adapter"},
+    {"/adapter/embeddings", FIELD_BOOL, AT(adapter.embeddings), NUMBER_IS(1), .kinds = T,
+     .about = "train the embedding whole"},
+    {"/adapter/norms", FIELD_BOOL, AT(adapter.norms), NUMBER_IS(1), .kinds = T,
+     .about = "train the norms whole"},
+    {"/adapter/use_rslora", FIELD_BOOL, AT(adapter.use_rslora), NUMBER_IS(0), .kinds = T,
+     .about = "scale by alpha / sqrt(rank)"},
+    {"/adapter/rank_pattern", FIELD_CUSTOM, AT(adapter.rank_pattern), TEXT_IS("{}"), RANGE(1, 4096),
+     .kinds = T, .take = take_patterns,
+     .schema = PATTERN_SCHEMA("{\"type\":\"integer\",\"minimum\":1,\"maximum\":4096}"),
+     .about = "rank of single modules, by the end of their path"},
+    {"/adapter/alpha_pattern", FIELD_CUSTOM, AT(adapter.alpha_pattern), TEXT_IS("{}"), RANGE(0, 1e6),
+     .kinds = T, .take = take_patterns,
+     .schema = PATTERN_SCHEMA("{\"type\":\"number\",\"exclusiveMinimum\":0,\"maximum\":1e6}"),
+     .about = "alpha of single modules, by the end of their path"},
+
+    {"/optim", FIELD_OBJECT, .kinds = T, .about = "AdamW and its schedule"},
+    {"/optim/lr", FIELD_NUMBER, AT(optim.lr), HAS(optim.has_lr), RANGE(0, 10), .kinds = T,
+     .about = "learning rate; left out: one forward and backward pass and no update"},
+    {"/optim/schedule", FIELD_ENUM, AT(optim.schedule), NUMBER_IS(LH_SCHEDULE_CONSTANT),
+     .names = &schedule_names, .kinds = T, .about = "of the rate after the warm-up"},
+    {"/optim/betas", FIELD_CUSTOM, AT(optim.beta1), TEXT_IS("[0.9,0.95]"), .kinds = T, .take = take_betas,
+     .schema = "{\"type\":\"array\",\"minItems\":2,\"maxItems\":2,"
+               "\"items\":{\"type\":\"number\",\"minimum\":0,\"exclusiveMaximum\":1}}",
+     .about = "of the two running means of AdamW"},
+    {"/optim/eps", FIELD_NUMBER, AT(optim.eps), .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE,
+     .otherwise = {.number = 1e-8}, RANGE(0, 1), .kinds = T, .about = "added to the root in AdamW"},
+    {"/optim/weight_decay", FIELD_NUMBER, AT(optim.weight_decay), NUMBER_IS(0), RANGE(0, 10), .kinds = T,
+     .about = "on linears, LoRA factors and embeddings, never on norms"},
+    {"/optim/clip", FIELD_NUMBER, AT(optim.clip), NUMBER_IS(1), RANGE(0, 1e9), .kinds = T,
+     .about = "largest norm of all gradients together; 0: no limit"},
+    {"/optim/lora_plus_ratio", FIELD_NUMBER, AT(optim.lora_plus_ratio),
+     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_ABOVE, .otherwise = {.number = 1},
+     RANGE(0, 1e4), .kinds = T, .about = "rate of LoRA B over that of A"},
+    {"/optim/batch_sequences", FIELD_INT, AT(optim.batch_sequences), NUMBER_IS(1), RANGE(1, 65536),
+     .kinds = T, .about = "windows of a step, over all ranks"},
+    {"/optim/steps", FIELD_INT, AT(optim.steps), RANGE(1, 1e9), .kinds = T, .derive = derive_steps,
+     .about = "updates to make; left out without a rate: 1"},
+    {"/optim/warmup_steps", FIELD_INT, AT(optim.warmup_steps), RANGE(0, 1e9), .kinds = T,
+     .derive = derive_warmup,
+     .about = "steps in which the rate rises from 0; left out: 20, or a tenth of the steps if that is less"},
+    {"/optim/minutes", FIELD_INT, AT(optim.minutes), NUMBER_IS(0), RANGE(0, 525600), .kinds = T,
+     .about = "stop after that long even when steps are left; 0: no limit"},
+    {"/optim/seed", FIELD_INT, AT(optim.seed), NUMBER_IS(0), RANGE(0, LARGE), .kinds = T,
+     .about = "of the order of the data and of new LoRA factors"},
+
+    {"/on_nonfinite", FIELD_OBJECT, .kinds = T, .about = "what to do when a loss or gradient is not finite"},
+    {"/on_nonfinite/action", FIELD_ENUM, AT(on_nonfinite.action), NUMBER_IS(LH_NONFINITE_STOP),
+     .names = &nonfinite_names, .kinds = T, .about = "stop the job, or skip the step"},
+    {"/on_nonfinite/budget", FIELD_INT, AT(on_nonfinite.budget), NUMBER_IS(3), RANGE(0, 1e6), .kinds = T,
+     .about = "steps that skip may skip in all"},
+
+    {"/eval", FIELD_OBJECT, .kinds = T | E, .about = "perplexity on held-out text"},
+    {"/eval/perplexity", FIELD_URIS, AT(eval.perplexity), RANGE(1, 256), .kinds = T | E, .required = E,
+     .about = "held-out texts"},
+    {"/eval/every_steps", FIELD_INT, AT(eval.every_steps), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     RANGE(0, 1e9), .kinds = T, .about = "evaluate while training; 0: never"},
+    {"/eval/lengths", FIELD_CUSTOM, AT(eval.lengths), .kinds = T | E, .take = take_lengths,
+     RANGE(2, 16777216),
+     .schema = "{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"uniqueItems\":true,"
+               "\"items\":{\"type\":\"integer\",\"minimum\":2,\"maximum\":16777216}}",
+     .about = "prefixes to report; left out: powers of two from 2048, and context.length"},
+    {"/eval/windows", FIELD_INT, AT(eval.windows), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     RANGE(0, 1e9), .kinds = T | E, .about = "at most so many windows over all texts; 0: all"},
+    {"/eval/attention", FIELD_CHOICE, AT(eval.attention), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     .otherwise = {.text = "full"}, .names = &eval_attention_names, .kinds = T | E,
+     .about = "full: causal over the whole window; train: that of context.attention"},
+    {"/eval/passkey", FIELD_BOOL, AT(eval.passkey),
+     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_IF_SECTION, .kinds = T | E,
+     .about = "retrieval of a hidden number by length and depth"},
+
+    {"/generate", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = G},
+
+    {"/checkpoint", FIELD_OBJECT, .kinds = T, .about = "when to save, what to keep, where to"},
+    {"/checkpoint/every_steps", FIELD_INT, AT(checkpoint.every_steps), NUMBER_IS(0), RANGE(0, 1e9),
+     .kinds = T, .about = "0: none by steps"},
+    {"/checkpoint/every_s", FIELD_INT, AT(checkpoint.every_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX),
+     .kinds = T, .about = "0: none by time; the last step is always saved"},
+    {"/checkpoint/keep", FIELD_INT, AT(checkpoint.keep), NUMBER_IS(3), RANGE(1, 10000), .kinds = T,
+     .about = "newest checkpoints that stay"},
+    {"/checkpoint/upload", FIELD_URI, AT(checkpoint.upload), .flags = FIELD_NULL_OK, .kinds = T,
+     .about = "file:// or s3:// prefix; left out: the store of the coordinator"},
+
+    {"/check", FIELD_OBJECT, .kinds = C, .about = "how a gang tests itself"},
+    {"/check/seconds", FIELD_NUMBER, AT(check.seconds), NUMBER_IS(5), RANGE(0, 86400), .kinds = C,
+     .about = "how long; 0: one round"},
+    {"/check/allreduce_mib", FIELD_INT, AT(check.allreduce_mib), NUMBER_IS(16), RANGE(1, 4096), .kinds = C,
+     .about = "size of a sum over the ranks"},
+    {"/check/matrix", FIELD_INT, AT(check.matrix), NUMBER_IS(512), RANGE(16, 16384), .kinds = C,
+     .about = "rows and columns of a product"},
+
+    {"/resources", FIELD_OBJECT, .kinds = ALL, .about = "what the job runs on"},
+    {"/resources/slots", FIELD_INT, AT(resources.slots), NUMBER_IS(1), RANGE(1, 4096), .kinds = ALL,
+     .about = "ranks: GPUs or CPU slots, all or nothing"},
+    {"/resources/device", FIELD_ENUM, AT(resources.device), NUMBER_IS(LH_DEVICE_CPU),
+     .names = &device_names, .kinds = ALL, .about = "what a slot is"},
+    {"/resources/sequence_parallel", FIELD_INT, AT(resources.sequence_parallel),
+     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY, .otherwise = {.number = 1}, RANGE(1, 4096),
+     .kinds = T | E, .about = "ranks that share one window"},
+    {"/resources/threads", FIELD_INT, AT(resources.threads), NUMBER_IS(0), RANGE(0, 1024), .kinds = ALL,
+     .about = "of a rank; 0: cores of the node / its slots"},
+    {"/resources/micro_batches", FIELD_CUSTOM, AT(resources.micro_batches), TEXT_IS("1"),
+     RANGE(1, 65536), .kinds = T, .take = take_micro_batches,
+     .schema = "{\"oneOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":65536},{\"type\":\"array\","
+               "\"minItems\":1,\"items\":{\"type\":\"array\",\"minItems\":1,"
+               "\"items\":{\"type\":\"integer\",\"minimum\":0}}}]}",
+     .about = "rows of a micro-batch over all ranks (at least one a rank), or a list of lists of rows"},
+    {"/resources/constraints", FIELD_STRINGS, AT(resources.constraints),
+     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY, .otherwise = {.text = "[]"}, RANGE(0, 16),
+     .kinds = ALL, .about = "what nodes must offer"},
+
+    {"/limits", FIELD_OBJECT, .kinds = ALL, .about = "when to give up"},
+    {"/limits/wall_s", FIELD_INT, AT(limits.wall_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX), .kinds = ALL,
+     .about = "seconds that one attempt may run; 0: no limit"},
+    {"/limits/lease_s", FIELD_INT, AT(limits.lease_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX), .kinds = ALL,
+     .about = "seconds to work on while the coordinator is silent; 0: its own setting"},
+    {"/limits/memory_bytes", FIELD_INT, AT(limits.memory_bytes), NUMBER_IS(0), RANGE(0, LARGE),
+     .kinds = ALL, .about = "of a rank; 0: what the machine has"},
+    {"/retry", FIELD_OBJECT, .kinds = ALL, .about = "attempts after failures, by their cause"},
+    {"/retry/infra", FIELD_INT, AT(retry.infra), NUMBER_IS(10), RANGE(0, 1000), .kinds = ALL,
+     .about = "lost nodes, launches, links, storage"},
+    {"/retry/app", FIELD_INT, AT(retry.app), NUMBER_IS(2), RANGE(0, 1000), .kinds = ALL,
+     .about = "the program itself failed"},
+    {"/priority", FIELD_INT, AT(priority), NUMBER_IS(0), RANGE(-1000000, 1000000), .kinds = ALL,
+     .about = "higher goes first"},
+    {"/hold", FIELD_BOOL, AT(hold), NUMBER_IS(0), .kinds = ALL, .about = "wait for a release"},
+    {"/queue", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = ALL},
+    {"/account", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = ALL},
+    {"/begin", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = ALL},
+    {"/array", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = ALL},
+    {"/labels", FIELD_CUSTOM, AT(labels), TEXT_IS("{}"), .kinds = ALL, .take = take_labels,
+     .schema = "{\"type\":\"object\",\"maxProperties\":64,"
+               "\"propertyNames\":{\"pattern\":\"^[A-Za-z0-9._/-]{1,63}$\"},"
+               "\"additionalProperties\":{\"type\":\"string\",\"maxLength\":255}}",
+     .about = "the user's own words, to find jobs by"},
+    {"/after", FIELD_CUSTOM, AT(after), TEXT_IS("[]"), .kinds = ALL, .take = take_after,
+     .schema = "{\"type\":\"array\",\"maxItems\":64,\"items\":{\"type\":\"object\","
+               "\"additionalProperties\":false,\"required\":[\"job\"],\"properties\":{"
+               "\"job\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":120},"
+               "\"when\":{\"enum\":[\"ok\",\"not_ok\",\"any\"],\"default\":\"ok\"}}}}",
+     .about = "jobs that must have ended first"},
+};
+
+const unsigned job_n_fields = LH_ARRAY_LEN(job_fields);
+
+const struct field *field_find(const char *path)
+{
+    for (unsigned i = 0; i < job_n_fields; i++)
+        if (strcmp(job_fields[i].path, path) == 0)
+            return &job_fields[i];
+    return NULL;
+}
