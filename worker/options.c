@@ -16,7 +16,7 @@ static const char help[] =
     "\n"
     "  --out DIR      where checkpoints, events and results go; made when it is not there\n"
     "  --resume DIR   go on from this checkpoint, or from the newest one below DIR\n"
-    "  --dump DIR     also write the tensors of the first step and the final ones to DIR/dump.safetensors\n"
+    "  --dump DIR     also write the tensors of the first step and the final ones to DIR/results.safetensors\n"
     "  --profile      also write where the time went to OUT\n"
     "  --cache DIR    prepared data (default $LONGHAUL_CACHE, else ~/.cache/longhaul)\n"
     "  --events DIR   journals of the ranks (default $LONGHAUL_EVENTS_DIR, else OUT/events)\n"
