@@ -44,7 +44,7 @@ int kind_eval(struct run *r, struct lh_err *reterr)
     if (rc < 0)
         return rc;
     sink = top_sink(&e);
-    rc = perplexity_run(r, &e.engine.model, e.data, &sink, &p, reterr);
+    rc = perplexity_run(r, &e.engine, e.data, &sink, &p, reterr);
     if (rc < 0)
         return rc;
     perplexity_report(r, &p, 0);

@@ -287,7 +287,7 @@ static int train_eval(struct train *t, bool last, struct lh_err *reterr)
 
     if (!t->eval_data || (!last && (every == 0 || t->state.step % every != 0)))
         return 0;
-    rc = perplexity_run(r, &t->engine.model, t->eval_data, NULL, &p, reterr);
+    rc = perplexity_run(r, &t->engine, t->eval_data, NULL, &p, reterr);
     if (rc < 0)
         return rc;
     perplexity_report(r, &p, t->state.step);
