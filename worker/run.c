@@ -134,6 +134,9 @@ enum worker_exit run_exit_code(int rc)
     case -EPERM:
     case -EISDIR:
     case -ENOTDIR:
+    case -EEXIST:
+    case -ELOOP:
+    case -ENAMETOOLONG:
         return EXIT_BAD_INPUT;
     case LH_ETRYAGAIN: /* and what a full disk, a lack of memory or a bad network does: the next node may do better */
     case -ENOSPC:
