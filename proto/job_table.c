@@ -276,14 +276,14 @@ const struct field job_fields[] = {
      .schema = "{\"oneOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":65536},{\"type\":\"array\","
                "\"minItems\":1,\"items\":{\"type\":\"array\",\"minItems\":1,"
                "\"items\":{\"type\":\"integer\",\"minimum\":0}}}]}",
-     .about = "rows of a micro-batch, or a list of lists of rows"},
+     .about = "rows of a micro-batch over all ranks (at least one a rank), or a list of lists of rows"},
     {"/resources/constraints", FIELD_STRINGS, AT(resources.constraints),
      .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY, .otherwise = {.text = "[]"}, RANGE(0, 16),
      .kinds = ALL, .about = "what nodes must offer"},
 
     {"/limits", FIELD_OBJECT, .kinds = ALL, .about = "when to give up"},
     {"/limits/wall_s", FIELD_INT, AT(limits.wall_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX), .kinds = ALL,
-     .about = "seconds that the job may run, over all attempts; 0: no limit"},
+     .about = "seconds that one attempt may run; 0: no limit"},
     {"/limits/lease_s", FIELD_INT, AT(limits.lease_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX), .kinds = ALL,
      .about = "seconds to work on while the coordinator is silent; 0: its own setting"},
     {"/limits/memory_bytes", FIELD_INT, AT(limits.memory_bytes), NUMBER_IS(0), RANGE(0, LARGE),

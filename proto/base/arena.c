@@ -3,6 +3,7 @@
 #include "proto/base/attr.h"
 #include <assert.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,10 +42,10 @@ void *lh_arena_alloc(struct lh_arena *a, size_t n)
     struct lh_arena_block *b = a->blocks;
     void *p;
 
-    if (n > a->max_bytes)
+    if (n > a->max_bytes || n > SIZE_MAX - ALIGN)
         return NULL;
     n = (n + ALIGN - 1) / ALIGN * ALIGN;
-    if (a->used_bytes + n > a->max_bytes)
+    if (n > a->max_bytes - LH_MIN(a->used_bytes, a->max_bytes))
         return NULL;
     if (!b || b->cap - b->used < n) {
         size_t cap = LH_MAX(n, BLOCK_BYTES);

@@ -74,10 +74,11 @@ int lh_buf_printf(struct lh_buf *b, const char *fmt, ...)
 void lh_buf_consume(struct lh_buf *b, size_t n)
 {
     assert(n <= b->len);
+    if (!b->data)
+        return;
     memmove(b->data, b->data + n, b->len - n);
     b->len -= n;
-    if (b->data)
-        b->data[b->len] = '\0';
+    b->data[b->len] = '\0';
 }
 
 char *lh_buf_take(struct lh_buf *b)

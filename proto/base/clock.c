@@ -30,10 +30,11 @@ uint64_t lh_mono_ns(void)
 const char *lh_rfc3339(uint64_t unix_ms, char buf[static LH_RFC3339_MAX])
 {
     time_t seconds = (time_t)(unix_ms / 1000u);
-    struct tm tm;
+    struct tm tm = {.tm_mday = 1, .tm_year = 70};
     size_t used;
 
-    (void)gmtime_r(&seconds, &tm);
+    if (unix_ms / 1000u <= 253402300799u) /* the last second of year 9999; beyond it: 1970, not garbage */
+        (void)gmtime_r(&seconds, &tm);
     used = strftime(buf, LH_RFC3339_MAX, "%Y-%m-%dT%H:%M:%S", &tm);
     (void)snprintf(buf + used, LH_RFC3339_MAX - used, ".%03uZ", (unsigned)(unix_ms % 1000u));
     return buf;

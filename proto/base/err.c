@@ -1,5 +1,6 @@
 /* err.c - building error texts; see err.h. Knows nothing of who shows them. */
 #include "proto/base/err.h"
+#include "proto/base/str.h"
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,17 +8,20 @@
 
 static void err_vset(struct lh_err *reterr, int code, const char *pointer, const char *fmt, va_list ap)
 {
+    struct lh_err err = {.code = code}; /* apart: the arguments may be the old text of *reterr */
     size_t used;
 
     assert(code < 0);
     if (!reterr)
         return;
-    reterr->code = code;
-    (void)snprintf(reterr->pointer, sizeof(reterr->pointer), "%s", pointer);
-    (void)vsnprintf(reterr->text, sizeof(reterr->text), fmt, ap);
-    used = strlen(reterr->text);
-    if (code > -4000 && used < sizeof(reterr->text))
-        (void)snprintf(reterr->text + used, sizeof(reterr->text) - used, ": %s", strerror(-code));
+    (void)snprintf(err.pointer, sizeof(err.pointer), "%s", pointer);
+    lh_utf8_trim(err.pointer);
+    (void)vsnprintf(err.text, sizeof(err.text), fmt, ap);
+    used = strlen(err.text);
+    if (code > -4000)
+        (void)snprintf(err.text + used, sizeof(err.text) - used, ": %s", strerror(-code));
+    lh_utf8_trim(err.text);
+    *reterr = err;
 }
 
 int lh_err_set(struct lh_err *reterr, int code, const char *fmt, ...)
@@ -42,19 +46,19 @@ int lh_err_at(struct lh_err *reterr, int code, const char *pointer, const char *
 
 int lh_err_prefix(struct lh_err *reterr, int code, const char *fmt, ...)
 {
-    char old[sizeof(reterr->text)];
+    char text[sizeof(reterr->text)];
     va_list ap;
     size_t used;
 
     if (!reterr)
         return code;
-    memcpy(old, reterr->text, sizeof(old));
     va_start(ap, fmt);
-    (void)vsnprintf(reterr->text, sizeof(reterr->text), fmt, ap);
+    (void)vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    used = strlen(reterr->text);
-    if (used + 2 < sizeof(reterr->text))
-        (void)snprintf(reterr->text + used, sizeof(reterr->text) - used, ": %s", old);
+    used = strlen(text);
+    (void)snprintf(text + used, sizeof(text) - used, ": %.*s", (int)(sizeof(text) - used), reterr->text);
+    lh_utf8_trim(text);
+    memcpy(reterr->text, text, sizeof(text));
     return reterr->code;
 }
 

@@ -51,7 +51,7 @@ static int write_all(int fd, const char *data, size_t len)
 int lh_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len,
                  struct lh_err *reterr)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
     char *data = NULL;
     struct stat st;
     int rc;
@@ -116,7 +116,9 @@ int lh_write_file(const char *path, const void *data, size_t len, struct lh_err 
     fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0)
         return lh_err_set(reterr, -errno, "create '%s'", tmp);
+    lh_fault("fs.before_write");
     rc = write_all(fd, data, len);
+    lh_fault("fs.before_sync");
     if (rc == 0 && fsync(fd) < 0)
         rc = -errno;
     if (close(fd) < 0 && rc == 0)
@@ -128,6 +130,7 @@ int lh_write_file(const char *path, const void *data, size_t len, struct lh_err 
         (void)unlink(tmp);
         return lh_err_set(reterr, rc, "write '%s'", path);
     }
+    lh_fault("fs.after_rename");
     return sync_parent(path, reterr);
 }
 
@@ -150,6 +153,8 @@ int lh_mkdir_p(const char *path, struct lh_err *reterr)
 
     if (!copy)
         return lh_err_set(reterr, -ENOMEM, "create directory '%s'", path);
+    if (path[0] == '\0')
+        rc = lh_err_set(reterr, -ENOENT, "create a directory with an empty name");
     for (char *p = copy + 1; rc == 0; p++) {
         char c = *p;
 

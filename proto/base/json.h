@@ -15,7 +15,7 @@ LH_MUST_CHECK int lh_json_load(const char *path, size_t max_bytes, json_t **ret_
                                struct lh_err *reterr);
 
 /* Compact (indent 0) or indented text, keys in insertion order, malloc'ed and 0-terminated; NULL only when
- * memory is exhausted. */
+ * memory is exhausted or value is NULL. Numbers have the fewest digits that read back as the same number. */
 char *lh_json_text(const json_t *value, int indent);
 
 /* Writes value with lh_write_file (atomic, durable), indented by 2, with a final newline. */

@@ -1,6 +1,7 @@
 /* log.c - the log sink; see log.h. Each line is one write(2), so lines of several processes never mix. */
 #include "proto/base/log.h"
 #include "proto/base/clock.h"
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -8,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static pthread_once_t sink_once = PTHREAD_ONCE_INIT;
 static struct {
-    bool ready;
     bool journal;
     enum lh_log_level level;
     char context[96];
@@ -22,7 +23,6 @@ static void sink_init(void)
 {
     const char *wanted = getenv("LONGHAUL_LOG");
 
-    sink.ready = true;
     sink.journal = getenv("JOURNAL_STREAM") != NULL;
     sink.level = LH_LOG_INFO;
     for (unsigned i = 0; wanted && i < LH_ARRAY_LEN(level_names); i++)
@@ -32,8 +32,7 @@ static void sink_init(void)
 
 void lh_log_set_level(enum lh_log_level level)
 {
-    if (!sink.ready)
-        sink_init();
+    (void)pthread_once(&sink_once, sink_init);
     sink.level = level;
 }
 
@@ -48,8 +47,7 @@ void lh_log(enum lh_log_level level, const char *event, const char *fmt, ...)
     size_t used;
     va_list ap;
 
-    if (!sink.ready)
-        sink_init();
+    (void)pthread_once(&sink_once, sink_init);
     if (level > sink.level)
         return;
     if (sink.journal)
@@ -65,8 +63,8 @@ void lh_log(enum lh_log_level level, const char *event, const char *fmt, ...)
         va_end(ap);
     }
     used = LH_MIN(used, sizeof(line) - 1);
-    for (size_t i = 0; i < used; i++)
-        if (line[i] == '\n')
+    for (size_t i = 0; i < used; i++) /* text of users must forge no line and drive no terminal */
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
             line[i] = ' ';
     line[used++] = '\n';
     if (write(STDERR_FILENO, line, used) < 0)

@@ -12,7 +12,8 @@ enum lh_log_level { LH_LOG_ERROR, LH_LOG_WARN, LH_LOG_INFO, LH_LOG_DEBUG };
 /* Lines above this level are dropped. Default INFO, or the environment's LONGHAUL_LOG (error, warn, info, debug). */
 void lh_log_set_level(enum lh_log_level level);
 
-/* Text put after the level on each line, such as "job=42 rank=0"; copied, at most 95 bytes. */
+/* Text put after the level on each line, such as "job=42 rank=0"; copied, at most 95 bytes. Level and context are set
+ * before threads start. */
 void lh_log_set_context(const char *context);
 
 void lh_log(enum lh_log_level level, const char *event, const char *fmt, ...) LH_PRINTF(3, 4);

@@ -111,6 +111,27 @@ void lh_utf8_trim(char *s)
         s[lead - 1] = '\0';
 }
 
+/* "", "." and ".." as parts: they would step out of a bucket's or a job's folder once it is a path. */
+static bool has_dots(const char *path)
+{
+    for (const char *part = path; *part;) {
+        size_t n = strcspn(part, "/");
+
+        if ((n == 1 && part[0] == '.') || (n == 2 && part[0] == '.' && part[1] == '.'))
+            return true;
+        part += n + (part[n] == '/');
+    }
+    return false;
+}
+
+/* The scheme of "abc:rest", or 0: letters and digits before a colon that no slash precedes. */
+static size_t scheme_length(const char *text)
+{
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-");
+
+    return text[n] == ':' ? n : 0;
+}
+
 static int uri_split(const char *rest, struct lh_uri *ret_uri, const char *text, struct lh_err *reterr)
 {
     const char *slash = strchr(rest, '/');
@@ -126,7 +147,7 @@ static int uri_split(const char *rest, struct lh_uri *ret_uri, const char *text,
 
 int lh_uri_parse(const char *text, struct lh_uri *ret_uri, struct lh_err *reterr)
 {
-    const char *colon = strstr(text, "://");
+    size_t scheme = scheme_length(text);
 
     if (text[0] == '\0')
         return lh_err_set(reterr, LH_EJOB, "an empty address");
@@ -143,17 +164,19 @@ int lh_uri_parse(const char *text, struct lh_uri *ret_uri, struct lh_err *reterr
     }
     if (lh_starts_with(text, "s3://")) {
         ret_uri->scheme = LH_URI_S3;
+        if (has_dots(text + 5))
+            return lh_err_set(reterr, LH_EJOB, "'%s' must have no part '.' or '..'", text);
         return uri_split(text + 5, ret_uri, text, reterr);
     }
     if (lh_starts_with(text, "job:")) {
         ret_uri->scheme = LH_URI_JOB;
-        if (uri_split(text + 4, ret_uri, text, reterr) < 0 || ret_uri->path[0] == '\0')
+        if (has_dots(text + 4) || uri_split(text + 4, ret_uri, text, reterr) < 0 || ret_uri->path[0] == '\0')
             return lh_err_set(reterr, LH_EJOB, "'%s' must be job:ID/NAME", text);
         return 0;
     }
-    if (colon)
-        return lh_err_set(reterr, LH_EJOB, "'%s' has a scheme that is none of file://, s3://, job:",
-                          text);
+    if (scheme > 0)
+        return lh_err_set(reterr, LH_EJOB, "'%s' has a scheme that is none of file:///, s3://, job: (a file of that "
+                          "name: './%s')", text, text);
     ret_uri->scheme = LH_URI_FILE;
     (void)snprintf(ret_uri->path, sizeof(ret_uri->path), "%s", text);
     return 0;
@@ -178,22 +201,24 @@ static void random_bytes(void *out, size_t n)
 void lh_id_new(const char *prefix, char ret_id[static LH_ID_MAX])
 {
     static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz"; /* Crockford: sorts as its value */
-    uint64_t ms = lh_now_ms();
+    uint64_t ms = lh_now_ms() & ((UINT64_C(1) << 48) - 1), high;
     uint32_t noise;
     size_t used = strlen(prefix);
 
     assert(used + 17 <= LH_ID_MAX);
     memcpy(ret_id, prefix, used);
     random_bytes(&noise, sizeof(noise));
-    for (int shift = 45; shift >= 0; shift -= 5) /* 50 bits: ten digits, the top two bits are 0 */
-        ret_id[used++] = digits[ms >> shift & 31];
-    for (int shift = 25; shift >= 0; shift -= 5)
+    high = ms << 12 | noise >> 20; /* 80 bits: 60 here, 20 left in noise */
+    for (int shift = 55; shift >= 0; shift -= 5)
+        ret_id[used++] = digits[high >> shift & 31];
+    for (int shift = 15; shift >= 0; shift -= 5)
         ret_id[used++] = digits[noise >> shift & 31];
     ret_id[used] = '\0';
 }
 
 void lh_random_hex(size_t n, char *ret_hex)
 {
+    ret_hex[0] = '\0';
     for (size_t i = 0; i < n; i++) {
         unsigned char byte;
 

@@ -25,10 +25,12 @@ struct lh_uri {
     char authority[128]; /* bucket, or job id or name; "" for files */
     char path[1024];     /* file path; key without leading '/'; NAME of a job's output */
 };
-/* Returns 0, or LH_EJOB with the text (pointer left empty: the caller knows it). */
+/* Bytes stand for themselves: no percent-decoding. "." and ".." are refused in s3:// and job:.
+ * Returns 0, or LH_EJOB with the text (pointer left empty: the caller knows it). */
 LH_MUST_CHECK int lh_uri_parse(const char *text, struct lh_uri *ret_uri, struct lh_err *reterr);
 
-/* A time-sorted unique id: prefix + 16 characters of base32 (48 bits of milliseconds, 32 random bits). */
+/* A time-sorted unique id: prefix + 16 characters of base32 (48 bits of milliseconds, 32 random bits). Order within
+ * one millisecond is random; at 10,000 ids a second two are equal once in a day, which a unique key must catch. */
 #define LH_ID_MAX 32
 void lh_id_new(const char *prefix, char ret_id[static LH_ID_MAX]);
 

@@ -1,0 +1,32 @@
+/* table.c - the CPU back end: which function fills which slot of ops.h. */
+#include "kernels/cpu/stream.h"
+
+const struct kn_ops kn_cpu_ops = {
+    .name = "cpu",
+    .stream_new = stream_new,
+    .stream_free = stream_free,
+    .sync = stream_sync,
+    .scratch_bytes = stream_scratch_bytes,
+    .alloc = stream_alloc,
+    .free = stream_release,
+    .upload = stream_copy,
+    .download = stream_copy,
+    .matmul = cpu_matmul,
+    .embed_fwd = cpu_embed_fwd,
+    .embed_bwd = cpu_embed_bwd,
+    .rmsnorm_fwd = cpu_rmsnorm_fwd,
+    .rmsnorm_bwd = cpu_rmsnorm_bwd,
+    .rope = cpu_rope,
+    .attention_fwd = cpu_attention_fwd,
+    .attention_cached = cpu_attention_cached,
+    .attention_bwd = cpu_attention_bwd,
+    .swiglu_fwd = cpu_swiglu_fwd,
+    .swiglu_bwd = cpu_swiglu_bwd,
+    .add = cpu_add,
+    .copy = cpu_copy,
+    .fill = cpu_fill,
+    .cross_entropy = cpu_cross_entropy,
+    .sum_squares = cpu_sum_squares,
+    .adamw = cpu_adamw,
+    .first_nonfinite = cpu_first_nonfinite,
+};

@@ -1,0 +1,530 @@
+/* gguf.c - see gguf.h. One pass over the header with a cursor that never passes the end of the file.
+ *
+ * Layout: "GGUF", u32 version, u64 tensors, u64 keys, the keys, the tensor directory, padding to general.alignment,
+ * then the tensors' bytes at offsets from there.
+ */
+#include "worker/formats/gguf.h"
+#include "proto/base/arena.h"
+#include "proto/base/str.h"
+#include "worker/formats/mapping.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GGUF_KEYS_MAX 65536u
+#define GGUF_TENSORS_MAX 1000000u
+#define GGUF_KEY_BYTES_MAX 65535u
+#define GGUF_NAME_BYTES_MAX 255u
+#define GGUF_ALIGN_MAX (1u << 20)
+#define GGUF_NAMES_BYTES_MAX ((size_t)1 << 28) /* arena of all keys and names */
+#define GGUF_TENSOR_MIN_BYTES 32u              /* of a directory entry with one dimension and a name */
+#define GGUF_KEY_MIN_BYTES 14u                 /* length, one byte of key, type, one byte of value */
+
+struct gguf_file {
+    struct mapping map;
+    struct lh_arena names;
+    struct gguf_value *values; /* sorted by key once read */
+    struct gguf_tensor *tensors; /* in directory order */
+    unsigned *by_name;
+    unsigned n_values, n_tensors;
+};
+
+struct cursor {
+    const struct gguf_file *f;
+    const char *path;
+    uint64_t at;
+};
+
+static const uint8_t type_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+
+void gguf_close(struct gguf_file *f)
+{
+    if (!f)
+        return;
+    mapping_close(&f->map);
+    lh_arena_release(&f->names);
+    free(f->values);
+    free(f->tensors);
+    free(f->by_name);
+    free(f);
+}
+
+/* n bytes at the cursor, or NULL with the error set. */
+static const uint8_t *take(struct cursor *c, uint64_t n, const char *what, struct lh_err *reterr)
+{
+    const uint8_t *p = c->f->map.data + c->at;
+
+    if (n > c->f->map.bytes - c->at) {
+        lh_err_set(reterr, LH_EINPUT,
+                   "'%s' ends inside %s: %llu bytes needed at byte %llu of %zu; the file is cut short "
+                   "or damaged, fetch it again",
+                   c->path, what, (unsigned long long)n, (unsigned long long)c->at, c->f->map.bytes);
+        return NULL;
+    }
+    c->at += n;
+    return p;
+}
+
+static int take_u32(struct cursor *c, const char *what, uint32_t *ret, struct lh_err *reterr)
+{
+    const uint8_t *p = take(c, 4, what, reterr);
+
+    if (!p)
+        return LH_EINPUT;
+    *ret = le32_at(p);
+    return 0;
+}
+
+static int take_u64(struct cursor *c, const char *what, uint64_t *ret, struct lh_err *reterr)
+{
+    const uint8_t *p = take(c, 8, what, reterr);
+
+    if (!p)
+        return LH_EINPUT;
+    *ret = le64_at(p);
+    return 0;
+}
+
+/* A key or name, copied with a 0 behind it. */
+static int take_name(struct cursor *c, uint64_t max, const char *what, const char **ret,
+                     struct lh_err *reterr)
+{
+    struct gguf_file *f = (struct gguf_file *)(uintptr_t)c->f;
+    uint64_t at = c->at, n;
+    const uint8_t *p;
+    char *copy;
+    int rc = take_u64(c, what, &n, reterr);
+
+    if (rc < 0)
+        return rc;
+    if (n == 0 || n > max)
+        return lh_err_set(reterr, LH_EINPUT, "'%s': %s at byte %llu has %llu bytes, 1 to %llu are allowed",
+                          c->path, what, (unsigned long long)at, (unsigned long long)n,
+                          (unsigned long long)max);
+    p = take(c, n, what, reterr);
+    if (!p)
+        return LH_EINPUT;
+    if (memchr(p, 0, n) || !lh_utf8_valid(p, n))
+        return lh_err_set(reterr, LH_EINPUT, "'%s': %s at byte %llu is not valid UTF-8", c->path, what,
+                          (unsigned long long)at);
+    copy = lh_arena_alloc(&f->names, n + 1);
+    if (!copy)
+        return lh_err_set(reterr, -ENOMEM, "open '%s'", c->path);
+    memcpy(copy, p, n);
+    *ret = copy;
+    return 0;
+}
+
+static int bad_type(const struct cursor *c, const struct gguf_value *v, uint32_t type,
+                    struct lh_err *reterr)
+{
+    return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' has a value of unknown type %u", c->path,
+                      v->key, type);
+}
+
+static int take_array(struct cursor *c, struct gguf_value *v, struct lh_err *reterr)
+{
+    uint32_t element;
+    uint64_t bytes;
+    int rc = take_u32(c, "an array", &element, reterr);
+
+    if (rc == 0)
+        rc = take_u64(c, "an array", &v->n, reterr);
+    if (rc < 0)
+        return rc;
+    if (element > GGUF_F64 || element == GGUF_ARRAY)
+        return bad_type(c, v, element, reterr);
+    v->element = (enum gguf_type)element;
+    v->data = c->f->map.data + c->at;
+    if (element != GGUF_STRING) {
+        if (__builtin_mul_overflow(v->n, (uint64_t)type_bytes[element], &bytes))
+            bytes = UINT64_MAX;
+        return take(c, bytes, v->key, reterr) ? 0 : LH_EINPUT;
+    }
+    if (v->n > (c->f->map.bytes - c->at) / 8)
+        return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' claims %llu strings, more than fit",
+                          c->path, v->key, (unsigned long long)v->n);
+    for (uint64_t i = 0; i < v->n; i++) {
+        rc = take_u64(c, v->key, &bytes, reterr);
+        if (rc < 0)
+            return rc;
+        if (!take(c, bytes, v->key, reterr))
+            return LH_EINPUT;
+    }
+    return 0;
+}
+
+static int take_value(struct cursor *c, struct gguf_value *v, struct lh_err *reterr)
+{
+    uint32_t type;
+    int rc = take_name(c, GGUF_KEY_BYTES_MAX, "a key", &v->key, reterr);
+
+    if (rc == 0)
+        rc = take_u32(c, v->key, &type, reterr);
+    if (rc < 0)
+        return rc;
+    if (type > GGUF_F64)
+        return bad_type(c, v, type, reterr);
+    v->type = (enum gguf_type)type;
+    if (type == GGUF_ARRAY)
+        return take_array(c, v, reterr);
+    if (type == GGUF_STRING)
+        rc = take_u64(c, v->key, &v->n, reterr);
+    else
+        v->n = type_bytes[type];
+    if (rc < 0)
+        return rc;
+    v->data = take(c, v->n, v->key, reterr);
+    if (!v->data)
+        return LH_EINPUT;
+    if (type == GGUF_BOOL && v->data[0] > 1)
+        return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' is neither true nor false", c->path,
+                          v->key);
+    return 0;
+}
+
+static int set_type(struct cursor *c, struct gguf_tensor *t, uint32_t type, struct lh_err *reterr)
+{
+    const struct quant_info *info = quant_info(type);
+    int64_t n = 1;
+
+    if (!info || info->block_bytes == 0)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': tensor '%.100s' has type %s (%u), which is not supported; use a file "
+                          "with F32, F16, BF16, Q8_0, Q4_0 or Q4_1",
+                          c->path, t->name, info ? info->name : "unknown", type);
+    t->type = (enum quant_type)type;
+    for (int d = 0; d < t->n_dims; d++) {
+        if (__builtin_mul_overflow(n, t->dims[d], &n))
+            return lh_err_set(reterr, LH_EINPUT, "'%s': the shape of tensor '%.100s' overflows",
+                              c->path, t->name);
+    }
+    if (t->dims[0] % info->block != 0)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': rows of tensor '%.100s' have %lld elements, no multiple of the %u of "
+                          "type %s",
+                          c->path, t->name, (long long)t->dims[0], info->block, info->name);
+    if (__builtin_mul_overflow((uint64_t)n / info->block, (uint64_t)info->block_bytes, &t->bytes))
+        return lh_err_set(reterr, LH_EINPUT, "'%s': the size of tensor '%.100s' overflows", c->path,
+                          t->name);
+    return 0;
+}
+
+/* Leaves the offset in *ret_offset: where the data begins is not known yet. */
+static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_offset,
+                       struct lh_err *reterr)
+{
+    uint32_t n_dims, type;
+    uint64_t dim;
+    int rc = take_name(c, GGUF_NAME_BYTES_MAX, "the name of a tensor", &t->name, reterr);
+
+    if (rc == 0)
+        rc = take_u32(c, t->name, &n_dims, reterr);
+    if (rc < 0)
+        return rc;
+    if (n_dims < 1 || n_dims > GGUF_DIMS_MAX)
+        return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' has %u dimensions, 1 to %d are allowed",
+                          c->path, t->name, n_dims, GGUF_DIMS_MAX);
+    t->n_dims = (int)n_dims;
+    for (uint32_t d = 0; d < n_dims; d++) {
+        rc = take_u64(c, t->name, &dim, reterr);
+        if (rc < 0)
+            return rc;
+        if (dim == 0 || dim > INT64_MAX)
+            return lh_err_set(reterr, LH_EINPUT, "'%s': dimension %u of tensor '%.100s' is %llu", c->path,
+                              d, t->name, (unsigned long long)dim);
+        t->dims[d] = (int64_t)dim;
+    }
+    rc = take_u32(c, t->name, &type, reterr);
+    if (rc == 0)
+        rc = take_u64(c, t->name, ret_offset, reterr);
+    return rc < 0 ? rc : set_type(c, t, type, reterr);
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(((const struct gguf_value *)a)->key, ((const struct gguf_value *)b)->key);
+}
+
+static int by_name(const void *a, const void *b, void *arg)
+{
+    const struct gguf_tensor *t = arg;
+
+    return strcmp(t[*(const unsigned *)a].name, t[*(const unsigned *)b].name);
+}
+
+static int by_place(const void *a, const void *b, void *arg)
+{
+    const struct gguf_tensor *t = arg;
+    const uint8_t *x = t[*(const unsigned *)a].data, *y = t[*(const unsigned *)b].data;
+
+    return (x > y) - (x < y);
+}
+
+static int read_values(struct cursor *c, struct gguf_file *f, uint64_t n, struct lh_err *reterr)
+{
+    int rc;
+
+    if (n > GGUF_KEYS_MAX || n > (f->map.bytes - c->at) / GGUF_KEY_MIN_BYTES)
+        return lh_err_set(reterr, LH_EINPUT, "'%s' claims %llu keys, more than fit (or than %u)", c->path,
+                          (unsigned long long)n, GGUF_KEYS_MAX);
+    f->values = calloc(n + 1, sizeof(*f->values));
+    if (!f->values)
+        return lh_err_set(reterr, -ENOMEM, "open '%s'", c->path);
+    for (; f->n_values < n; f->n_values++) {
+        rc = take_value(c, &f->values[f->n_values], reterr);
+        if (rc < 0)
+            return rc;
+    }
+    qsort(f->values, f->n_values, sizeof(*f->values), by_key);
+    for (unsigned i = 1; i < f->n_values; i++) {
+        if (strcmp(f->values[i - 1].key, f->values[i].key) == 0)
+            return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' stands twice", c->path,
+                              f->values[i].key);
+    }
+    return 0;
+}
+
+/* Gives every tensor its place, once the start of the data is known. offsets are as read. */
+static int place_tensors(struct cursor *c, struct gguf_file *f, const uint64_t *offsets,
+                         struct lh_err *reterr)
+{
+    int64_t align = 32;
+    uint64_t start;
+    int rc = gguf_i64(f, "general.alignment", &align, reterr);
+
+    if (rc < 0)
+        return rc;
+    if (align < 8 || align > GGUF_ALIGN_MAX || (align & (align - 1)) != 0)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': general.alignment is %lld, not a power of two from 8 to %u", c->path,
+                          (long long)align, GGUF_ALIGN_MAX);
+    start = (c->at + (uint64_t)align - 1) / (uint64_t)align * (uint64_t)align;
+    for (unsigned i = 0; i < f->n_tensors; i++) {
+        struct gguf_tensor *t = &f->tensors[i];
+
+        if (offsets[i] % (uint64_t)align != 0)
+            return lh_err_set(reterr, LH_EINPUT,
+                              "'%s': tensor '%.100s' is at offset %llu, no multiple of %lld", c->path,
+                              t->name, (unsigned long long)offsets[i], (long long)align);
+        if (start > f->map.bytes || offsets[i] > f->map.bytes - start ||
+            t->bytes > f->map.bytes - start - offsets[i])
+            return lh_err_set(reterr, LH_EINPUT,
+                              "'%s': tensor '%.100s' (%llu bytes at offset %llu) lies beyond the end of "
+                              "the file; it is cut short or damaged, fetch it again",
+                              c->path, t->name, (unsigned long long)t->bytes,
+                              (unsigned long long)offsets[i]);
+        t->data = f->map.data + start + offsets[i];
+    }
+    return 0;
+}
+
+static int check_tensors(struct cursor *c, struct gguf_file *f, struct lh_err *reterr)
+{
+    for (unsigned i = 0; i < f->n_tensors; i++)
+        f->by_name[i] = i;
+    qsort_r(f->by_name, f->n_tensors, sizeof(*f->by_name), by_place, f->tensors);
+    for (unsigned i = 1; i < f->n_tensors; i++) {
+        const struct gguf_tensor *a = &f->tensors[f->by_name[i - 1]], *b = &f->tensors[f->by_name[i]];
+
+        if (a->bytes > (uint64_t)(b->data - a->data))
+            return lh_err_set(reterr, LH_EINPUT, "'%s': tensors '%.100s' and '%.100s' overlap", c->path,
+                              a->name, b->name);
+    }
+    qsort_r(f->by_name, f->n_tensors, sizeof(*f->by_name), by_name, f->tensors);
+    for (unsigned i = 1; i < f->n_tensors; i++) {
+        const char *name = f->tensors[f->by_name[i]].name;
+
+        if (strcmp(f->tensors[f->by_name[i - 1]].name, name) == 0)
+            return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' stands twice", c->path, name);
+    }
+    return 0;
+}
+
+static int read_tensors(struct cursor *c, struct gguf_file *f, uint64_t n, struct lh_err *reterr)
+{
+    uint64_t *offsets;
+    int rc = 0;
+
+    if (n > GGUF_TENSORS_MAX || n > (f->map.bytes - c->at) / GGUF_TENSOR_MIN_BYTES)
+        return lh_err_set(reterr, LH_EINPUT, "'%s' claims %llu tensors, more than fit (or than %u)",
+                          c->path, (unsigned long long)n, GGUF_TENSORS_MAX);
+    f->tensors = calloc(n + 1, sizeof(*f->tensors));
+    f->by_name = calloc(n + 1, sizeof(*f->by_name));
+    offsets = calloc(n + 1, sizeof(*offsets));
+    if (!f->tensors || !f->by_name || !offsets)
+        rc = lh_err_set(reterr, -ENOMEM, "open '%s'", c->path);
+    while (rc == 0 && f->n_tensors < n) {
+        rc = take_tensor(c, &f->tensors[f->n_tensors], &offsets[f->n_tensors], reterr);
+        if (rc == 0)
+            f->n_tensors++;
+    }
+    if (rc == 0)
+        rc = place_tensors(c, f, offsets, reterr);
+    free(offsets);
+    return rc < 0 ? rc : check_tensors(c, f, reterr);
+}
+
+static int read_header(struct gguf_file *f, const char *path, struct lh_err *reterr)
+{
+    struct cursor c = {f, path, 0};
+    uint64_t n_tensors, n_keys;
+    uint32_t version;
+    int rc;
+
+    if (f->map.bytes < 24 || memcmp(f->map.data, "GGUF", 4) != 0)
+        return lh_err_set(reterr, LH_EINPUT, "'%s' is not a GGUF file", path);
+    version = le32_at(f->map.data + 4);
+    if (version != 2 && version != 3)
+        return lh_err_set(reterr, LH_EINPUT,
+                          version & 0xffffu ? "'%s' is a GGUF file of version %u, versions 2 and 3 are read"
+                                            : "'%s' is a big-endian GGUF file (version field %u), little-"
+                                              "endian ones are read",
+                          path, version);
+    c.at = 24;
+    n_tensors = le64_at(f->map.data + 8);
+    n_keys = le64_at(f->map.data + 16);
+    rc = read_values(&c, f, n_keys, reterr);
+    return rc < 0 ? rc : read_tensors(&c, f, n_tensors, reterr);
+}
+
+int gguf_open(const char *path, struct gguf_file **ret_file, struct lh_err *reterr)
+{
+    LH_CLEANUP(gguf_closep) struct gguf_file *f = calloc(1, sizeof(*f));
+    int rc;
+
+    if (!f)
+        return lh_err_set(reterr, -ENOMEM, "open '%s'", path);
+    lh_arena_init(&f->names, GGUF_NAMES_BYTES_MAX);
+    rc = mapping_open(path, &f->map, reterr);
+    if (rc == 0)
+        rc = read_header(f, path, reterr);
+    if (rc < 0)
+        return rc;
+    *ret_file = f;
+    f = NULL;
+    return 0;
+}
+
+unsigned gguf_tensor_count(const struct gguf_file *f)
+{
+    return f->n_tensors;
+}
+
+const struct gguf_tensor *gguf_tensor_at(const struct gguf_file *f, unsigned i)
+{
+    return i < f->n_tensors ? &f->tensors[i] : NULL;
+}
+
+const struct gguf_tensor *gguf_tensor_find(const struct gguf_file *f, const char *name)
+{
+    unsigned lo = 0, hi = f->n_tensors;
+
+    while (lo < hi) {
+        unsigned mid = lo + (hi - lo) / 2;
+        const struct gguf_tensor *t = &f->tensors[f->by_name[mid]];
+        int c = strcmp(name, t->name);
+
+        if (c == 0)
+            return t;
+        if (c < 0)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return NULL;
+}
+
+const struct gguf_value *gguf_find(const struct gguf_file *f, const char *key)
+{
+    struct gguf_value wanted = {.key = key};
+
+    return bsearch(&wanted, f->values, f->n_values, sizeof(*f->values), by_key);
+}
+
+/* An integer at p; 0 when the type is none. Above INT64_MAX: INT64_MAX, which no range check lets through. */
+static bool integer_at(enum gguf_type type, const uint8_t *p, int64_t *ret)
+{
+    uint64_t u = 0;
+
+    if (type == GGUF_F32 || type == GGUF_BOOL || type == GGUF_STRING || type == GGUF_ARRAY ||
+        type == GGUF_F64)
+        return false;
+    for (unsigned i = 0; i < type_bytes[type]; i++)
+        u |= (uint64_t)p[i] << (8 * i);
+    if (type == GGUF_I8)
+        *ret = (int8_t)u;
+    else if (type == GGUF_I16)
+        *ret = (int16_t)u;
+    else if (type == GGUF_I32)
+        *ret = (int32_t)u;
+    else if (type == GGUF_I64)
+        *ret = (int64_t)u;
+    else
+        *ret = u > INT64_MAX ? INT64_MAX : (int64_t)u;
+    return true;
+}
+
+int gguf_i64(const struct gguf_file *f, const char *key, int64_t *ret, struct lh_err *reterr)
+{
+    const struct gguf_value *v = gguf_find(f, key);
+
+    if (!v)
+        return 0;
+    if (!integer_at(v->type, v->data, ret))
+        return lh_err_set(reterr, LH_EINPUT, "key '%s' of the GGUF file is not an integer", key);
+    return 1;
+}
+
+int gguf_num(const struct gguf_file *f, const char *key, double *ret, struct lh_err *reterr)
+{
+    const struct gguf_value *v = gguf_find(f, key);
+    int64_t i;
+
+    if (!v)
+        return 0;
+    if (v->type == GGUF_F32) {
+        float x;
+
+        memcpy(&x, v->data, sizeof(x));
+        *ret = (double)x;
+    } else if (v->type == GGUF_F64) {
+        memcpy(ret, v->data, sizeof(*ret));
+    } else if (integer_at(v->type, v->data, &i)) {
+        *ret = (double)i;
+    } else {
+        return lh_err_set(reterr, LH_EINPUT, "key '%s' of the GGUF file is not a number", key);
+    }
+    return 1;
+}
+
+int gguf_str(const struct gguf_file *f, const char *key, char *buf, size_t cap, struct lh_err *reterr)
+{
+    const struct gguf_value *v = gguf_find(f, key);
+
+    if (!v)
+        return 0;
+    if (v->type != GGUF_STRING || v->n >= cap || memchr(v->data, 0, v->n) || !lh_utf8_valid(v->data, v->n))
+        return lh_err_set(reterr, LH_EINPUT,
+                          "key '%s' of the GGUF file is not a string of at most %zu bytes", key, cap - 1);
+    memcpy(buf, v->data, v->n);
+    buf[v->n] = '\0';
+    return 1;
+}
+
+int64_t gguf_array_i64(const struct gguf_value *array, uint64_t i)
+{
+    int64_t v = 0;
+
+    (void)integer_at(array->element, array->data + i * type_bytes[array->element], &v);
+    return v;
+}
+
+const char *gguf_array_str(const struct gguf_value *array, const uint8_t **cursor, size_t *ret_len)
+{
+    const uint8_t *p = *cursor ? *cursor : array->data;
+
+    *ret_len = le64_at(p);
+    *cursor = p + 8 + *ret_len;
+    return (const char *)p + 8;
+}
