@@ -54,10 +54,10 @@ int lh_job_parse(const json_t *spec, struct lh_job **ret_job, struct lh_problems
     } else {
         lh_problem_add(found, "", "wrong_type", "a job is a JSON object, as {\"kind\": \"check\"}");
     }
-    if (found->n > 0)
-        rc = lh_err_at(reterr, LH_EJOB, found->at[0].pointer, "%s", found->at[0].detail);
-    else if (parser.out_of_memory)
+    if (parser.out_of_memory) /* what was found may follow from it */
         rc = lh_err_set(reterr, -ENOMEM, "parse a job");
+    else if (found->n > 0)
+        rc = lh_err_at(reterr, LH_EJOB, found->at[0].pointer, "%s", found->at[0].detail);
     if (rc == 0) {
         *ret_job = job;
         job = NULL;

@@ -593,7 +593,9 @@ static void default_only(struct job_parser *p, const struct field *f, const json
                     : json_equal(value, otherwise) == 1;
     char name[DOTTED_MAX], is[96];
 
-    if (!same)
+    if (!otherwise)
+        p->out_of_memory = true;
+    else if (!same)
         lh_problem_add(p->problems, f->path, "not_supported", "%s %s is not supported yet; leave it out",
                        dotted_name(f->path, name), value_text(value, is));
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+LH_PRINTF(4, 0)
 static void err_vset(struct lh_err *reterr, int code, const char *pointer, const char *fmt, va_list ap)
 {
     struct lh_err err = {.code = code}; /* apart: the arguments may be the old text of *reterr */
