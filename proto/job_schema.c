@@ -1,7 +1,7 @@
 /* job_schema.c - the JSON Schema (2020-12) of a job, made from the table.
  *
- * It describes what this build accepts: members and names that are known but not built are left out, so a
- * spec that it admits is refused by nothing but the checks between members (job_check.c).
+ * It describes what this build accepts: members and names that are known but not built are left
+ * out, so a spec that it admits is refused by nothing but the checks between members (job_check.c).
  */
 #include "proto/base/attr.h"
 #include "proto/base/json.h"
@@ -108,7 +108,8 @@ static json_t *field_schema(const struct field *f)
     return schema;
 }
 
-/* The schema object under which the members of the section of path stand; its last name goes to *ret_leaf. */
+/* The schema object under which the members of the section of path stand; its last name goes to
+ * *ret_leaf. */
 static json_t *section_schema(json_t *root, const char *path, const char **ret_leaf)
 {
     json_t *at = root;
@@ -175,9 +176,10 @@ static json_t *kind_schema(unsigned kind)
 
 json_t *lh_job_schema(void)
 {
-    json_t *root = json_pack("{s:s, s:s, s:s, s:{}, s:b, s:[s], s:[]}", "$schema",
-                             "https://json-schema.org/draft/2020-12/schema", "title", "longhaul job", "type",
-                             "object", "properties", "additionalProperties", 0, "required", "kind", "allOf");
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:{}, s:b, s:[s], s:[]}", "$schema",
+                  "https://json-schema.org/draft/2020-12/schema", "title", "longhaul job", "type",
+                  "object", "properties", "additionalProperties", 0, "required", "kind", "allOf");
 
     for (unsigned i = 0; i < job_n_fields; i++) {
         const struct field *f = &job_fields[i];

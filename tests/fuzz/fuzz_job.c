@@ -1,4 +1,5 @@
-/* fuzz_job.c - any bytes as a job: refused with reasons, or taken with an echo that parses to itself. */
+/* fuzz_job.c - any bytes as a job: refused with reasons, or taken with an echo that parses to
+ * itself. */
 #include "proto/base/json.h"
 #include "proto/base/str.h"
 #include "proto/job.h"
@@ -44,7 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     json_t *spec = NULL;
     int rc;
 
-    if (size > LH_JOB_BODY_MAX || lh_json_parse((const char *)data, size, LH_JOB_DEPTH_MAX, &spec, &err) < 0)
+    if (size > LH_JOB_BODY_MAX ||
+        lh_json_parse((const char *)data, size, LH_JOB_DEPTH_MAX, &spec, &err) < 0)
         return 0;
     rc = lh_job_parse(spec, &job, &problems, &err);
     json_decref(spec);

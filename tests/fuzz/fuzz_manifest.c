@@ -14,7 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const char *name = m.files[i].name;
 
         FUZZ_ASSERT(name[0] && name[0] != '/' && !strstr(name, "//"));
-        FUZZ_ASSERT(strcmp(name, "..") != 0 && strncmp(name, "../", 3) != 0 && !strstr(name, "/../"));
+        FUZZ_ASSERT(strcmp(name, "..") != 0 && strncmp(name, "../", 3) != 0 &&
+                    !strstr(name, "/../"));
         FUZZ_ASSERT(strlen(name) < 3 || strcmp(name + strlen(name) - 3, "/..") != 0);
         FUZZ_ASSERT(strlen(m.files[i].sha256) == 64);
         bytes += m.files[i].bytes;

@@ -1,5 +1,5 @@
-/* replay.c - runs a fuzz target once over each file of a folder, where the compiler has no fuzzer: what was once
- * found stays found. Exit 1 when there is no file.
+/* replay.c - runs a fuzz target once over each file of a folder, where the compiler has no fuzzer:
+ * what was once found stays found. Exit 1 when there is no file.
  */
 #include "proto/base/fs.h"
 #include "tests/fuzz/fuzz.h"

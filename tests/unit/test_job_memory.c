@@ -1,6 +1,8 @@
-/* test_job_memory.c - a job is parsed while the n-th allocation fails, for each n: an error, never a crash or a leak.
+/* test_job_memory.c - a job is parsed while the n-th allocation fails, for each n: an error, never
+ * a crash or a leak.
  *
- * The linker sends calloc, malloc and realloc of proto/ to the functions here; jansson is told to use them as well.
+ * The linker sends calloc, malloc and realloc of proto/ to the functions here; jansson is told to
+ * use them as well.
  */
 #include "proto/job.h"
 #include "tests/unit/unit.h"
@@ -35,11 +37,13 @@ void *__wrap_realloc(void *p, size_t n)
     return fails() ? NULL : __real_realloc(p, n);
 }
 
-static const char text[] =
-    "{'name':'n','kind':'train','model':{'base':'m'},'context':{'length':64},'data':{'train':['a','b']},"
-    "'adapter':{'dropout':0,'targets':['q'],'rank_pattern':{'x':3}},'optim':{'lr':1,'steps':9,'batch_sequences':2},"
-    "'eval':{'perplexity':['p'],'lengths':[8,64]},'resources':{'micro_batches':[[0],[1]],'constraints':[]},"
-    "'labels':{'a':'b'},'after':[{'job':'x'}]}";
+static const char text[] = "{'name':'n','kind':'train','model':{'base':'m'},'context':{'length':64}"
+                           ",'data':{'train':['a','b']},"
+                           "'adapter':{'dropout':0,'targets':['q'],'rank_pattern':{'x':3}},'optim':"
+                           "{'lr':1,'steps':9,'batch_sequences':2},"
+                           "'eval':{'perplexity':['p'],'lengths':[8,64]},'resources':{'micro_"
+                           "batches':[[0],[1]],'constraints':[]},"
+                           "'labels':{'a':'b'},'after':[{'job':'x'}]}";
 
 static void every_failing_allocation_is_an_error_and_loses_nothing(void **state)
 {
@@ -69,7 +73,8 @@ static void every_failing_allocation_is_an_error_and_loses_nothing(void **state)
 
 static void a_bad_job_is_bad_or_out_of_memory_and_never_taken(void **state)
 {
-    json_t *spec = json_of("{'kind':'train','model':{'base':'s3:///'},'optim':{'lr':-1},'labels':{'a b':1},'x':[[]]}");
+    json_t *spec = json_of(
+        "{'kind':'train','model':{'base':'s3:///'},'optim':{'lr':-1},'labels':{'a b':1},'x':[[]]}");
     int rc = -1;
 
     (void)state;

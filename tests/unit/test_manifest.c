@@ -46,7 +46,8 @@ static void a_manifest_names_every_file_with_size_and_digest(void **state)
     assert_string_equal(hex, m.sha256);
     lh_manifest_release(&m);
     lh_manifest_release(&back);
-    assert_int_equal(lh_manifest_write(dir, "checkpoint", about, NULL, &err), 0); /* again: not of itself */
+    assert_int_equal(lh_manifest_write(dir, "checkpoint", about, NULL, &err),
+                     0); /* again: not of itself */
     assert_int_equal(lh_manifest_verify(dir, &err), 0);
     json_decref(about);
     scratch_free(dir);
@@ -77,10 +78,12 @@ static void a_directory_without_a_manifest_is_not_there(void **state)
     scratch_free(dir);
 }
 
-/* CKPT-2, CKPT-10: this program again, as `test_manifest --write DIR`, killed between the files and the manifest. */
+/* CKPT-2, CKPT-10: this program again, as `test_manifest --write DIR`, killed between the files and
+ * the manifest. */
 static void a_death_before_the_manifest_leaves_no_manifest(void **state)
 {
-    static const char *const points[] = {"manifest.before_write", "fs.before_sync", "fs.before_rename"};
+    static const char *const points[] = {"manifest.before_write", "fs.before_sync",
+                                         "fs.before_rename"};
     char *dir = checkpoint();
     struct lh_manifest m;
 
@@ -149,7 +152,8 @@ static void hostile_manifests_are_refused_with_the_reason(void **state)
         {"[]", "version"},
         {"{'version':2,'kind':'x','about':{},'bytes':0,'files':[]}", "version"},
         {"{'version':1,'about':{},'bytes':0,'files':[]}", "kind"},
-        {"{'version':1,'kind':'012345678901234567890123456789012','about':{},'bytes':0,'files':[]}", "kind"},
+        {"{'version':1,'kind':'012345678901234567890123456789012','about':{},'bytes':0,'files':[]}",
+         "kind"},
         {"{'version':1,'kind':'x','bytes':0,'files':[]}", "about"},
         {HEAD "'bytes':0,'files':{}}", "files"},
         {HEAD "'bytes':3,'files':[" ENTRY("../up") "]}", "../up"},
@@ -171,7 +175,8 @@ static void hostile_manifests_are_refused_with_the_reason(void **state)
         {HEAD "'bytes':3,'files':[{'name':'a','bytes':3}]}", "SHA-256"},
         {HEAD "'bytes':3,'files':[7]}", "relative path"},
         {HEAD "'bytes':1,'files':[{'name':'a','bytes':9223372036854775807,'sha256':'" DIGEST
-              "'},{'name':'b','bytes':2,'sha256':'" DIGEST "'}]}", "size"},
+              "'},{'name':'b','bytes':2,'sha256':'" DIGEST "'}]}",
+         "size"},
     };
 
     (void)state;
@@ -202,7 +207,8 @@ static void too_many_files_are_refused(void **state)
         char name[16];
 
         (void)snprintf(name, sizeof(name), "f%05d", i);
-        json_array_append_new(files, json_pack("{s:s, s:i, s:s}", "name", name, "bytes", 0, "sha256", DIGEST));
+        json_array_append_new(
+            files, json_pack("{s:s, s:i, s:s}", "name", name, "bytes", 0, "sha256", DIGEST));
     }
     text = lh_json_text(json, 0);
     assert_int_equal(lh_manifest_parse(text, strlen(text), "x", &m, NULL), LH_EINPUT);
