@@ -132,12 +132,13 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
+int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
+{
+    return check_memory(e, r->job, r->comm->local_size, reterr);
+}
+
 int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
-    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
-
-    if (rc < 0)
-        return rc;
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
     e->progress = (struct engine_progress){.run = r};

@@ -1,7 +1,8 @@
 /* engine.h - what training and evaluation open alike: model files, positions, adapter, the model itself.
  *
- * engine_open reads files and makes the plan; it takes no memory for weights, so `--plan` stops there. engine_load checks
- * the plan against the memory that there is and fills the model. Neither is collective.
+ * engine_open reads files and makes the plan; it takes no memory for weights, so `--plan` stops there. engine_fits checks
+ * the plan against the memory that there is, and engine_load fills the model. None is collective, but all ranks should
+ * have passed engine_fits before one calls engine_load: what a machine has left shrinks as its ranks load.
  */
 #pragma once
 #include "worker/formats/peft.h"
@@ -32,6 +33,7 @@ struct engine {
 
 /* Zero-initialise *e; it must not move. Close it also after a failure. ranks: over which micro-batches are cut. */
 LH_MUST_CHECK int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr);
+LH_MUST_CHECK int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr); /* LH_ENOFIT */
 LH_MUST_CHECK int engine_load(struct engine *e, struct run *r, struct lh_err *reterr);
 void engine_close(struct engine *e);
 

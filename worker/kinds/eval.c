@@ -79,8 +79,11 @@ static int open_dump(struct eval *e, struct lh_err *reterr)
 static int eval_open(struct eval *e, struct lh_err *reterr)
 {
     struct run *r = e->run;
-    int rc = run_agree(r, engine_open(r->job, r->comm->size, &e->engine, reterr), reterr);
+    int rc = engine_open(r->job, r->comm->size, &e->engine, reterr);
 
+    if (rc == 0)
+        rc = engine_fits(&e->engine, r, reterr);
+    rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = job_data_eval(r, e->engine.config->vocab, &e->tokens_job, &e->data, reterr);
     if (rc < 0)

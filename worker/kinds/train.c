@@ -127,8 +127,11 @@ static int open_data(struct train *t, struct lh_err *reterr)
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int rc = run_agree(r, engine_open(r->job, r->comm->size, &t->engine, reterr), reterr);
+    int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
 
+    if (rc == 0)
+        rc = engine_fits(&t->engine, r, reterr);
+    rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = open_data(t, reterr);
     if (rc < 0)
@@ -205,7 +208,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
 
     if (rc < 0)
         return rc;
-    if (t->dump) {
+    if (t->dump && step < r->job->optim.steps) {
         t->losses[step] = (float)result.loss;
         t->norms[step] = (float)result.grad_norm;
         t->rates[step] = (float)result.rate;

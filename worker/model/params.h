@@ -91,7 +91,9 @@ LH_MUST_CHECK int params_load(struct params *p, const struct model_source *sourc
 /* Recomputes w from every master (after masters were set from a checkpoint). */
 void params_refresh(struct params *p, const struct kn_ops *ops, struct kn_stream *stream);
 
-/* The first parameter whose value (grads false) or gradient (true) holds NaN or infinity, or NULL; *ret_index is where. */
+/* The first parameter whose value (grads false) or gradient (true) holds NaN or infinity, or NULL; *ret_index is where.
+ * First as they are computed with: values from the embedding on, gradients from the head back, so the one that is named
+ * lies nearest to the cause. */
 LH_MUST_CHECK int params_nonfinite(const struct params *p, bool grads, const struct kn_ops *ops,
                                    struct kn_stream *stream, const struct param **ret_param, int64_t *ret_index,
                                    struct lh_err *reterr);

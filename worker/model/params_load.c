@@ -234,7 +234,7 @@ int params_nonfinite(const struct params *p, bool grads, const struct kn_ops *op
                      const struct param **ret_param, int64_t *ret_index, struct lh_err *reterr)
 {
     for (unsigned i = 0; i < p->n; i++) {
-        const struct param *at = &p->at[i];
+        const struct param *at = &p->at[grads ? p->n - 1 - i : i];
         struct kn_mat x = grads ? kn_mat(at->grad, KN_F32, 1, at->n) : at->w;
         int64_t index = -1;
         int rc;
