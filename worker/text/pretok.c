@@ -124,7 +124,17 @@ int pretok_add(struct pretok *p, const char *pattern, bool literal, bool keep_ma
     if (rc < 0)
         return rc;
     p->steps[p->n++] = (struct pretok_step){code, keep_matches, keep_gaps};
+    if (!literal && keep_matches && (strcmp(pattern, PRETOK_GPT2) == 0 || strcmp(pattern, PRETOK_LLAMA3) == 0))
+        p->cuts_words = true;
+    else if (literal || (strcmp(pattern, "\\p{N}") != 0 && strcmp(pattern, "\\p{N}+") != 0))
+        p->unknown_steps = true;
     return 0;
+}
+
+/* Both patterns end every match that holds a letter at the end of a run of letters, and neither looks back. */
+bool pretok_cuts_at_spaces(const struct pretok *p)
+{
+    return p->cuts_words && !p->unknown_steps;
 }
 
 void pretok_release(struct pretok *p)

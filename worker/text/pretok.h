@@ -27,7 +27,8 @@ struct pretok_step {
 struct pretok {
     struct pretok_step steps[PRETOK_STEPS_MAX];
     unsigned n;
-    bool letters_then_space; /* between a letter and a space before a letter there is always a cut */
+    bool unknown_steps; /* a pattern that is none of those named here */
+    bool cuts_words;    /* one of GPT-2's or Llama 3's */
 };
 
 struct pretok_scratch; /* of one thread */
@@ -39,6 +40,10 @@ void pretok_release(struct pretok *p);
 
 struct pretok_scratch *pretok_scratch_new(void); /* NULL: memory is exhausted */
 void pretok_scratch_free(struct pretok_scratch *s);
+
+/* True when every text is cut between a letter and a space that a letter follows (all of ASCII), and the words on both
+ * sides do not depend on the other side. */
+bool pretok_cuts_at_spaces(const struct pretok *p);
 
 /* Called for each word in order; a negative result ends the cutting. */
 typedef int pretok_word_fn(void *arg, const char *word, size_t n);

@@ -15,6 +15,14 @@ void token_list_release(struct token_list *l)
     *l = (struct token_list){NULL, 0, 0};
 }
 
+int token_list_append(struct token_list *l, int32_t id)
+{
+    if (token_list_reserve(l, 1) < 0)
+        return -ENOMEM;
+    l->at[l->n++] = id;
+    return 0;
+}
+
 void tokenizer_free(struct tokenizer *t)
 {
     if (!t)
@@ -196,6 +204,19 @@ int64_t tokenizer_eos(const struct tokenizer *t)
 int64_t tokenizer_separator(const struct tokenizer *t)
 {
     return t->separator;
+}
+
+bool tokenizer_cuts_at_spaces(const struct tokenizer *t)
+{
+    for (unsigned pass = 0; pass < ADDED_PASSES; pass++) {
+        for (unsigned i = 0; i < t->added[pass].n; i++) {
+            const struct added_token *a = &t->added[pass].tokens[i];
+
+            if (a->left_strip || a->right_strip || memchr(a->text, ' ', a->len))
+                return false;
+        }
+    }
+    return pretok_cuts_at_spaces(&t->pretok);
 }
 
 void tokenizer_digest(const struct tokenizer *t, char ret_hex[static 65])

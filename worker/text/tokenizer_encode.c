@@ -82,10 +82,8 @@ static int encode_part(struct encoding *e, unsigned pass, const char *text, size
         if (token->right_strip)
             end += utf8_spaces_at_start(text + end, n - end);
         rc = encode_part(e, pass + 1, text + done, begin - done);
-        if (rc == 0 && token_list_reserve(e->ids, 1) < 0)
+        if (rc == 0 && token_list_append(e->ids, token->id) < 0)
             rc = lh_err_set(e->reterr, -ENOMEM, "encode");
-        if (rc == 0)
-            e->ids->at[e->ids->n++] = token->id;
         done = end;
     }
     return rc < 0 ? rc : encode_part(e, pass + 1, text + done, n - done);

@@ -32,7 +32,6 @@ static int add_pre(struct tokenizer *t, const char *name, struct lh_err *reterr)
             rc = tokenizer_step(t, "\\p{N}", false, true, true, reterr);
         if (rc == 0)
             rc = tokenizer_step(t, kinds[i].pattern, false, true, true, reterr);
-        t->pretok.letters_then_space = true; /* true of both patterns */
         t->whole_words = kinds[i].whole_words;
         return rc;
     }
