@@ -85,11 +85,11 @@ static int eval_open(struct eval *e, struct lh_err *reterr)
         rc = job_data_eval(r, e->engine.config->vocab, &e->tokens_job, &e->data, reterr);
     if (rc < 0)
         return rc;
-    run_phase(r, "loading", 0, 1, "models");
+    run_phase(r, "loading", 0, 1, "tensors");
     rc = engine_load(&e->engine, r, reterr);
     if (rc == 0)
         rc = open_dump(e, reterr);
-    run_phase(r, "loading", 1, 1, "models");
+    run_phase(r, "loading", 1, 1, "tensors");
     return run_agree(r, rc, reterr);
 }
 
