@@ -185,8 +185,8 @@ static int set_environment(const struct attempt *a, struct lh_err *reterr)
 
 const char *launch_shm_dir(const struct attempt *a, char buf[static LAUNCH_SHM_MAX])
 {
-    (void)snprintf(buf, LAUNCH_SHM_MAX, "/dev/shm/longhaul-%s-%llu-%s", a->job, (unsigned long long)a->number,
-                   a->node);
+    /* Without the node's name: mpirun hands its own OMPI_ variables on to the ranks of all nodes. */
+    (void)snprintf(buf, LAUNCH_SHM_MAX, "/dev/shm/longhaul-%s-%llu", a->job, (unsigned long long)a->number);
     return buf;
 }
 

@@ -1,7 +1,8 @@
 /* rank.c - the parent of one rank: gives it a log of its own and records how it ended.
  *
  * mpirun tells only one exit code for all ranks; this record is what failures are judged by. The rank runs in a
- * process group of its own and dies with this process. Signals that mpirun sends are passed on once.
+ * process group of its own and dies with this process, which ends when mpirun or orted is gone. Signals that mpirun
+ * sends are passed on once.
  * Files: logs/rank-N.log, ranks/rank-N.json (twice: at the start, and with the wait status).
  */
 #include "daemon/shim/caplog.h"
@@ -24,6 +25,7 @@
 #include <unistd.h>
 
 #define CANNOT_RUN 127 /* as a shell says it */
+#define PARENT_CHECK_MS 1000
 
 struct rank {
     int number;
@@ -135,6 +137,7 @@ static void pass_signals(const struct rank *r)
 
 static int wait_for(struct rank *r)
 {
+    pid_t parent = getppid();
     bool open = true;
     struct rusage ru;
     int status;
@@ -142,7 +145,9 @@ static int wait_for(struct rank *r)
     for (;;) {
         struct pollfd fds[2] = {{r->signal_fd, POLLIN, 0}, {open ? r->output_fd : -1, POLLIN, 0}};
 
-        (void)poll(fds, 2, -1);
+        (void)poll(fds, 2, PARENT_CHECK_MS);
+        if (getppid() != parent) /* nobody would end a rank that does not call MPI */
+            (void)kill(-r->pid, SIGKILL);
         if (fds[1].revents)
             open = !drain(r);
         pass_signals(r);

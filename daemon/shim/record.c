@@ -78,6 +78,26 @@ static json_t *told_error(const json_t *event)
     return o;
 }
 
+/* Every rank of the gang. Those of other nodes are told by their own nodes (`cleaned`); mpirun's success is theirs, too. */
+static json_t *gang_ranks(const struct attempt *a, const struct ranks *ranks, bool ok)
+{
+    json_t *list = ranks_json(ranks, a->node);
+    unsigned rank = 0;
+
+    for (unsigned g = 0; list && a->head && g < a->n_gang; g++)
+        for (unsigned i = 0; i < a->gang[g].slots; i++, rank++) {
+            json_t *o;
+
+            if (g == 0)
+                continue;
+            o = json_pack("{s:i, s:s}", "rank", (int)rank, "node", a->gang[g].name);
+            if (o && ok)
+                (void)json_object_set_new(o, "exit", json_integer(0));
+            (void)json_array_append_new(list, o);
+        }
+    return list;
+}
+
 static int worker_exit(const struct ranks *ranks)
 {
     const json_t *done = ranks_done(ranks);
@@ -105,7 +125,7 @@ int record_exit(const struct attempt *a, const struct record *r, const struct ra
                      "attempt", (json_int_t)a->number, "role", a->head ? "head" : "member", "outcome", o.outcome,
                      "class", o.class, "exit", o.exit, "signal", o.signal, "stop", stop_cause_name(r->cause),
                      "reason", r->reason, "error", error, "result", result, "started_ms", (json_int_t)r->started_ms,
-                     "ended_ms", (json_int_t)lh_now_ms(), "ranks", ranks_json(ranks, a->node));
+                     "ended_ms", (json_int_t)lh_now_ms(), "ranks", gang_ranks(a, ranks, ok));
     if (!file)
         return lh_err_set(reterr, -ENOMEM, "exit.json");
     return lh_json_save("exit.json", file, reterr);

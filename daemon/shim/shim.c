@@ -58,7 +58,7 @@ static void log_line(const char *what)
     char line[900], now[LH_RFC3339_MAX];
     int n = snprintf(line, sizeof(line), "[longhaul-shim %s] %s\n", lh_rfc3339(lh_now_ms(), now), what);
 
-    (void)lh_append_file("logs/launch.log", line, (size_t)LH_MIN(n, (int)sizeof(line) - 1), NULL);
+    (void)!lh_append_file("logs/launch.log", line, (size_t)LH_MIN(n, (int)sizeof(line) - 1), NULL);
 }
 
 /* ---- ending ----------------------------------------------------------------------------------------------------- */
@@ -89,7 +89,7 @@ static void stop_begin(struct shim *s, enum stop_cause cause, const char *reason
     }
     s->state = SHIM_STOPPING;
     s->kill_at = now + grace_ms;
-    (void)lh_append_file("out/stop", "", 0, NULL);
+    (void)!lh_append_file("out/stop", "", 0, NULL);
     ranks_terminate(s->ranks);
 }
 
@@ -99,8 +99,8 @@ static void finish(struct shim *s)
 
     if (s->log_cut)
         log_line("this log grew too large and was cut");
-    (void)lh_remove_tree(launch_shm_dir(&s->a, shm), NULL);
-    (void)lh_remove_tree("tmp", NULL);
+    (void)!lh_remove_tree(launch_shm_dir(&s->a, shm), NULL);
+    (void)!lh_remove_tree("tmp", NULL);
     if (record_cleaned(&s->a, s->ranks, NULL) == 0)
         s->state = SHIM_ENDED;
 }

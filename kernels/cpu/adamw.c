@@ -1,6 +1,6 @@
 /* adamw.c - one update of decoupled weight decay and Adam, and the sum of squares that a clip
  * needs. */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 #include <math.h>
 
@@ -15,7 +15,6 @@ struct adamw_job {
     double *partial; /* of sum_squares, one an item */
 };
 
-CPU_CLONES
 static double squares_block(const float *x, int64_t n)
 {
     v8d sum[2] = {{0}, {0}};
@@ -59,7 +58,6 @@ void cpu_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n
     *ret = sum;
 }
 
-CPU_CLONES
 static void adamw_block(const struct adamw_job *j, int64_t begin, int64_t end)
 {
     struct kn_mat low = kn_mat(j->low, KN_BF16, 1, j->n);

@@ -8,9 +8,10 @@
 #include "kernels/cpu/attention.h"
 #include <math.h>
 
-#define FWD_ROWS 128      /* queries of one item */
-#define CACHED_ROWS_FEW 8 /* up to so many queries are faster one by one: packing reads all keys   \
-                           */
+#define FWD_ROWS 128 /* queries of one item */
+#define CACHED_ROWS_FEW                                                                            \
+    8 /* up to so many queries are faster one by one: packing reads all keys                       \
+       */
 
 enum { PACK_K, PACK_V, FWD_KINDS };
 

@@ -6,7 +6,7 @@
  * TILE_STEP columns outside of the segments are skipped.
  */
 #pragma once
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/tile.h"
 
 #define ATTN_PACK_MAX                                                                              \

@@ -28,7 +28,6 @@ struct attn_bwd {
     float *dk, *dv;      /* (padded, Dp): sums of one kv head between parts of its group */
 };
 
-CPU_CLONES
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
     v16 sum = {0};

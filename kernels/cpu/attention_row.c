@@ -9,7 +9,6 @@
 #include <math.h>
 
 /* Returns the greatest score. */
-CPU_CLONES
 static float row_scores(float *score, struct kn_mat q, struct kn_mat k, float scale2)
 {
     float max = -INFINITY;
@@ -26,7 +25,6 @@ static float row_scores(float *score, struct kn_mat q, struct kn_mat k, float sc
 }
 
 /* Turns n scores into weights; returns their sum. */
-CPU_CLONES
 static double row_weights(float *score, int64_t n, float max)
 {
     v8d sum[2] = {{0}, {0}};
@@ -40,7 +38,6 @@ static double row_weights(float *score, int64_t n, float max)
     return v8d_sum(sum[0], sum[1]);
 }
 
-CPU_CLONES
 static void row_output(struct kn_mat o, const float *w, struct kn_mat v, float factor)
 {
     for (int64_t d = 0; d < o.cols; d += VEC) {

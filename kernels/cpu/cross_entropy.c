@@ -4,7 +4,7 @@
  * the maximum grows. A second pass writes the gradient; it may overwrite the logits, since each
  * vector is read before it is written.
  */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 #include <math.h>
 
@@ -63,7 +63,6 @@ VEC_INLINE void ce_grad(struct kn_mat d, struct kn_mat x, int64_t r, struct ce_r
     }
 }
 
-CPU_CLONES
 static void cross_entropy_rows(const struct cross_entropy_job *j, int64_t r0, int64_t r1)
 {
     struct kn_mat x = j->logits, d = j->dlogits;

@@ -1,6 +1,6 @@
 /* elementwise.c - sums, copies between types, fills, and the search for NaN and infinity. All bound
  * by memory. */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 
 struct elementwise_job {
@@ -10,7 +10,6 @@ struct elementwise_job {
     int64_t *found; /* of each item */
 };
 
-CPU_CLONES
 void cpu_copy_part(struct kn_mat y, struct kn_mat x, int64_t r0, int64_t r1)
 {
     for (int64_t r = r0; r < r1; r++)
@@ -18,7 +17,6 @@ void cpu_copy_part(struct kn_mat y, struct kn_mat x, int64_t r0, int64_t r1)
             v16_store(y, r, c, y.cols - c, v16_load(x, r, c, y.cols - c));
 }
 
-CPU_CLONES
 void cpu_add_part(struct kn_mat y, struct kn_mat a, struct kn_mat b, int64_t r0, int64_t r1)
 {
     for (int64_t r = r0; r < r1; r++) {
@@ -92,7 +90,6 @@ static bool nonfinite_at(struct kn_mat x, int64_t r, int64_t c)
     return (((const uint32_t *)x.p)[i] & 0x7f800000u) == 0x7f800000u;
 }
 
-CPU_CLONES
 static int64_t nonfinite_rows(struct kn_mat x, int64_t r0, int64_t r1)
 {
     for (int64_t r = r0; r < r1; r++) {

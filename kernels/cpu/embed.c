@@ -3,7 +3,7 @@
  * The gradient is shared out by columns: each thread walks all tokens in order for its own columns,
  * so rows of equal id add up in token order and no two threads meet.
  */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 
 #define EMBED_COLS                                                                                 \
@@ -25,7 +25,6 @@ static void embed_fwd_item(void *arg, int64_t item, int thread)
         cpu_copy_part(kn_rows(j->x, t, 1), kn_rows(j->table, j->id[t], 1), 0, 1);
 }
 
-CPU_CLONES
 static void embed_bwd_cols(const struct embed_job *j, int64_t c0, int64_t c1)
 {
     for (int64_t t = 0; t < j->x.rows; t++) {

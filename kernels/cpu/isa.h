@@ -15,12 +15,3 @@ enum cpu_isa {
 
 enum cpu_isa cpu_isa_detect(void);
 const char *cpu_isa_name(enum cpu_isa isa);
-
-/* The hot loops of ops that need no special instructions: compiled for three vector widths, chosen
- * when the program is loaded. The thread sanitizer cannot run the choosing code, so there the plain
- * form alone remains. */
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
-#define CPU_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CPU_CLONES
-#endif

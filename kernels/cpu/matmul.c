@@ -229,9 +229,9 @@ static void matmul_cut(struct matmul_job *j)
     int64_t M = j->c.rows, N = j->c.cols;
     int64_t cols_max = j->wide ? 512 : M > 256 ? 2048 : M > 64 ? 512 : 256;
 
-    j->n_rows = (M + 255) / 256;
-    j->rows = (M + j->n_rows - 1) / j->n_rows;
-    j->rows = (j->rows + 31) / 32 * 32;
+    /* Not evened out over M: a smaller M must never need a larger tile, and with it more scratch.
+     */
+    j->rows = LH_MIN(M, 256);
     j->n_rows = (M + j->rows - 1) / j->rows;
     j->n_cols = (N + cols_max - 1) / cols_max;
     j->cols = (N + j->n_cols - 1) / j->n_cols;
@@ -339,8 +339,8 @@ static void matmul_item(void *arg, int64_t item, int thread)
         struct kn_mat wide_a = kn_mat(local, KN_F32, a.rows, a.cols);
         struct kn_mat wide_b = kn_mat(local + j->a_bytes, KN_F32, b.rows, b.cols);
 
-        cpu_copy_part(wide_a, a, 0, a.rows);
-        cpu_copy_part(wide_b, b, 0, b.rows);
+        j->s->level->copy_part(wide_a, a, 0, a.rows);
+        j->s->level->copy_part(wide_b, b, 0, b.rows);
         a = wide_a;
         b = wide_b;
         if (j->c_bytes)
@@ -351,9 +351,9 @@ static void matmul_item(void *arg, int64_t item, int thread)
     if (rc != dnnl_success)
         atomic_store(&j->failed, (int)rc);
     else if (c_tile.p != c.p && j->beta != 0.0f)
-        cpu_add_part(c, c, c_tile, 0, rows);
+        j->s->level->add_part(c, c, c_tile, 0, rows);
     else if (c_tile.p != c.p)
-        cpu_copy_part(c, c_tile, 0, rows);
+        j->s->level->copy_part(c, c_tile, 0, rows);
 }
 
 /* Copies op(x), or its transpose, into rows of K_PAIRS_MIN elements with zeros behind: (n,
@@ -395,7 +395,7 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
         return;
     if (matmul_inner(&j) == 0) {
         if (beta == 0.0f)
-            cpu_fill(s, c, 0.0f);
+            s->level->ops.fill(s, c, 0.0f);
         return;
     }
     j.wide = a.t == KN_BF16 && s->isa < CPU_AVX512_BF16;

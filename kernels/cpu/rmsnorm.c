@@ -3,7 +3,7 @@
  * A row is read twice, the second time from L1. dg is summed in two stages: every item of rows
  * leaves its own sums in scratch, then the items' sums are added in order, columns shared out.
  */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 #include <math.h>
 #include <string.h>
@@ -20,7 +20,6 @@ struct rmsnorm_job {
     int64_t items;
 };
 
-CPU_CLONES
 static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1)
 {
     struct kn_mat x = j->x, y = j->y;
@@ -45,7 +44,6 @@ static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1
     }
 }
 
-CPU_CLONES
 static void rmsnorm_bwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1, float *dg)
 {
     struct kn_mat x = j->x, dx = j->dx, dy = j->dy;

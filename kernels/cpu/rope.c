@@ -1,5 +1,5 @@
 /* rope.c - rotates pairs (x_i, x_{i+D/2}) of every head by the angles of the token's position. */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 
 struct rope_job {
@@ -11,7 +11,6 @@ struct rope_job {
     struct cpu_rows rows;
 };
 
-CPU_CLONES
 static void rope_rows(const struct rope_job *j, int64_t r0, int64_t r1)
 {
     struct kn_mat x = j->x;

@@ -68,7 +68,6 @@ VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float 
     }
 }
 
-CPU_CLONES
 void softmax_forward(const struct tile_ops *ops, struct softmax_rows *rows, const float *s, void *p,
                      struct attn_span span, float scale2)
 {
@@ -78,7 +77,6 @@ void softmax_forward(const struct tile_ops *ops, struct softmax_rows *rows, cons
         forward_rows(false, rows, s, p, span, scale2);
 }
 
-CPU_CLONES
 void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp)
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
@@ -89,7 +87,6 @@ void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp)
     }
 }
 
-CPU_CLONES
 void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t Dp, struct kn_mat o,
                     float *lse)
 {
@@ -119,7 +116,6 @@ VEC_INLINE void backward_q_rows(bool pairs, const struct softmax_rows *rows, con
     }
 }
 
-CPU_CLONES
 void softmax_backward_q(const struct tile_ops *ops, const struct softmax_rows *rows, const float *s,
                         const float *dp, void *ds, struct attn_span span, float scale2, float scale)
 {
@@ -157,7 +153,6 @@ VEC_INLINE void backward_k_rows(bool pairs, struct softmax_cols cols, const floa
     }
 }
 
-CPU_CLONES
 void softmax_backward_k(const struct tile_ops *ops, struct softmax_cols cols, const float *s,
                         const float *dp, void *p, void *ds, struct attn_span span, float scale2,
                         float scale)

@@ -52,6 +52,20 @@ void stream_fail(struct kn_stream *s, int code, const char *fmt, ...)
     (void)lh_err_set(&s->err, code, "%s", text);
 }
 
+static const struct cpu_level *stream_level(enum cpu_isa isa)
+{
+#ifdef __x86_64__
+    if (isa >= CPU_AVX512_BF16)
+        return &cpu_level_ops_avx512_bf16;
+    if (isa >= CPU_AVX512)
+        return &cpu_level_ops_avx512;
+    if (isa >= CPU_AVX2)
+        return &cpu_level_ops_avx2;
+#endif
+    (void)isa;
+    return &cpu_level_ops_base;
+}
+
 int stream_new(int threads, struct kn_stream **ret_stream, struct lh_err *reterr)
 {
     struct kn_stream *s = calloc(1, sizeof(*s));
@@ -60,6 +74,7 @@ int stream_new(int threads, struct kn_stream **ret_stream, struct lh_err *reterr
     if (!s)
         return lh_err_set(reterr, -ENOMEM, "a stream of %d threads", threads);
     s->isa = cpu_isa_detect();
+    s->level = stream_level(s->isa);
     s->threads = threads;
     rc = pool_new(threads, &s->pool, reterr);
     if (rc == 0)

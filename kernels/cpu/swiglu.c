@@ -1,5 +1,5 @@
 /* swiglu.c - h = silu(gate) * up and its gradients, one pass over memory each. */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
 
 struct swiglu_job {
@@ -7,7 +7,6 @@ struct swiglu_job {
     struct cpu_rows rows;
 };
 
-CPU_CLONES
 static void swiglu_fwd_rows(const struct swiglu_job *j, int64_t r0, int64_t r1)
 {
     struct kn_mat h = j->h, gate = j->gate, up = j->up;
@@ -22,7 +21,6 @@ static void swiglu_fwd_rows(const struct swiglu_job *j, int64_t r0, int64_t r1)
     }
 }
 
-CPU_CLONES
 static void swiglu_bwd_rows(const struct swiglu_job *j, int64_t r0, int64_t r1)
 {
     struct kn_mat dh = j->h, gate = j->gate, up = j->up, dgate = j->dgate, dup = j->dup;

@@ -9,29 +9,21 @@ static void tile_nothing(void)
 {
 }
 
-static const struct tile_ops wide_base = {false, tile_product_base, tile_nothing, tile_nothing};
-#ifdef __x86_64__
-static const struct tile_ops wide_avx2 = {false, tile_product_avx2, tile_nothing, tile_nothing};
-static const struct tile_ops wide_avx512 = {false, tile_product_avx512, tile_nothing, tile_nothing};
-static const struct tile_ops pairs_avx512 = {true, tile_product_pairs, tile_nothing, tile_nothing};
-static const struct tile_ops pairs_amx = {true, tile_product_amx, tile_amx_begin, tile_amx_end};
+static const struct tile_ops tile_wide = {false, tile_product_wide, tile_nothing, tile_nothing};
+#ifdef __AVX512BF16__
+static const struct tile_ops tile_pairs = {true, tile_product_pairs, tile_nothing, tile_nothing};
+static const struct tile_ops tile_amx = {true, tile_product_amx, tile_amx_begin, tile_amx_end};
 #endif
 
 const struct tile_ops *tile_ops_for(enum cpu_isa isa, enum kn_dtype t)
 {
-#ifdef __x86_64__
-    if (t == KN_BF16 && isa >= CPU_AMX)
-        return &pairs_amx;
-    if (t == KN_BF16 && isa >= CPU_AVX512_BF16)
-        return &pairs_avx512;
-    if (isa >= CPU_AVX512)
-        return &wide_avx512;
-    if (isa >= CPU_AVX2)
-        return &wide_avx2;
+#ifdef __AVX512BF16__
+    if (t == KN_BF16)
+        return isa >= CPU_AMX ? &tile_amx : &tile_pairs;
 #endif
     (void)isa;
     (void)t;
-    return &wide_base;
+    return &tile_wide;
 }
 
 /* Row r of x as fp32 from column c, zeros outside. */
@@ -53,7 +45,6 @@ VEC_INLINE v16h tile_get_bf16(struct kn_mat x, int64_t r, int64_t c)
     return h;
 }
 
-CPU_CLONES
 void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
@@ -87,7 +78,6 @@ VEC_INLINE void tile_transpose(v16u x[VEC])
     }
 }
 
-CPU_CLONES
 void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
     int64_t per = ops->pairs ? 2 : 1; /* elements in a 32-bit word */
@@ -112,7 +102,6 @@ void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, stru
     }
 }
 
-CPU_CLONES
 void tile_pack_plain(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
     for (int64_t t = 0; t < TILE_TOKENS; t += ops->pairs ? 2 : 1) {

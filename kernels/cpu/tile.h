@@ -7,7 +7,7 @@
  * zeros.
  */
 #pragma once
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/level.h"
 #include "kernels/tensor.h"
 #include <stdbool.h>
 

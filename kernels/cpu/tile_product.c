@@ -7,7 +7,7 @@
  */
 #include "kernels/cpu/tile_product.h"
 #include "kernels/cpu/vec.h"
-#ifdef __x86_64__
+#ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
@@ -39,32 +39,23 @@ VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const 
     }
 }
 
-void tile_product_base(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
+void tile_product_wide(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
                        float *c, int64_t ldc, bool add)
 {
-    product_wide(2, 1, N, K, a, lda, b, ldb, c, ldc, add);
-}
-
-#ifdef __x86_64__
-__attribute__((target("avx2,fma"))) void tile_product_avx2(int64_t N, int64_t K, const void *a,
-                                                           int64_t lda, const void *b, int64_t ldb,
-                                                           float *c, int64_t ldc, bool add)
-{
-    product_wide(4, 1, N, K, a, lda, b, ldb, c, ldc, add);
-}
-
-__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512"))) void
-tile_product_avx512(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
-                    float *c, int64_t ldc, bool add)
-{
+#if defined(__AVX512F__)
     product_wide(8, 2, N, K, a, lda, b, ldb, c, ldc, add);
+#elif defined(__AVX2__)
+    product_wide(4, 1, N, K, a, lda, b, ldb, c, ldc, add);
+#else
+    product_wide(2, 1, N, K, a, lda, b, ldb, c, ldc, add);
+#endif
 }
 
+#ifdef __AVX512BF16__
 #define PAIR_ROWS 8
 
-__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16"))) void
-tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
-                   float *c, int64_t ldc, bool add)
+void tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const void *b,
+                        int64_t ldb, float *c, int64_t ldc, bool add)
 {
     for (int64_t r = 0; r < TILE_ROWS; r += PAIR_ROWS) {
         for (int64_t n = 0; n < N; n += 2 * VEC) {

@@ -2,9 +2,9 @@
 #pragma once
 #include "kernels/cpu/tile.h"
 
-tile_product_fn tile_product_base;
-#ifdef __x86_64__
-tile_product_fn tile_product_avx2, tile_product_avx512, tile_product_pairs, tile_product_amx;
+tile_product_fn tile_product_wide;
+#ifdef __AVX512BF16__
+tile_product_fn tile_product_pairs, tile_product_amx;
 void tile_amx_begin(void);
 void tile_amx_end(void);
 #endif

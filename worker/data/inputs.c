@@ -6,6 +6,7 @@
 #include <glob.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 void input_list_release(struct input_list *l)
 {
@@ -17,9 +18,13 @@ void input_list_release(struct input_list *l)
 
 static int add(struct input_list *l, const char *path, struct lh_err *reterr)
 {
+    struct stat st;
+
     if (lh_is_dir(path))
         return lh_err_set(reterr, LH_EINPUT, "'%s' is a directory; name its files, for example '%s/*.txt'", path,
                           path);
+    if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+        return lh_err_set(reterr, LH_EINPUT, "'%s' is not a regular file that can be read", path);
     if (l->n == INPUT_FILES_MAX)
         return lh_err_set(reterr, LH_EINPUT, "more than %u input files", INPUT_FILES_MAX);
     if ((l->n & (l->n - 1)) == 0) { /* full at each power of two */

@@ -114,7 +114,22 @@ static int check_memory(const struct engine *e, const struct lh_job *job, int lo
 
 static void beat(void *arg)
 {
-    lh_report_beat(arg);
+    struct engine_progress *p = arg;
+
+    if (!p->phase) {
+        lh_report_beat(p->run->reporter);
+        return;
+    }
+    p->layers_done = LH_MIN(p->layers_done + 1, p->layers);
+    run_phase(p->run, p->phase, p->done + (int64_t)((double)p->span * (double)p->layers_done / (double)p->layers), p->of,
+              "tokens");
+}
+
+void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t span, int64_t of, int64_t layers)
+{
+    struct run *r = e->progress.run;
+
+    e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
 int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
@@ -124,7 +139,8 @@ int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
     if (rc < 0)
         return rc;
     e->model.beat = beat;
-    e->model.beat_arg = r->reporter;
+    e->model.beat_arg = &e->progress;
+    e->progress = (struct engine_progress){.run = r};
     return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL, r->job->optim.seed,
                       e->inv_freq, e->scaling, reterr);
 }

@@ -8,6 +8,14 @@
 #include "worker/model/llama.h"
 #include "worker/run.h"
 
+/* How far the work at hand is, in tokens: the model beats once a layer, and each beat moves it on. */
+struct engine_progress {
+    struct run *run;
+    const char *phase;            /* NULL: nothing is reported */
+    int64_t done, span, of;       /* tokens before this piece of work, in it, in all */
+    int64_t layers, layers_done;  /* passes through a layer that the piece takes */
+};
+
 struct engine {
     struct model_source *source;
     const struct model_config *config;
@@ -19,12 +27,16 @@ struct engine {
     struct lh_arena arena;    /* of spec */
     struct params_spec spec;
     struct llama model;
+    struct engine_progress progress;
 };
 
 /* Zero-initialise *e; it must not move. Close it also after a failure. ranks: over which micro-batches are cut. */
 LH_MUST_CHECK int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr);
 LH_MUST_CHECK int engine_load(struct engine *e, struct run *r, struct lh_err *reterr);
 void engine_close(struct engine *e);
+
+/* The next piece of work: `span` tokens of `of`, after `done`, in `layers` passes through a layer. */
+void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t span, int64_t of, int64_t layers);
 
 /* The group that attention takes: S2's for training, 0 (full causal) otherwise. */
 int64_t engine_group(const struct lh_job *job);

@@ -44,7 +44,7 @@ int kind_eval(struct run *r, struct lh_err *reterr)
     if (rc < 0)
         return rc;
     sink = top_sink(&e);
-    rc = perplexity_run(r, &e.engine.model, e.data, &sink, &p, reterr);
+    rc = perplexity_run(r, &e.engine, e.data, &sink, &p, reterr);
     if (rc < 0)
         return rc;
     perplexity_report(r, &p, 0);
@@ -85,11 +85,11 @@ static int eval_open(struct eval *e, struct lh_err *reterr)
         rc = job_data_eval(r, e->engine.config->vocab, &e->tokens_job, &e->data, reterr);
     if (rc < 0)
         return rc;
-    run_phase(r, "loading", 0, 1, "models");
+    run_phase(r, "loading", 0, 1, "tensors");
     rc = engine_load(&e->engine, r, reterr);
     if (rc == 0)
         rc = open_dump(e, reterr);
-    run_phase(r, "loading", 1, 1, "models");
+    run_phase(r, "loading", 1, 1, "tensors");
     return run_agree(r, rc, reterr);
 }
 

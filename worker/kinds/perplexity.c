@@ -1,6 +1,5 @@
 /* perplexity.c - loss by position over held-out windows; see perplexity.h. */
 #include "worker/kinds/perplexity.h"
-#include "worker/kinds/engine.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +27,7 @@ static int64_t count_windows(const struct lh_job *job, const struct dataset *d)
     return job->eval.windows > 0 ? LH_MIN(n, job->eval.windows) : n;
 }
 
-static int add_window(struct run *r, struct llama *m, const struct dataset *d, int64_t index, struct window *w,
+static int add_window(struct run *r, struct engine *e, const struct dataset *d, int64_t index, struct window *w,
                       const struct head_sink *sink, struct perplexity *p, struct lh_err *reterr)
 {
     struct sequence seq = {.ids = w->ids, .labels = w->labels, .documents = w->documents};
@@ -36,24 +35,25 @@ static int add_window(struct run *r, struct llama *m, const struct dataset *d, i
                                 .group = p->group};
     int rc = dataset_sequence(d, index, &seq, reterr);
 
-    (void)r;
     if (rc < 0)
         return rc;
     if (dataset_has_documents(d))
         batch.documents = w->documents;
     if (sink)
         batch.sink = *sink;
-    rc = llama_eval(m, &batch, reterr);
+    engine_piece(e, "eval", (index - r->comm->rank) * p->length, p->length * r->comm->size, p->windows * p->length,
+                 e->config->n_layers);
+    rc = llama_eval(&e->model, &batch, reterr);
     if (rc < 0)
         return rc;
     for (int64_t t = 0; t < p->length; t++) {
-        p->nll[t] += m->nll[t];
+        p->nll[t] += e->model.nll[t];
         p->n[t] += w->labels[t] >= 0 ? 1 : 0;
     }
     return 0;
 }
 
-static int run_windows(struct run *r, struct llama *m, const struct dataset *d, const struct head_sink *sink,
+static int run_windows(struct run *r, struct engine *e, const struct dataset *d, const struct head_sink *sink,
                        struct perplexity *p, struct lh_err *reterr)
 {
     size_t bytes = (size_t)p->length * sizeof(int32_t);
@@ -62,15 +62,14 @@ static int run_windows(struct run *r, struct llama *m, const struct dataset *d, 
 
     if (!w.ids || !w.labels || !w.documents)
         return lh_err_set(reterr, -ENOMEM, "a window for evaluation");
-    run_phase(r, "eval", 0, p->windows, "windows");
-    for (int64_t i = r->comm->rank; i < p->windows && rc == 0; i += r->comm->size) {
-        rc = add_window(r, m, d, i, &w, sink, p, reterr);
-        run_phase(r, "eval", LH_MIN(i + r->comm->size, p->windows), p->windows, "windows");
-    }
+    run_phase(r, "eval", 0, p->windows * p->length, "tokens");
+    for (int64_t i = r->comm->rank; i < p->windows && rc == 0; i += r->comm->size)
+        rc = add_window(r, e, d, i, &w, sink, p, reterr);
+    run_phase(r, "eval", p->windows * p->length, p->windows * p->length, "tokens");
     return rc;
 }
 
-int perplexity_run(struct run *r, struct llama *m, const struct dataset *d, const struct head_sink *sink,
+int perplexity_run(struct run *r, struct engine *e, const struct dataset *d, const struct head_sink *sink,
                    struct perplexity *ret_perplexity, struct lh_err *reterr)
 {
     bool train = r->job->eval.attention && strcmp(r->job->eval.attention, "train") == 0;
@@ -87,7 +86,7 @@ int perplexity_run(struct run *r, struct llama *m, const struct dataset *d, cons
                        "no text holds one window of %lld tokens; give longer texts or a shorter context.length",
                        (long long)p.length);
     if (rc == 0)
-        rc = run_windows(r, m, d, sink, &p, reterr);
+        rc = run_windows(r, e, d, sink, &p, reterr);
     rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = r->comm->ops->sum_f64(r->comm, p.nll, p.length * 2, reterr);

@@ -1,7 +1,7 @@
 /* perplexity.h - loss by position over held-out windows: from one forward pass a window come all prefix lengths. */
 #pragma once
 #include "worker/data/dataset.h"
-#include "worker/model/llama.h"
+#include "worker/kinds/engine.h"
 #include "worker/run.h"
 
 struct perplexity {
@@ -12,7 +12,7 @@ struct perplexity {
 
 /* Evaluates windows [0, windows) of the data set (at most job.eval.windows), dealt over the ranks in turn. sink (may be
  * NULL) sees the logits of this rank's windows. Collective; release the result. */
-LH_MUST_CHECK int perplexity_run(struct run *r, struct llama *m, const struct dataset *d, const struct head_sink *sink,
+LH_MUST_CHECK int perplexity_run(struct run *r, struct engine *e, const struct dataset *d, const struct head_sink *sink,
                                  struct perplexity *ret_perplexity, struct lh_err *reterr);
 void perplexity_release(struct perplexity *p);
 

@@ -125,14 +125,16 @@ static int dump_eval(struct stepper *s, int64_t rows, struct lh_err *reterr)
 }
 
 /* Forward and backward over this rank's rows; *ret_nll: the sum of their nll. */
-static int run_batches(struct stepper *s, int64_t step, double scale, double *ret_nll, double *ret_data_seconds,
+static int run_batches(struct stepper *s, int64_t step, int64_t steps, double scale, double *ret_nll, double *ret_data_seconds,
                        struct lh_err *reterr)
 {
     struct run *r = s->run;
     struct dump_logits to = {s->logits, r->job->context.length, s->engine->config->vocab, s->rows};
+    int64_t step_tokens = r->job->optim.batch_sequences * r->job->context.length;
+    int64_t batches = batches_count(r->job, r->comm->size);
     int rc = 0;
 
-    for (int64_t batch = 0; batch < batches_count(r->job, r->comm->size) && rc == 0; batch++) {
+    for (int64_t batch = 0; batch < batches && rc == 0; batch++) {
         uint64_t began = lh_mono_ns();
         int64_t rows = 0, labels;
         struct llama_batch b;
@@ -143,6 +145,8 @@ static int run_batches(struct stepper *s, int64_t step, double scale, double *re
         if (rc < 0 || rows == 0)
             continue;
         b = batch_of(s, rows);
+        engine_piece(s->engine, "train", step * step_tokens + step_tokens * batch / batches, step_tokens / batches,
+                     steps * step_tokens, 2 * s->engine->config->n_layers);
         if (step == 0 && s->dump) {
             rc = dump_eval(s, rows, reterr);
             b.sink = dump_logits_sink(&to);
@@ -231,7 +235,7 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     if (rc < 0)
         return rc;
     m->device.ops->fill(m->device.stream, kn_mat(m->params.grad, KN_F32, 1, m->params.n_region), 0);
-    rc = run_batches(s, step, result.labels > 0 ? 1.0 / (double)result.labels : 0, &nll, &result.data_seconds, reterr);
+    rc = run_batches(s, step, steps, result.labels > 0 ? 1.0 / (double)result.labels : 0, &nll, &result.data_seconds, reterr);
     rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = reduce(s, &nll, &result, reterr);

@@ -147,7 +147,7 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
-    t->begin = t->state.step;
+    t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
     t->steps = r->job->optim.has_lr ? r->job->optim.steps : t->begin + 1;
@@ -210,7 +210,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
         t->norms[step] = (float)result.grad_norm;
         t->rates[step] = (float)result.rate;
     }
-    t->state.step++;
+    t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
@@ -287,7 +287,7 @@ static int train_eval(struct train *t, bool last, struct lh_err *reterr)
 
     if (!t->eval_data || (!last && (every == 0 || t->state.step % every != 0)))
         return 0;
-    rc = perplexity_run(r, &t->engine.model, t->eval_data, NULL, &p, reterr);
+    rc = perplexity_run(r, &t->engine, t->eval_data, NULL, &p, reterr);
     if (rc < 0)
         return rc;
     perplexity_report(r, &p, t->state.step);
