@@ -18,19 +18,12 @@ void api_nodes(struct api_call *c)
 
 void api_node(struct api_call *c)
 {
-    const struct core *core = app_core(c->app);
+    const struct core_node *n = core_find_node(app_core(c->app), c->segment[2]);
 
-    if (!api_only(c, "application/json"))
-        return;
-    for (unsigned i = 0; i < core_n_nodes(core); i++) {
-        const struct core_node *n = core_node_at(core, i);
-
-        if (strcmp(n->name, c->segment[2]) == 0) {
-            http_answer_json(c->q, 200, api_node_json(n), NULL);
-            return;
-        }
-    }
-    http_answer_problem(c->q, 404, "no_such_node", NULL, "there is no node '%s'", c->segment[2]);
+    if (!n)
+        http_answer_problem(c->q, 404, "no_such_node", NULL, "there is no node '%s'", c->segment[2]);
+    else if (api_only(c, "application/json"))
+        http_answer_json(c->q, 200, api_node_json(n), NULL);
 }
 
 void api_status(struct api_call *c)

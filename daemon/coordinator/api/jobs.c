@@ -349,6 +349,11 @@ static void submit_on_done(void *arg, const struct app_answer *answer)
 
         json_decref(body);
         body = jobs;
+    } else if (json_is_array(body)) { /* of a dry run */
+        json_t *plans = k->pipeline ? json_pack("{s:O}", "jobs", body) : json_incref(json_array_get(body, 0));
+
+        json_decref(body);
+        body = plans;
     }
     if (answer->replayed)
         http_set_header(k->q, "Idempotency-Replayed", "true");
@@ -512,12 +517,15 @@ static json_t *blocking_jobs(const struct core *core, const struct core_job *j)
 void api_job_explain(struct api_call *c)
 {
     const struct core_job *j = api_find_job(c);
+    char reason[64], detail[320];
+    uint64_t now = lh_now_ms();
 
     if (!j || !api_only(c, "application/json"))
         return;
+    core_explain(app_core(c->app), j, now, reason, detail);
     http_answer_json(c->q, 200,
                      json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "id", j->id, "state", lh_job_state_name(j->state),
-                               "reason", j->reason, "detail", j->detail, "blocking",
-                               blocking_jobs(app_core(c->app), j), "as_of", api_time(lh_now_ms())),
+                               "reason", reason, "detail", detail, "blocking", blocking_jobs(app_core(c->app), j),
+                               "as_of", api_time(now)),
                      NULL);
 }

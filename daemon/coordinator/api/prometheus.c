@@ -28,7 +28,7 @@ static void object_gauge(struct metrics *m, const json_t *object, const char *na
     const json_t *value;
 
     json_object_foreach ((json_t *)(uintptr_t)object, key, value)
-        if (json_is_number(value))
+        if (json_is_number(value) && strcmp(key, "total") != 0) /* a sum over states must not count twice */
             set_labelled(f, label, key, json_number_value(value));
 }
 

@@ -48,10 +48,13 @@ static json_t *newest_checkpoint(const struct core_job *j)
 
 json_t *api_job_json(const struct app *a, const struct core_job *j, bool progress)
 {
+    char reason[64], detail[320];
+
+    core_explain(app_core(a), j, lh_now_ms(), reason, detail);
     return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:o, s:O}",
                      "id", j->id, "number", (json_int_t)j->number, "name", j->job->name, "kind",
-                     lh_kind_name(j->job->kind), "state", lh_job_state_name(j->state), "reason", j->reason, "detail",
-                     j->detail, "revision", (json_int_t)j->revision, "submitted_by", j->principal ? j->principal : "",
+                     lh_kind_name(j->job->kind), "state", lh_job_state_name(j->state), "reason", reason, "detail",
+                     detail, "revision", (json_int_t)j->revision, "submitted_by", j->principal ? j->principal : "",
                      "submitted_at", api_time(j->submitted_ms), "started_at", api_time(j->started_ms), "ended_at",
                      api_time(j->ended_ms), "progress", progress ? api_progress(a, j) : json_null(), "plan",
                      or_null(j->plan), "result", or_null(j->result), "error", or_null(j->error), "attempts",
