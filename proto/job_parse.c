@@ -201,6 +201,13 @@ bool take_uri(struct job_parser *p, const char *pointer, const json_t *value, co
         lh_problem_add(p->problems, pointer, "bad_value", "%s: %s", dotted_name(pointer, name), err.text);
         return false;
     }
+    if (uri.scheme == LH_URI_JOB && strcmp(uri.path, "shards") != 0 && strcmp(uri.path, "checkpoint") != 0 &&
+        strcmp(uri.path, "export") != 0) {
+        lh_problem_add(p->problems, pointer, "bad_value",
+                       "%s asks for the output \"%.60s\" of a job; outputs are shards, checkpoint and export",
+                       dotted_name(pointer, name), uri.path);
+        return false;
+    }
     return true;
 }
 

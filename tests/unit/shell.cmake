@@ -10,3 +10,40 @@ if(LH_MPI)
     set_tests_properties(test_comm_${ranks}_ranks PROPERTIES LABELS quick TIMEOUT 120)
   endforeach()
 endif()
+lh_test(test_ckpt SOURCES unit/test_ckpt.c LINK lh_ckpt lh_run kn_reference)
+
+# The worker itself: command line, bad input, stops, kills; and golden cases, ours and those of $LONGHAUL_GOLDEN.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+if(DEFINED ENV{LONGHAUL_GOLDEN})
+  set(LH_GOLDEN $ENV{LONGHAUL_GOLDEN})
+else()
+  set(LH_GOLDEN ${CMAKE_SOURCE_DIR}/../shared/golden)
+endif()
+
+# lh_worker_test(NAME LABEL COMMAND...): runs a script with LONGHAUL_BIN set; exit 77 means skipped.
+function(lh_worker_test name label)
+  add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} ${ARGN})
+  set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT 300 SKIP_RETURN_CODE 77
+    ENVIRONMENT "LONGHAUL_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+endfunction()
+
+if(TARGET longhaul-worker)
+  set(golden ${CMAKE_CURRENT_SOURCE_DIR}/golden)
+  set(real smollm2-135m tokenizer-smollm2)
+  lh_worker_test(golden_runner_can_fail quick ${golden}/self_test)
+  set(LH_RANKS 1)
+  if(LH_MPI)
+    set(LH_RANKS 1 2 3)
+  endif()
+  foreach(ranks ${LH_RANKS})
+    lh_worker_test(golden_own_${ranks}_ranks quick ${golden}/run ${golden}/cases --ranks ${ranks})
+    lh_worker_test(golden_shared_${ranks}_ranks quick ${golden}/run ${LH_GOLDEN} --ranks ${ranks}
+      --without smollm2-135m --without tokenizer-smollm2)
+  endforeach()
+  lh_worker_test(golden_real_model full ${golden}/run ${LH_GOLDEN} ${real})
+  lh_worker_test(test_worker quick ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_worker.py)
+  if(NOT LH_MPI)
+    set_tests_properties(test_worker PROPERTIES ENVIRONMENT
+      "LONGHAUL_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY};LONGHAUL_NO_MPI=1")
+  endif()
+endif()

@@ -14,8 +14,5 @@
 int64_t ckpt_step_of(const char *name);
 
 /* state.json of a run: new reference, NULL when memory is exhausted. */
-json_t *ckpt_state_json(const struct run *r, const struct model_config *config, const struct rope_config *rope,
-                        const struct train_state *state);
-
-/* What bit-identity depends on: {"isa": ..., "libraries": [...], "compiler": ...}: new reference. */
-json_t *ckpt_machine_json(void);
+json_t *ckpt_state_json(const struct run *r, const struct model_config *config,
+                        const struct rope_config *rope, const struct train_state *state);

@@ -64,17 +64,23 @@ void params_spec_job(const struct lh_job *job, struct params_spec *ret_spec)
     };
 }
 
+/* JOB-17: the longest pattern that fits counts. */
 static double pattern_value(const struct lh_pattern *patterns, unsigned n, const char *module, double otherwise)
 {
-    for (unsigned i = 0; i < n; i++) {
-        size_t module_len = strlen(module), len = strlen(patterns[i].module);
+    size_t module_len = strlen(module), longest = 0;
+    double value = otherwise;
 
-        if (len > module_len || strcmp(module + module_len - len, patterns[i].module) != 0)
+    for (unsigned i = 0; i < n; i++) {
+        size_t len = strlen(patterns[i].module);
+
+        if (len > module_len || len <= longest || strcmp(module + module_len - len, patterns[i].module) != 0)
             continue;
-        if (len == module_len || module[module_len - len - 1] == '.')
-            return patterns[i].value;
+        if (len == module_len || module[module_len - len - 1] == '.') {
+            value = patterns[i].value;
+            longest = len;
+        }
     }
-    return otherwise;
+    return value;
 }
 
 int64_t params_rank(const struct params_spec *spec, const char *module)

@@ -65,8 +65,12 @@ const struct param *params_role(const struct params *p, enum param_role role, en
 /* What a training job asks for. */
 void params_spec_job(const struct lh_job *job, struct params_spec *ret_spec);
 
+/* What an adapter directory holds, for evaluation (nothing trains). Patterns live in arena. LH_EINPUT at /model/adapter. */
+LH_MUST_CHECK int params_spec_adapter(const struct peft_adapter *adapter, enum kn_dtype dtype, struct lh_arena *arena,
+                                      struct params_spec *ret_spec, struct lh_err *reterr);
+
 /* LoRA rank of a module path such as "model.layers.0.self_attn.q_proj", and the scale of its update (alpha / rank, or
- * alpha / sqrt(rank)). A pattern matches the path itself or what follows one of its dots; the first match counts. */
+ * alpha / sqrt(rank)). A pattern matches the path itself or what follows one of its dots; the longest match counts (JOB-17). */
 int64_t params_rank(const struct params_spec *spec, const char *module);
 double params_scale(const struct params_spec *spec, const char *module);
 

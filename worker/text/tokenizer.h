@@ -23,11 +23,23 @@ int64_t tokenizer_separator(const struct tokenizer *t);
 /* Ids of a growable list. */
 struct token_list { int32_t *at; size_t n, cap; };
 void token_list_release(struct token_list *l);
+LH_MUST_CHECK int token_list_append(struct token_list *l, int32_t id); /* 0 or -ENOMEM */
 
 /* Appends the ids of text[0..len). special: recognise special tokens inside the text. Nothing is put before or after.
  * text must be valid UTF-8 (LH_EINPUT with the byte offset otherwise). Thread-safe: state is per call. */
 LH_MUST_CHECK int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool special,
                                    struct token_list *ids, struct lh_err *reterr);
+/* True when a long text may be encoded in pieces, cut before a space that stands between two ASCII letters: the ids are
+ * those of the whole. */
+bool tokenizer_cuts_at_spaces(const struct tokenizer *t);
+
+/* Working memory of one thread, kept over many calls (it remembers the words it has seen). NULL: memory is exhausted. */
+struct tokenizer_scratch;
+struct tokenizer_scratch *tokenizer_scratch_new(void);
+void tokenizer_scratch_free(struct tokenizer_scratch *s); /* accepts NULL */
+LH_MUST_CHECK int tokenizer_encode_with(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text,
+                                        size_t len, bool special, struct token_list *ids, struct lh_err *reterr);
+
 /* Bytes of ids, special tokens included: malloc'ed, 0-terminated. */
 LH_MUST_CHECK int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **ret_text,
                                    size_t *ret_len, struct lh_err *reterr);

@@ -54,6 +54,9 @@ void connection_notify(void *cls, struct MHD_Connection *mhd, void **socket_cont
     assert(!c->request);
     c->prev->next = c->next;
     c->next->prev = c->prev;
+    /* At its limit libmicrohttpd does not listen; it takes that up only in a run of its own. */
+    if (s->n_connections >= s->config.connections_max)
+        server_kick(s);
     metrics_set(s->m_connections, "", --s->n_connections);
     free(c);
     *socket_context = NULL;

@@ -154,6 +154,8 @@ bool framing_check(struct http_request *q, struct MHD_Connection *mhd, const cha
         return refuse(q, 414, "uri_too_long", "the request target has more than 8 KiB");
     if (!is_token(method, method_len))
         return refuse(q, 400, "bad_request_line", "the method has a character that is not allowed there");
+    if (strchr(q->raw_uri, ' '))
+        return refuse(q, 400, "bad_request_line", "the request line has more than two spaces");
     if (check_fields(q, &sc, strcmp(version, "HTTP/1.0") == 0))
         return true;
     if (strcmp(MHD_get_version(), LAYOUT_KNOWN) != 0)

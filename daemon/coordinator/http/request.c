@@ -100,6 +100,7 @@ static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connecti
     }
     if (!at_once)
         return MHD_YES;
+    http_set_header(q, "Connection", "close");
     answer_refusal(q);
     return answer_queue(q);
 }

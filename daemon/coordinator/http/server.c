@@ -263,9 +263,9 @@ void http_server_free(struct http_server *s)
     if (!s)
         return;
     http_server_stop(s);
-    /* Each run closes what was cut; resumed connections need a second one. */
-    for (int i = 0; i < 8 && s->connections.next != &s->connections; i++) {
-        for (struct connection *c = s->connections.next; c != &s->connections; c = c->next)
+    /* Two runs send the 503s; then each run closes what was cut, resumed connections need a second one. */
+    for (int i = 0; i < 10 && s->connections.next != &s->connections; i++) {
+        for (struct connection *c = s->connections.next; i >= 2 && c != &s->connections; c = c->next)
             connection_cut(c, "stopping");
         server_run(s);
     }

@@ -1,0 +1,239 @@
+/* dataset_text.c - windows of prepared text: packed, one document a window, or for evaluation.
+ *
+ * Packed: the documents of an epoch in their shuffled order, end to end, cut every `length` tokens. Not packed: each
+ * document is cut by itself and its last window is padded, so no window holds two. The order of an epoch is a pure
+ * function of (seed, epoch, number of documents); it is kept until another epoch is asked for.
+ */
+#include "worker/data/dataset_kinds.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DOCUMENTS_MAX UINT32_MAX
+
+void text_close(struct dataset *d)
+{
+    if (d->order) {
+        (void)pthread_mutex_destroy(&d->order->lock);
+        free(d->order->document);
+        free(d->order->start);
+        free(d->order);
+    }
+    free(d->eval_first);
+    if (d->kind != DATASET_TOKENS)
+        shards_close(&d->shards);
+}
+
+/* splitmix64: small, and every state gives a good stream. */
+static uint64_t random_next(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* Uniform in [0, n), without bias. */
+static uint64_t random_below(uint64_t *state, uint64_t n)
+{
+    uint64_t limit = UINT64_MAX - UINT64_MAX % n, x;
+
+    do
+        x = random_next(state);
+    while (x >= limit);
+    return x % n;
+}
+
+static uint64_t document_tokens(const struct dataset *d, uint64_t doc)
+{
+    return shards_document(&d->shards, doc + 1) - shards_document(&d->shards, doc);
+}
+
+/* Call with the lock held. */
+static void make_order(const struct dataset *d, int64_t epoch)
+{
+    struct epoch_order *o = d->order;
+    uint64_t n = d->shards.n_documents, length = (uint64_t)d->length, at = 0;
+    uint64_t state = d->seed;
+
+    state = random_next(&state) ^ (uint64_t)epoch * 0xd1342543de82ef95u;
+    for (uint64_t i = 0; i < n; i++)
+        o->document[i] = (uint32_t)i;
+    for (uint64_t i = n; i > 1; i--) {
+        uint64_t j = random_below(&state, i);
+        uint32_t other = o->document[j];
+
+        o->document[j] = o->document[i - 1];
+        o->document[i - 1] = other;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t tokens = document_tokens(d, o->document[i]);
+
+        o->start[i] = at;
+        at += d->kind == DATASET_PACKED ? tokens : (tokens + length - 1) / length;
+    }
+    o->start[n] = at;
+    o->epoch = epoch;
+}
+
+/* The last i with start[i] <= x. */
+static uint64_t find_start(const uint64_t *start, uint64_t n, uint64_t x)
+{
+    uint64_t lo = 0, hi = n;
+
+    while (hi - lo > 1) {
+        uint64_t mid = lo + (hi - lo) / 2;
+
+        if (start[mid] <= x)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static void label_targets(struct sequence *seq)
+{
+    for (int64_t t = 0; t < seq->length; t++) {
+        bool same = t + 1 < seq->length && seq->documents[t] == seq->documents[t + 1];
+
+        seq->labels[t] = same ? seq->ids[t + 1] : -100;
+    }
+}
+
+static void packed_window(const struct dataset *d, int64_t w, struct sequence *seq)
+{
+    const struct epoch_order *o = d->order;
+    uint64_t length = (uint64_t)d->length, from = (uint64_t)w * length, filled = 0;
+    uint64_t i = find_start(o->start, d->shards.n_documents, from);
+    int32_t number = 0;
+
+    for (; filled < length; i++, number++) {
+        uint64_t in = from + filled - o->start[i];
+        uint64_t m = LH_MIN(length - filled, o->start[i + 1] - o->start[i] - in);
+
+        assert(i < d->shards.n_documents);
+        shards_copy(&d->shards, shards_document(&d->shards, o->document[i]) + in, m, seq->ids + filled);
+        for (uint64_t t = 0; t < m; t++)
+            seq->documents[filled + t] = number;
+        filled += m;
+    }
+    seq->length = d->length;
+}
+
+/* The part of one document that begins `part` windows into it. */
+static void document_window(const struct dataset *d, uint64_t doc, uint64_t part, struct sequence *seq)
+{
+    uint64_t length = (uint64_t)d->length, n = document_tokens(d, doc) - part * length;
+
+    n = LH_MIN(n, length);
+    shards_copy(&d->shards, shards_document(&d->shards, doc) + part * length, n, seq->ids);
+    memset(seq->documents, 0, n * sizeof(*seq->documents));
+    seq->length = (int64_t)n;
+}
+
+int text_window(const struct dataset *d, int64_t index, struct sequence *seq, struct lh_err *reterr)
+{
+    struct epoch_order *o = d->order;
+    uint64_t n = d->shards.n_documents, w, i;
+
+    (void)reterr;
+    if (d->kind == DATASET_EVAL) {
+        i = find_start(d->eval_first, n, (uint64_t)index);
+        document_window(d, i, (uint64_t)index - d->eval_first[i], seq);
+        label_targets(seq);
+        return 0;
+    }
+    w = (uint64_t)(index % d->windows);
+    (void)pthread_mutex_lock(&o->lock);
+    if (o->epoch != index / d->windows)
+        make_order(d, index / d->windows);
+    if (d->kind == DATASET_PACKED) {
+        packed_window(d, (int64_t)w, seq);
+    } else {
+        i = find_start(o->start, n, w);
+        document_window(d, o->document[i], w - o->start[i], seq);
+    }
+    (void)pthread_mutex_unlock(&o->lock);
+    label_targets(seq);
+    return 0;
+}
+
+static int new_order(struct dataset *d, struct lh_err *reterr)
+{
+    uint64_t n = d->shards.n_documents;
+
+    d->order = calloc(1, sizeof(*d->order));
+    if (!d->order)
+        return lh_err_set(reterr, -ENOMEM, "order of %llu documents", (unsigned long long)n);
+    (void)pthread_mutex_init(&d->order->lock, NULL);
+    d->order->epoch = -1;
+    d->order->document = calloc(n, sizeof(*d->order->document));
+    d->order->start = calloc(n + 1, sizeof(*d->order->start));
+    if (!d->order->document || !d->order->start)
+        return lh_err_set(reterr, -ENOMEM, "order of %llu documents", (unsigned long long)n);
+    return 0;
+}
+
+int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir, int64_t vocab,
+              struct lh_err *reterr)
+{
+    uint64_t length = (uint64_t)d->length, n;
+    int rc = shards_open(shard_dir, &d->shards, reterr);
+
+    d->kind = job->data.pack == LH_PACK_NONE ? DATASET_UNPACKED : DATASET_PACKED;
+    d->has_documents = job->data.pack == LH_PACK_MASKED;
+    if (rc < 0)
+        return rc;
+    n = d->shards.n_documents;
+    if (n > DOCUMENTS_MAX)
+        return lh_err_set(reterr, LH_EINPUT, "'%s' has more than %u documents", shard_dir, DOCUMENTS_MAX);
+    if (d->shards.max_id >= vocab)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' has token id %lld, the model's vocabulary has %lld; tokenizer and model do not "
+                          "belong together",
+                          shard_dir, (long long)d->shards.max_id, (long long)vocab);
+    if (d->kind == DATASET_PACKED) {
+        d->windows = (int64_t)(d->shards.n_tokens / length);
+        d->tokens = d->windows * d->length;
+    } else {
+        for (uint64_t i = 0; i < n; i++)
+            d->windows += (int64_t)((document_tokens(d, i) + length - 1) / length);
+        d->tokens = (int64_t)d->shards.n_tokens;
+    }
+    if (d->windows == 0)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "the training data has %llu tokens, less than one window of context.length %lld; give "
+                          "more text or a smaller context",
+                          (unsigned long long)d->shards.n_tokens, (long long)d->length);
+    return new_order(d, reterr);
+}
+
+int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *reterr)
+{
+    uint64_t longest = 0, length = (uint64_t)d->length;
+    int rc = shards_open(shard_dir, &d->shards, reterr);
+
+    d->kind = DATASET_EVAL;
+    if (rc < 0)
+        return rc;
+    d->eval_first = calloc(d->shards.n_documents + 1, sizeof(*d->eval_first));
+    if (!d->eval_first)
+        return lh_err_set(reterr, -ENOMEM, "open data '%s'", shard_dir);
+    for (uint64_t i = 0; i < d->shards.n_documents; i++) {
+        uint64_t tokens = document_tokens(d, i);
+
+        longest = LH_MAX(longest, tokens);
+        d->eval_first[i + 1] = d->eval_first[i] + tokens / length;
+    }
+    d->windows = (int64_t)d->eval_first[d->shards.n_documents];
+    d->tokens = d->windows * d->length;
+    if (d->windows == 0)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "no text for evaluation has %lld tokens, the longest has %llu; give longer texts or a "
+                          "smaller context",
+                          (long long)d->length, (unsigned long long)longest);
+    return 0;
+}

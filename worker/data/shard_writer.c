@@ -1,0 +1,121 @@
+/* shard_writer.c - see shard_writer.h. */
+#include "worker/data/shard_writer.h"
+#include "worker/data/shards.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUFFER_BYTES (1u << 20)
+
+static int failed(const struct shard_writer *w, struct lh_err *reterr)
+{
+    return lh_err_set(reterr, errno ? -errno : -EIO, "write prepared tokens below '%s'", w->dir);
+}
+
+static int create(const struct shard_writer *w, const char *name, FILE **ret_file, struct lh_err *reterr)
+{
+    char path[1200];
+
+    (void)snprintf(path, sizeof(path), "%s/%s", w->dir, name);
+    *ret_file = fopen(path, "wxe");
+    if (!*ret_file)
+        return lh_err_set(reterr, -errno, "create '%s'", path);
+    (void)setvbuf(*ret_file, NULL, _IOFBF, BUFFER_BYTES);
+    return 0;
+}
+
+int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens, struct lh_err *reterr)
+{
+    memset(w, 0, sizeof(*w));
+    w->shard_tokens = shard_tokens;
+    w->max_id = -1;
+    if (strlen(dir) >= sizeof(w->dir))
+        return lh_err_set(reterr, -ENAMETOOLONG, "prepare '%s'", dir);
+    (void)snprintf(w->dir, sizeof(w->dir), "%s", dir);
+    return create(w, SHARDS_DOCUMENTS_NAME, &w->documents, reterr);
+}
+
+static int close_file(const struct shard_writer *w, FILE **file, struct lh_err *reterr)
+{
+    FILE *f = *file;
+
+    *file = NULL;
+    errno = 0;
+    if (f && fclose(f) != 0)
+        return failed(w, reterr);
+    return 0;
+}
+
+static int next_file(struct shard_writer *w, struct lh_err *reterr)
+{
+    uint64_t number = w->n_tokens / w->shard_tokens;
+    char name[32];
+    int rc = close_file(w, &w->tokens, reterr);
+
+    if (rc < 0)
+        return rc;
+    if (number >= SHARDS_FILES_MAX)
+        return lh_err_set(reterr, LH_EINPUT, "more than %llu tokens; prepare the data in several parts",
+                          (unsigned long long)(SHARDS_FILES_MAX * w->shard_tokens));
+    (void)snprintf(name, sizeof(name), SHARDS_TOKENS_NAME, (unsigned)number);
+    return create(w, name, &w->tokens, reterr);
+}
+
+int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n, struct lh_err *reterr)
+{
+    while (n > 0) {
+        uint64_t in = w->n_tokens % w->shard_tokens, m = LH_MIN(n, w->shard_tokens - in);
+        int rc = in == 0 ? next_file(w, reterr) : 0;
+
+        if (rc < 0)
+            return rc;
+        errno = 0;
+        if (fwrite(ids, 4, m, w->tokens) != m)
+            return failed(w, reterr);
+        for (uint64_t i = 0; i < m; i++)
+            w->max_id = LH_MAX(w->max_id, (int64_t)ids[i]);
+        ids += m;
+        n -= m;
+        w->n_tokens += m;
+        w->document_tokens += m;
+    }
+    return 0;
+}
+
+static int put_offset(struct shard_writer *w, uint64_t offset, struct lh_err *reterr)
+{
+    errno = 0;
+    return fwrite(&offset, sizeof(offset), 1, w->documents) == 1 ? 0 : failed(w, reterr);
+}
+
+int shard_writer_end(struct shard_writer *w, struct lh_err *reterr)
+{
+    uint64_t began = w->n_tokens - w->document_tokens;
+
+    if (w->document_tokens == 0)
+        return 0;
+    w->document_tokens = 0;
+    w->n_documents++;
+    return put_offset(w, began, reterr);
+}
+
+int shard_writer_finish(struct shard_writer *w, struct lh_err *reterr)
+{
+    int rc = put_offset(w, w->n_tokens, reterr);
+
+    if (rc == 0)
+        rc = close_file(w, &w->documents, reterr);
+    if (rc == 0)
+        rc = close_file(w, &w->tokens, reterr);
+    shard_writer_abort(w);
+    return rc;
+}
+
+void shard_writer_abort(struct shard_writer *w)
+{
+    if (w->documents)
+        (void)fclose(w->documents);
+    if (w->tokens)
+        (void)fclose(w->tokens);
+    w->documents = w->tokens = NULL;
+}
