@@ -323,6 +323,12 @@ void store_close(struct store *s)
     if (!s)
         return;
     if (s->started) {
+        (void)pthread_mutex_lock(&s->reader_lock);
+        if (s->checking)
+            sqlite3_interrupt(s->checking);
+        (void)pthread_mutex_unlock(&s->reader_lock);
+        while (s->reads > 0)
+            (void)uv_run(s->wake.loop, UV_RUN_ONCE);
         (void)pthread_mutex_lock(&s->lock);
         s->stop = true;
         (void)pthread_cond_signal(&s->work);
