@@ -1,8 +1,10 @@
-/* main.c - longhaul-worker: starts one rank of a job, hands it to its kind, and ends with an exit code that says why.
+/* main.c - longhaul-worker: starts one rank of a job, hands it to its kind, and ends with an exit
+ * code that says why.
  *
- * The way of a run: command line, communicator, journal, job, the same job on every rank, back end, digest of the
- * model, kind, `done` event, exit. Everything that may fail on one rank alone is agreed on at the next border; what a
- * rank reports without agreement ends the others through comm->abort, with the same exit code.
+ * The way of a run: command line, communicator, journal, job, the same job on every rank, back end,
+ * digest of the model, kind, `done` event, exit. Everything that may fail on one rank alone is
+ * agreed on at the next border; what a rank reports without agreement ends the others through
+ * comm->abort, with the same exit code.
  */
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
@@ -37,7 +39,8 @@ static enum worker_exit session_end(struct session *s, int rc, const struct lh_e
 
 static enum worker_exit complain(int rc, const struct lh_err *err)
 {
-    (void)fprintf(stderr, "longhaul-worker: %s%s%s\n", err->pointer, *err->pointer ? ": " : "", err->text);
+    (void)fprintf(stderr, "longhaul-worker: %s%s%s\n", err->pointer, *err->pointer ? ": " : "",
+                  err->text);
     return run_exit_code(rc);
 }
 
@@ -104,7 +107,8 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
     s->run.result = json_object();
     s->run.start_ms = lh_mono_ms();
     signals_take(&s->run);
-    rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err) : comm_mpi_new(argc, argv, &s->run.comm, &err);
+    rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err)
+                                   : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
         return complain(rc, &err);
     rc = session_start(s, &err);
@@ -215,7 +219,8 @@ static int digest_model(struct run *r, struct lh_err *reterr)
     return run_same(r, "model", *found ? found : r->model_digest, reterr);
 }
 
-/* What `--plan` would say, in rank 0's first line; a job that does not fit is found here, before any weight is read. */
+/* What `--plan` would say, in rank 0's first line; a job that does not fit is found here, before
+ * any weight is read. */
 static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run.job;
@@ -246,9 +251,10 @@ static int report_start(struct session *s, struct lh_err *reterr)
     int rc = r->resume_dir ? ckpt_step(r->resume_dir, &resume_step, reterr) : 0;
 
     (void)gethostname(host, sizeof(host) - 1);
-    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:i, s:I, s:I}", "version", LH_VERSION, "kind",
-                     lh_kind_name(job->kind), "host", host, "pid", (int)getpid(), "local_rank", r->comm->local_rank,
-                     "ranks", r->comm->size, "slots", (json_int_t)job->resources.slots, "device", device, "threads",
+    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:i, s:I, s:I}", "version",
+                     LH_VERSION, "kind", lh_kind_name(job->kind), "host", host, "pid",
+                     (int)getpid(), "local_rank", r->comm->local_rank, "ranks", r->comm->size,
+                     "slots", (json_int_t)job->resources.slots, "device", device, "threads",
                      r->threads, "resume_step", (json_int_t)resume_step, "steps",
                      (json_int_t)(job->kind == LH_KIND_TRAIN ? job->optim.steps : 0));
     if (!line)
@@ -262,7 +268,8 @@ static int report_start(struct session *s, struct lh_err *reterr)
     lh_report_beat(r->reporter);
     if (r->comm->rank == 0)
         lh_info("job.start", "name=\"%s\" kind=%s ranks=%d threads=%d device=%s out=%s", job->name,
-                lh_kind_name(job->kind), r->comm->size, r->threads, device, r->out_dir ? r->out_dir : "-");
+                lh_kind_name(job->kind), r->comm->size, r->threads, device,
+                r->out_dir ? r->out_dir : "-");
     return rc;
 }
 
@@ -315,22 +322,26 @@ static int session_kind(struct session *s, struct lh_err *reterr)
     case LH_KIND_GENERATE:
         break;
     }
-    return run_agree(r, lh_err_at(reterr, LH_ENOTSUP, "/kind", "kind '%s' is not built yet", lh_kind_name(r->job->kind)),
+    return run_agree(r,
+                     lh_err_at(reterr, LH_ENOTSUP, "/kind", "kind '%s' is not built yet",
+                               lh_kind_name(r->job->kind)),
                      reterr);
 }
 
-/* The last lines of the journal: an `error` unless all is well or the end was asked for, then `done`. */
+/* The last lines of the journal: an `error` unless all is well or the end was asked for, then
+ * `done`. */
 static void report_end(struct session *s, int rc, enum worker_exit code, const struct lh_err *err)
 {
     struct run *r = &s->run;
     const char *outcome = rc == 0 ? "done" : rc == LH_ESTOPPED ? "stopped" : "failed";
-    json_t *done = json_pack("{s:s, s:i, s:I, s:f}", "outcome", outcome, "exit", (int)code, "steps",
-                             (json_int_t)r->steps, "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3);
+    json_t *done =
+        json_pack("{s:s, s:i, s:I, s:f}", "outcome", outcome, "exit", (int)code, "steps",
+                  (json_int_t)r->steps, "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3);
 
     if (rc < 0 && rc != LH_ESTOPPED)
         lh_report(r->reporter, "error",
-                  json_pack("{s:s, s:s, s:s, s:i}", "code", run_error_name(rc), "pointer", err->pointer, "text",
-                            err->text, "exit", (int)code));
+                  json_pack("{s:s, s:s, s:s, s:i}", "code", run_error_name(rc), "pointer",
+                            err->pointer, "text", err->text, "exit", (int)code));
     if (r->comm->rank == 0 && json_object_size(r->result) > 0)
         json_object_set(done, "result", r->result);
     lh_report(r->reporter, "done", done);

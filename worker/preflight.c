@@ -1,8 +1,9 @@
 /* preflight.c - longhaul-worker --plan: everything about a job that can be known without training.
  *
- * One process, no slot held: a node runs it before a job may start. It opens what the job names, compares it with
- * what the job says, and counts the bytes of one rank with the same tables that a run allocates from. The answer is
- * one line of JSON: {"ok": true, bytes and FLOPs} or {"ok": false, "code", "pointer", "detail"}.
+ * One process, no slot held: a node runs it before a job may start. It opens what the job names,
+ * compares it with what the job says, and counts the bytes of one rank with the same tables that a
+ * run allocates from. The answer is one line of JSON: {"ok": true, bytes and FLOPs} or {"ok":
+ * false, "code", "pointer", "detail"}.
  */
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
@@ -26,7 +27,7 @@ struct preflight {
     struct lh_job *job;
     struct model_source *source;
     const struct model_config *config; /* of source */
-    json_t *answer; /* object, grows while all is well */
+    json_t *answer;                    /* object, grows while all is well */
 };
 
 static int preflight_job(struct preflight *p, const char *path, struct lh_err *reterr);
@@ -48,8 +49,8 @@ enum worker_exit worker_preflight(const struct worker_options *o)
 
     if (rc < 0) {
         json_decref(p.answer);
-        p.answer = json_pack("{s:b, s:s, s:s, s:s}", "ok", 0, "code", lh_err_name(rc), "pointer", err.pointer, "detail",
-                             err.text);
+        p.answer = json_pack("{s:b, s:s, s:s, s:s}", "ok", 0, "code", lh_err_name(rc), "pointer",
+                             err.pointer, "detail", err.text);
     }
     text = p.answer ? lh_json_text(p.answer, 0) : NULL;
     if (!text || printf("%s\n", text) < 0 || fflush(stdout) != 0)
@@ -114,11 +115,13 @@ static int check_one_text(const char *path, const char *pointer, struct lh_err *
 
     (void)snprintf(manifest, sizeof(manifest), "%s/%s", path, LH_MANIFEST_NAME);
     if (stat(path, &st) < 0 || access(path, R_OK) < 0)
-        return lh_err_at(reterr, LH_EINPUT, pointer, "'%s' cannot be read: %s", path, strerror(errno));
+        return lh_err_at(reterr, LH_EINPUT, pointer, "'%s' cannot be read: %s", path,
+                         strerror(errno));
     if (S_ISDIR(st.st_mode) && lh_path_exists(manifest))
         return 0; /* shards that an earlier job prepared */
     if (!S_ISREG(st.st_mode))
-        return lh_err_at(reterr, LH_EINPUT, pointer, "'%s' is neither a file nor a directory of prepared shards", path);
+        return lh_err_at(reterr, LH_EINPUT, pointer,
+                         "'%s' is neither a file nor a directory of prepared shards", path);
     if (st.st_size == 0)
         return lh_err_at(reterr, LH_EINPUT, pointer, "'%s' is empty", path);
     return 0;
@@ -153,8 +156,11 @@ static int check_tokenizer(const struct preflight *p, struct lh_err *reterr)
     int rc = tokenizer_open(model_source_path(p->source), &t, reterr);
 
     if (rc == 0 && tokenizer_vocab(t) > p->config->vocab)
-        rc = lh_err_set(reterr, LH_EINPUT, "the tokenizer of '%s' has %lld tokens, the model's embedding only %lld rows",
-                        model_source_path(p->source), (long long)tokenizer_vocab(t), (long long)p->config->vocab);
+        rc = lh_err_set(
+            reterr, LH_EINPUT,
+            "the tokenizer of '%s' has %lld tokens, the model's embedding only %lld rows",
+            model_source_path(p->source), (long long)tokenizer_vocab(t),
+            (long long)p->config->vocab);
     tokenizer_free(t);
     return point(rc, "/model/base", reterr);
 }
@@ -215,7 +221,8 @@ static int check_tokens(const struct preflight *p, struct lh_err *reterr)
     return point(rc, "/data/train", reterr);
 }
 
-/* Bytes and FLOPs of one rank, from the tables that a run allocates from; refuses what no memory here could hold. */
+/* Bytes and FLOPs of one rank, from the tables that a run allocates from; refuses what no memory
+ * here could hold. */
 static int make_plan(struct preflight *p, struct lh_err *reterr)
 {
     struct rope_config rope;

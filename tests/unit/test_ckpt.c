@@ -1,6 +1,8 @@
-/* test_ckpt.c - checkpoints: what is saved comes back, whole or not at all, and only for the job it belongs to.
+/* test_ckpt.c - checkpoints: what is saved comes back, whole or not at all, and only for the job it
+ * belongs to.
  *
- * Started as `test_ckpt save OUT STEP` it saves one checkpoint and exits: that is the process which the tests kill.
+ * Started as `test_ckpt save OUT STEP` it saves one checkpoint and exits: that is the process which
+ * the tests kill.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -43,11 +45,17 @@ struct fixture {
 
 static char root[] = "/tmp/test-ckpt-XXXXXX", program[1024];
 
-static void parameter(struct fixture *f, unsigned i, enum param_role role, const char *key, int64_t rows, int64_t cols)
+static void parameter(struct fixture *f, unsigned i, enum param_role role, const char *key,
+                      int64_t rows, int64_t cols)
 {
     struct param *p = &f->at[i];
 
-    *p = (struct param){.role = role, .of = role, .rows = rows, .cols = cols, .n = rows * (cols ? cols : 1), .trains = true};
+    *p = (struct param){.role = role,
+                        .of = role,
+                        .rows = rows,
+                        .cols = cols,
+                        .n = rows * (cols ? cols : 1),
+                        .trains = true};
     (void)snprintf(p->key, sizeof(p->key), "%s", key);
     (void)snprintf(p->name, sizeof(p->name), "%s", key);
     p->master = f->master[i];
@@ -73,10 +81,11 @@ static void set_values(struct fixture *f, int64_t step)
 
 static struct lh_job *make_job(int64_t length, int64_t keep)
 {
-    json_t *spec = json_pack("{s:s, s:{s:s}, s:{s:I}, s:{s:[s]}, s:{s:f, s:i, s:i}, s:{s:I}}", "kind", "train", "model",
-                             "base", "/models/tiny", "context", "length", (json_int_t)length, "data", "train",
-                             "/data/a.txt", "optim", "lr", 1e-3, "steps", 10, "batch_sequences", 2, "checkpoint", "keep",
-                             (json_int_t)keep);
+    json_t *spec =
+        json_pack("{s:s, s:{s:s}, s:{s:I}, s:{s:[s]}, s:{s:f, s:i, s:i}, s:{s:I}}", "kind", "train",
+                  "model", "base", "/models/tiny", "context", "length", (json_int_t)length, "data",
+                  "train", "/data/a.txt", "optim", "lr", 1e-3, "steps", 10, "batch_sequences", 2,
+                  "checkpoint", "keep", (json_int_t)keep);
     struct lh_job *job = NULL;
     struct lh_err err = {0};
 
@@ -92,19 +101,26 @@ static struct fixture *fixture_new(const char *out, int64_t keep)
     struct lh_err err = {0};
 
     f->job = make_job(64, keep);
-    if (!f->job || comm_self_new(&f->comm, &err) < 0 || kn_reference_ops.stream_new(1, &f->stream, &err) < 0)
+    if (!f->job || comm_self_new(&f->comm, &err) < 0 ||
+        kn_reference_ops.stream_new(1, &f->stream, &err) < 0)
         abort();
-    f->run = (struct run){.job = f->job, .comm = f->comm, .ops = &kn_reference_ops, .stream = f->stream, .out_dir = out,
+    f->run = (struct run){.job = f->job,
+                          .comm = f->comm,
+                          .ops = &kn_reference_ops,
+                          .stream = f->stream,
+                          .out_dir = out,
                           .threads = 1};
     (void)snprintf(f->run.model_digest, sizeof(f->run.model_digest), "%064d", 7);
     (void)snprintf(f->run.data_digest, sizeof(f->run.data_digest), "%064d", 8);
     parameter(f, 0, PARAM_EMBED, "base_model.model.model.embed_tokens.weight", VOCAB, HIDDEN);
     parameter(f, 1, PARAM_NORM_FINAL, "base_model.model.model.norm.weight", HIDDEN, 0);
-    parameter(f, 2, PARAM_LORA_A, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", RANK, HIDDEN);
+    parameter(f, 2, PARAM_LORA_A, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+              RANK, HIDDEN);
     parameter(f, 3, PARAM_Q, "model.layers.0.self_attn.q_proj.weight", HIDDEN, HIDDEN);
     f->at[3].trains = false;
     f->params = (struct params){.at = f->at, .n = N_PARAMS};
-    f->config = (struct model_config){.n_layers = 1, .hidden = HIDDEN, .vocab = VOCAB, .max_positions = 64, .tied = true};
+    f->config = (struct model_config){
+        .n_layers = 1, .hidden = HIDDEN, .vocab = VOCAB, .max_positions = 64, .tied = true};
     f->rope = (struct rope_config){.type = LH_ROPE_LINEAR, .theta = 10000, .factor = 2};
     return f;
 }
@@ -119,7 +135,8 @@ static void fixture_free(struct fixture *f)
 
 static int save(struct fixture *f, int64_t step, char path[static 1024], struct lh_err *err)
 {
-    struct train_state state = {.step = step, .tokens = step * 128, .train_seconds = 0.1 * (double)step, .last_loss = 2.5};
+    struct train_state state = {
+        .step = step, .tokens = step * 128, .train_seconds = 0.1 * (double)step, .last_loss = 2.5};
 
     set_values(f, step);
     return ckpt_save(&f->run, &f->params, &f->config, &f->rope, &state, path, NULL, err);
@@ -133,7 +150,8 @@ static int save_in_this_process(const char *out, int64_t step)
     int rc;
 
     if (getenv("TEST_FILE_LIMIT")) { /* writes beyond it fail, as on a full disk */
-        struct rlimit limit = {(rlim_t)atoi(getenv("TEST_FILE_LIMIT")), (rlim_t)atoi(getenv("TEST_FILE_LIMIT"))};
+        struct rlimit limit = {(rlim_t)atoi(getenv("TEST_FILE_LIMIT")),
+                               (rlim_t)atoi(getenv("TEST_FILE_LIMIT"))};
 
         (void)signal(SIGXFSZ, SIG_IGN);
         (void)setrlimit(RLIMIT_FSIZE, &limit);
@@ -145,7 +163,8 @@ static int save_in_this_process(const char *out, int64_t step)
     return rc < 0 ? 1 : 0;
 }
 
-/* Saves in a process of its own, with one more setting in its environment; returns its wait status. */
+/* Saves in a process of its own, with one more setting in its environment; returns its wait status.
+ */
 static int save_in_child(const char *out, int64_t step, const char *name, const char *setting)
 {
     char number[24];
@@ -236,7 +255,7 @@ static void a_kill_at_any_point_leaves_the_newest_whole_one(void **unused)
         const char *point;
         int64_t newest;
     } cases[] = {
-        {"ckpt.after_adapter", 1}, {"ckpt.before_manifest", 1},      {"ckpt.before_rename", 1},
+        {"ckpt.after_adapter", 1}, {"ckpt.before_manifest", 1},    {"ckpt.before_rename", 1},
         {"ckpt.after_rename", 2},  {"ckpt.before_parent_sync", 2},
     };
     char out[1024], path[1024], dir[1100], name[64];
@@ -298,8 +317,8 @@ static void flip_a_byte(const char *path)
 
 static void a_file_that_was_changed_is_refused_by_name(void **unused)
 {
-    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors",
-                                        "state.json"};
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors",
+                                        "optimizer.safetensors", "state.json"};
     char out[1024], path[1024], file[1200];
 
     (void)unused;

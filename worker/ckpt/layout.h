@@ -14,5 +14,5 @@
 int64_t ckpt_step_of(const char *name);
 
 /* state.json of a run: new reference, NULL when memory is exhausted. */
-json_t *ckpt_state_json(const struct run *r, const struct model_config *config, const struct rope_config *rope,
-                        const struct train_state *state);
+json_t *ckpt_state_json(const struct run *r, const struct model_config *config,
+                        const struct rope_config *rope, const struct train_state *state);

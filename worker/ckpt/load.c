@@ -1,5 +1,5 @@
-/* load.c - reading a checkpoint back: nothing is believed before its digest matches, and nothing that was made for
- * another model, adapter, rope or order of data is taken.
+/* load.c - reading a checkpoint back: nothing is believed before its digest matches, and nothing
+ * that was made for another model, adapter, rope or order of data is taken.
  */
 #include "proto/base/json.h"
 #include "worker/ckpt/layout.h"
@@ -78,7 +78,8 @@ static int state_read(struct load *l, struct train_state *ret_state, struct lh_e
     if (rc < 0)
         return rc;
     if (lh_json_i64(l->state, "version", -1) != CKPT_VERSION)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' has version %lld, this longhaul reads version %d", path,
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' has version %lld, this longhaul reads version %d", path,
                           (long long)lh_json_i64(l->state, "version", -1), CKPT_VERSION);
     *ret_state = (struct train_state){
         .step = lh_json_i64(l->state, "step", -1),
@@ -106,7 +107,8 @@ static const json_t *member(const json_t *object, const char *path)
     return object;
 }
 
-static int differs(const struct load *l, const char *path, const json_t *saved, const json_t *now, struct lh_err *reterr)
+static int differs(const struct load *l, const char *path, const json_t *saved, const json_t *now,
+                   struct lh_err *reterr)
 {
     char *was = saved ? lh_json_text(saved, 0) : NULL, *is = now ? lh_json_text(now, 0) : NULL;
     char pointer[80];
@@ -114,7 +116,8 @@ static int differs(const struct load *l, const char *path, const json_t *saved, 
 
     (void)snprintf(pointer, sizeof(pointer), "/%s", path);
     rc = lh_err_at(reterr, LH_EINPUT, pointer,
-                   "checkpoint '%s' was made with %s = %.120s, the job says %.120s; start anew with model.adapter, "
+                   "checkpoint '%s' was made with %s = %.120s, the job says %.120s; start anew "
+                   "with model.adapter, "
                    "or change the job back",
                    l->dir, path, was ? was : "nothing", is ? is : "nothing");
     free(was);
@@ -122,22 +125,34 @@ static int differs(const struct load *l, const char *path, const json_t *saved, 
     return rc;
 }
 
-static int digest_fits(const struct load *l, const char *part, const char *what, const char *mine, struct lh_err *reterr)
+static int digest_fits(const struct load *l, const char *part, const char *what, const char *mine,
+                       struct lh_err *reterr)
 {
     const char *saved = lh_json_str(json_object_get(l->state, part), "sha256", "");
 
     if (!*saved || !*mine || strcmp(saved, mine) == 0)
         return 0;
-    return lh_err_set(reterr, LH_EINPUT, "checkpoint '%s' belongs to another %s (SHA-256 %.12s..., the job's has %.12s...)",
-                      l->dir, what, saved, mine);
+    return lh_err_set(
+        reterr, LH_EINPUT,
+        "checkpoint '%s' belongs to another %s (SHA-256 %.12s..., the job's has %.12s...)", l->dir,
+        what, saved, mine);
 }
 
 /* Steps, rates and everything about resources may change between attempts; these may not. */
 static int state_fits(const struct load *l, struct lh_err *reterr)
 {
     static const char *const fixed[] = {
-        "kind",        "context/length", "context/rope", "context/attention", "adapter",  "data/format",
-        "data/pack",   "data/field",     "data/template", "optim/seed",        "optim/batch_sequences",
+        "kind",
+        "context/length",
+        "context/rope",
+        "context/attention",
+        "adapter",
+        "data/format",
+        "data/pack",
+        "data/field",
+        "data/template",
+        "optim/seed",
+        "optim/batch_sequences",
     };
     const json_t *saved = json_object_get(l->state, "job"), *now = l->run->job->spec;
     int rc = digest_fits(l, "model", "base model", l->run->model_digest, reterr);
@@ -154,8 +169,8 @@ static int state_fits(const struct load *l, struct lh_err *reterr)
 }
 
 /* Copies one tensor of a file to the device; n elements at `to`. */
-static int load_floats(struct load *l, const struct st_file *f, const char *file, const char *prefix, const struct param *p,
-                       float *to, struct lh_err *reterr)
+static int load_floats(struct load *l, const struct st_file *f, const char *file,
+                       const char *prefix, const struct param *p, float *to, struct lh_err *reterr)
 {
     const struct kn_ops *ops = l->run->ops;
     const struct st_tensor *t;
@@ -166,13 +181,16 @@ static int load_floats(struct load *l, const struct st_file *f, const char *file
     t = st_find(f, name);
     if (!t)
         return lh_err_set(reterr, LH_EINPUT, "'%s/%s' lacks the tensor '%s'", l->dir, file, name);
-    if (t->dtype != ST_F32 || t->n_dims != (p->cols ? 2 : 1) || t->shape[0] != p->rows || (p->cols && t->shape[1] != p->cols))
-        return lh_err_set(reterr, LH_EINPUT, "'%s/%s': tensor '%s' is not F32 [%lld%s%lld]", l->dir, file, name,
-                          (long long)p->rows, p->cols ? "," : " x ", (long long)LH_MAX(p->cols, 1));
+    if (t->dtype != ST_F32 || t->n_dims != (p->cols ? 2 : 1) || t->shape[0] != p->rows ||
+        (p->cols && t->shape[1] != p->cols))
+        return lh_err_set(reterr, LH_EINPUT, "'%s/%s': tensor '%s' is not F32 [%lld%s%lld]", l->dir,
+                          file, name, (long long)p->rows, p->cols ? "," : " x ",
+                          (long long)LH_MAX(p->cols, 1));
     for (uint64_t at = 0; rc == 0 && at < t->bytes; at += CKPT_COPY_BYTES) {
         uint64_t bytes = LH_MIN((uint64_t)CKPT_COPY_BYTES, t->bytes - at);
 
-        /* Through memory of our own: the tensor in the mapped file need not be aligned, and the copy may be late. */
+        /* Through memory of our own: the tensor in the mapped file need not be aligned, and the
+         * copy may be late. */
         memcpy(l->host, (const char *)t->data + at, bytes);
         ops->upload(l->run->stream, (char *)to + at, l->host, bytes);
         rc = ops->sync(l->run->stream, reterr);
@@ -201,7 +219,8 @@ static int load_trained(struct load *l, struct lh_err *reterr)
         rc = load_floats(l, f, file, "", p, p->master, reterr);
     }
     if (rc == 0 && st_count(f) > n + (st_find(f, PEFT_PREFIX "lm_head.weight") != NULL))
-        rc = lh_err_set(reterr, LH_EINPUT, "'%s' has %u tensors, but this job trains %u", path, st_count(f), n);
+        rc = lh_err_set(reterr, LH_EINPUT, "'%s' has %u tensors, but this job trains %u", path,
+                        st_count(f), n);
     st_close(f);
     return rc;
 }

@@ -1,7 +1,9 @@
-/* machine.c - the instruction set and the libraries that a run computes with, as they are in this process.
+/* machine.c - the instruction set and the libraries that a run computes with, as they are in this
+ * process.
  *
- * Bits are promised for one instruction set and one set of libraries; a checkpoint says which ones made it. Names of
- * libraries come from the loader, so they tell what is really loaded and not what was compiled against.
+ * Bits are promised for one instruction set and one set of libraries; a checkpoint says which ones
+ * made it. Names of libraries come from the loader, so they tell what is really loaded and not what
+ * was compiled against.
  */
 #include "worker/ckpt/layout.h"
 #include <gnu/libc-version.h>
@@ -46,14 +48,15 @@ static void isa_names(char ret_names[static 256])
         const char *name;
         unsigned leaf, subleaf, reg, bit; /* reg: 0 eax, 1 ebx, 2 ecx, 3 edx */
     } features[] = {
-        {"sse4_2", 1, 0, 2, 20},      {"fma", 1, 0, 2, 12},         {"avx2", 7, 0, 1, 5},
-        {"avx512f", 7, 0, 1, 16},     {"avx512_vnni", 7, 0, 2, 11}, {"avx512_bf16", 7, 1, 0, 5},
-        {"amx_bf16", 7, 0, 3, 22},    {"avx512_fp16", 7, 0, 3, 23},
+        {"sse4_2", 1, 0, 2, 20},   {"fma", 1, 0, 2, 12},         {"avx2", 7, 0, 1, 5},
+        {"avx512f", 7, 0, 1, 16},  {"avx512_vnni", 7, 0, 2, 11}, {"avx512_bf16", 7, 1, 0, 5},
+        {"amx_bf16", 7, 0, 3, 22}, {"avx512_fp16", 7, 0, 3, 23},
     };
     for (size_t i = 0; i < LH_ARRAY_LEN(features); i++) {
         unsigned reg[4] = {0};
 
-        if (__get_cpuid_count(features[i].leaf, features[i].subleaf, &reg[0], &reg[1], &reg[2], &reg[3]) &&
+        if (__get_cpuid_count(features[i].leaf, features[i].subleaf, &reg[0], &reg[1], &reg[2],
+                              &reg[3]) &&
             (reg[features[i].reg] >> features[i].bit & 1))
             word(ret_names, 256, features[i].name);
     }
@@ -90,7 +93,8 @@ json_t *ckpt_machine_json(void)
     (void)dl_iterate_phdr(library_add, libraries);
     /* libc and libm carry no version in their names. */
     word(libraries, sizeof(libraries), "glibc-");
-    (void)snprintf(libraries + strlen(libraries), sizeof(libraries) - strlen(libraries), "%s", gnu_get_libc_version());
-    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "cpu", cpu, "isa", isa, "library", libraries, "compiler", __VERSION__,
-                     "longhaul", LH_VERSION);
+    (void)snprintf(libraries + strlen(libraries), sizeof(libraries) - strlen(libraries), "%s",
+                   gnu_get_libc_version());
+    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "cpu", cpu, "isa", isa, "library", libraries,
+                     "compiler", __VERSION__, "longhaul", LH_VERSION);
 }

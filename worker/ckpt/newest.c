@@ -10,7 +10,8 @@ int64_t ckpt_step_of(const char *name)
 {
     int64_t step;
 
-    if (strncmp(name, "step-", 5) != 0 || strlen(name) < 13 || !lh_parse_i64(name + 5, 0, INT64_MAX, &step))
+    if (strncmp(name, "step-", 5) != 0 || strlen(name) < 13 ||
+        !lh_parse_i64(name + 5, 0, INT64_MAX, &step))
         return -1;
     return step;
 }
@@ -27,7 +28,8 @@ int ckpt_newest(const char *dir, char ret_path[static 1024], struct lh_err *rete
         return lh_err_set(reterr, -errno, "open checkpoints in '%s'", dir);
     while ((entry = readdir(d))) {
         step = ckpt_step_of(entry->d_name);
-        if (step <= newest || snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name) >= (int)sizeof(path) ||
+        if (step <= newest ||
+            snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name) >= (int)sizeof(path) ||
             lh_manifest_read(path, &manifest, NULL) < 0)
             continue;
         lh_manifest_release(&manifest);
@@ -36,7 +38,8 @@ int ckpt_newest(const char *dir, char ret_path[static 1024], struct lh_err *rete
     }
     (void)closedir(d);
     if (newest < 0)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' holds no complete checkpoint (a step-* directory with a %s)", dir,
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' holds no complete checkpoint (a step-* directory with a %s)", dir,
                           LH_MANIFEST_NAME);
     return 0;
 }

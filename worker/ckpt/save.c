@@ -1,8 +1,8 @@
 /* save.c - writing a checkpoint: into step-N.tmp, everything synced, then renamed into place.
  *
- * Whoever dies at whatever moment: a directory of the final name is whole, because it gets that name last, and
- * .tmp directories are removed by the next save. Parameters go from the device to the file in pieces of
- * CKPT_COPY_BYTES, so saving needs no memory that grows with the model.
+ * Whoever dies at whatever moment: a directory of the final name is whole, because it gets that
+ * name last, and .tmp directories are removed by the next save. Parameters go from the device to
+ * the file in pieces of CKPT_COPY_BYTES, so saving needs no memory that grows with the model.
  */
 #include "proto/base/fault.h"
 #include "proto/base/fs.h"
@@ -31,8 +31,8 @@ static int save_all(struct save *s, struct lh_manifest *ret_manifest, struct lh_
 static void prune(const struct save *s);
 
 int ckpt_save(struct run *r, const struct params *params, const struct model_config *config,
-              const struct rope_config *rope, const struct train_state *state, char ret_path[static 1024],
-              struct lh_manifest *ret_manifest, struct lh_err *reterr)
+              const struct rope_config *rope, const struct train_state *state,
+              char ret_path[static 1024], struct lh_manifest *ret_manifest, struct lh_err *reterr)
 {
     struct save s = {.run = r, .params = params, .config = config, .rope = rope, .state = state};
     struct lh_manifest manifest = {0};
@@ -62,7 +62,8 @@ int ckpt_save(struct run *r, const struct params *params, const struct model_con
     return 0;
 }
 
-/* Declares one tensor for each trained parameter and for each prefix, e.g. "exp_avg." and "exp_avg_sq.". */
+/* Declares one tensor for each trained parameter and for each prefix, e.g. "exp_avg." and
+ * "exp_avg_sq.". */
 struct tensors {
     struct st_entry *entries; /* owned */
     char (*names)[224];       /* owned */
@@ -75,28 +76,33 @@ static void tensors_release(struct tensors *t)
     free(t->names);
 }
 
-static int tensors_init(struct tensors *t, const struct params *p, unsigned copies, struct lh_err *reterr)
+static int tensors_init(struct tensors *t, const struct params *p, unsigned copies,
+                        struct lh_err *reterr)
 {
     size_t most = (size_t)p->n * copies + 1; /* and a tied head */
 
     t->n = 0;
     t->entries = calloc(most, sizeof(*t->entries));
     t->names = calloc(most, sizeof(*t->names));
-    return t->entries && t->names ? 0 : lh_err_set(reterr, -ENOMEM, "names of a checkpoint's tensors");
+    return t->entries && t->names ? 0
+                                  : lh_err_set(reterr, -ENOMEM, "names of a checkpoint's tensors");
 }
 
-static void tensors_add(struct tensors *t, const char *prefix, const char *key, const struct param *p)
+static void tensors_add(struct tensors *t, const char *prefix, const char *key,
+                        const struct param *p)
 {
     struct st_entry *e = &t->entries[t->n];
 
     (void)snprintf(t->names[t->n], sizeof(t->names[0]), "%s%s", prefix, key);
-    *e = (struct st_entry){.name = t->names[t->n], .dtype = ST_F32, .n_dims = p->cols ? 2 : 1,
+    *e = (struct st_entry){.name = t->names[t->n],
+                           .dtype = ST_F32,
+                           .n_dims = p->cols ? 2 : 1,
                            .shape = {p->rows, p->cols}};
     t->n++;
 }
 
-static int write_floats(struct save *s, struct st_writer *w, const float *device, int64_t n, void *host,
-                        struct lh_err *reterr)
+static int write_floats(struct save *s, struct st_writer *w, const float *device, int64_t n,
+                        void *host, struct lh_err *reterr)
 {
     const struct kn_ops *ops = s->run->ops;
     int64_t piece = CKPT_COPY_BYTES / (int64_t)sizeof(float);
@@ -210,7 +216,8 @@ static int write_json(struct save *s, const char *file, json_t *value, struct lh
     return rc;
 }
 
-/* A fully trained model's config: the base's, with the positions and the window it was trained for. */
+/* A fully trained model's config: the base's, with the positions and the window it was trained for.
+ */
 static json_t *model_config_json(const struct save *s)
 {
     json_t *config = json_deep_copy(s->config->raw);
@@ -226,8 +233,9 @@ static json_t *model_config_json(const struct save *s)
                         s->rope->type == LH_ROPE_DEFAULT ? json_null() : json_deep_copy(rope));
     json_object_set_new(config, "rope_parameters", rope);
     json_object_set_new(config, "rope_theta", json_real(s->rope->theta));
-    json_object_set_new(config, "max_position_embeddings",
-                        json_integer(LH_MAX(s->config->max_positions, s->run->job->context.length)));
+    json_object_set_new(
+        config, "max_position_embeddings",
+        json_integer(LH_MAX(s->config->max_positions, s->run->job->context.length)));
     json_object_set_new(config, "torch_dtype", json_string("float32"));
     return config;
 }
@@ -235,8 +243,11 @@ static json_t *model_config_json(const struct save *s)
 static int write_files(struct save *s, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run->job;
-    int rc;
+    char base[1024]; /* as PEFT opens it: a path, no file:// */
+    int rc = run_path(job->model.base, "/model/base", base, reterr);
 
+    if (rc < 0)
+        return rc;
     if (job->full_finetune) {
         rc = write_trained(s, CKPT_MODEL, reterr);
         if (rc == 0)
@@ -244,18 +255,21 @@ static int write_files(struct save *s, struct lh_err *reterr)
     } else {
         rc = write_trained(s, CKPT_ADAPTER, reterr);
         if (rc == 0)
-            rc = write_json(s, "adapter_config.json", peft_config(job, job->model.base, s->config->tied), reterr);
+            rc = write_json(s, "adapter_config.json",
+                            peft_config(job, base, s->config->tied), reterr);
     }
     lh_fault("ckpt.after_adapter");
     if (rc == 0)
         rc = write_moments(s, reterr);
     if (rc == 0)
-        rc = write_json(s, CKPT_STATE, ckpt_state_json(s->run, s->config, s->rope, s->state), reterr);
+        rc = write_json(s, CKPT_STATE, ckpt_state_json(s->run, s->config, s->rope, s->state),
+                        reterr);
     return rc;
 }
 
-/* Gives the finished directory its name. One of that name is there when a run was resumed from an older checkpoint and
- * came by again: the two change places in one step, so that there is never none. */
+/* Gives the finished directory its name. One of that name is there when a run was resumed from an
+ * older checkpoint and came by again: the two change places in one step, so that there is never
+ * none. */
 static int put_in_place(const struct save *s, struct lh_err *reterr)
 {
     if (rename(s->tmp, s->final) == 0)
@@ -274,9 +288,9 @@ static int put_in_place(const struct save *s, struct lh_err *reterr)
 
 static int save_all(struct save *s, struct lh_manifest *ret_manifest, struct lh_err *reterr)
 {
-    LH_CLEANUP(lh_json_decrefp) json_t *about =
-        json_pack("{s:s, s:I, s:I}", "name", s->run->job->name, "step", (json_int_t)s->state->step, "tokens",
-                  (json_int_t)s->state->tokens);
+    LH_CLEANUP(lh_json_decrefp)
+    json_t *about = json_pack("{s:s, s:I, s:I}", "name", s->run->job->name, "step",
+                              (json_int_t)s->state->step, "tokens", (json_int_t)s->state->tokens);
     bool first = !lh_is_dir(s->parent);
     int rc = lh_mkdir_p(s->parent, reterr);
 
@@ -306,8 +320,8 @@ static int save_all(struct save *s, struct lh_manifest *ret_manifest, struct lh_
     return rc;
 }
 
-/* Removes what a killed save left and the oldest checkpoints beyond job.checkpoint.keep. Best effort: what cannot be
- * removed now is tried again by the next save. */
+/* Removes what a killed save left and the oldest checkpoints beyond job.checkpoint.keep. Best
+ * effort: what cannot be removed now is tried again by the next save. */
 static void prune(const struct save *s)
 {
     int64_t keep = s->run->job->checkpoint.keep, oldest, n;

@@ -1,8 +1,9 @@
 /* check.c - kind check: a gang tests itself for some seconds.
  *
- * Each round has three parts, and what each computes is known beforehand: a sum over all ranks, a matrix product on
- * every rank, a pattern written to and read back from the device's memory. All values are small whole numbers, so
- * fp32 holds them exactly and one wrong bit is seen. A stop request is looked at between parts.
+ * Each round has three parts, and what each computes is known beforehand: a sum over all ranks, a
+ * matrix product on every rank, a pattern written to and read back from the device's memory. All
+ * values are small whole numbers, so fp32 holds them exactly and one wrong bit is seen. A stop
+ * request is looked at between parts.
  */
 #include "proto/base/clock.h"
 #include "worker/run.h"
@@ -19,15 +20,18 @@
 
 struct check {
     struct run *run;
-    int64_t sum_n, N;         /* floats of the sum, rows of the matrices */
-    float *sum;               /* sum_n, host */
-    float *a, *b, *c;         /* N x N each, host */
-    float *da, *db, *dc;      /* the same on the device */
-    uint8_t *pattern, *back;  /* one chunk each, host */
-    uint8_t *memory;          /* MEMORY_CHUNKS chunks, device */
-    double *lines;            /* 3 N: what rows or columns add up to */
-    int64_t rounds, errors;   /* of this rank */
-    struct tally { int64_t n; double s; } tally[3]; /* of each part: times done, seconds measured */
+    int64_t sum_n, N;        /* floats of the sum, rows of the matrices */
+    float *sum;              /* sum_n, host */
+    float *a, *b, *c;        /* N x N each, host */
+    float *da, *db, *dc;     /* the same on the device */
+    uint8_t *pattern, *back; /* one chunk each, host */
+    uint8_t *memory;         /* MEMORY_CHUNKS chunks, device */
+    double *lines;           /* 3 N: what rows or columns add up to */
+    int64_t rounds, errors;  /* of this rank */
+    struct tally {
+        int64_t n;
+        double s;
+    } tally[3]; /* of each part: times done, seconds measured */
     char first_error[200];
 };
 
@@ -73,11 +77,12 @@ static int check_init(struct check *k, struct run *r, struct lh_err *reterr)
     k->db = r->ops->alloc(r->stream, square);
     k->dc = r->ops->alloc(r->stream, square);
     k->memory = r->ops->alloc(r->stream, (uint64_t)MEMORY_CHUNKS * MEMORY_CHUNK_BYTES);
-    if (!k->sum || !k->a || !k->b || !k->c || !k->lines || !k->pattern || !k->back || !k->da || !k->db ||
-        !k->dc || !k->memory)
-        return lh_err_at(reterr, LH_ENOFIT, "/check",
-                         "the buffers of the self test do not fit into memory; lower check.allreduce_mib or "
-                         "check.matrix");
+    if (!k->sum || !k->a || !k->b || !k->c || !k->lines || !k->pattern || !k->back || !k->da ||
+        !k->db || !k->dc || !k->memory)
+        return lh_err_at(
+            reterr, LH_ENOFIT, "/check",
+            "the buffers of the self test do not fit into memory; lower check.allreduce_mib or "
+            "check.matrix");
     return 0;
 }
 
@@ -143,7 +148,8 @@ static int part_sum(struct check *k, struct lh_err *reterr)
     return 0;
 }
 
-/* Row sums (by_row) or column sums of the product, which follow from the factors in O(N^2); N * 9 * N < 2^53. */
+/* Row sums (by_row) or column sums of the product, which follow from the factors in O(N^2); N * 9 *
+ * N < 2^53. */
 static void verify_product(struct check *k, bool by_row)
 {
     int64_t N = k->N;
@@ -164,7 +170,8 @@ static void verify_product(struct check *k, bool by_row)
         }
     for (int64_t i = 0; i < N; i++)
         if (!(got[i] == want[i])) /* also catches NaN */
-            found(k, by_row ? "the product's sum of row" : "the product's sum of column", i, got[i], want[i]);
+            found(k, by_row ? "the product's sum of row" : "the product's sum of column", i, got[i],
+                  want[i]);
 }
 
 static int part_product(struct check *k, struct lh_err *reterr)
@@ -172,7 +179,8 @@ static int part_product(struct check *k, struct lh_err *reterr)
     struct run *r = k->run;
     int64_t N = k->N;
     uint64_t bytes = (uint64_t)(N * N) * sizeof(float), t0;
-    struct kn_mat a = kn_mat(k->da, KN_F32, N, N), b = kn_mat(k->db, KN_F32, N, N), c = kn_mat(k->dc, KN_F32, N, N);
+    struct kn_mat a = kn_mat(k->da, KN_F32, N, N), b = kn_mat(k->db, KN_F32, N, N),
+                  c = kn_mat(k->dc, KN_F32, N, N);
     int rc;
 
     for (int64_t i = 0; i < N * N; i++) {
@@ -244,7 +252,8 @@ static int part_memory(struct check *k, struct lh_err *reterr)
 
 static int check_rounds(struct check *k, bool *ret_stopped, struct lh_err *reterr)
 {
-    static int (*const parts[])(struct check *, struct lh_err *) = {part_sum, part_product, part_memory};
+    static int (*const parts[])(struct check *, struct lh_err *) = {part_sum, part_product,
+                                                                    part_memory};
     struct run *r = k->run;
     uint64_t start = lh_mono_ms();
     int64_t all_ms = (int64_t)(r->job->check.seconds * 1000), over = 0;
@@ -268,7 +277,8 @@ static int check_rounds(struct check *k, bool *ret_stopped, struct lh_err *reter
         rc = r->comm->ops->max_i64(r->comm, &over, 1, reterr);
         if (rc < 0)
             return rc;
-        run_phase(r, "check", LH_MIN((int64_t)(lh_mono_ms() - start), all_ms) / 1000, all_ms / 1000, "seconds");
+        run_phase(r, "check", LH_MIN((int64_t)(lh_mono_ms() - start), all_ms) / 1000, all_ms / 1000,
+                  "seconds");
     }
     return 0;
 }
@@ -278,7 +288,8 @@ static double rate(const struct tally *t, double work)
     return t->s > 0 ? work * (double)t->n / t->s * 1e-9 : 0;
 }
 
-/* Rates of every rank in the result; the error of the lowest rank that has one as this job's error. */
+/* Rates of every rank in the result; the error of the lowest rank that has one as this job's error.
+ */
 static int check_report(struct check *k, struct lh_err *reterr)
 {
     struct run *r = k->run;
@@ -300,14 +311,15 @@ static int check_report(struct check *k, struct lh_err *reterr)
         matmul += rates[i * 3];
         memory += rates[i * 3 + 1];
         errors += rates[i * 3 + 2];
-        json_array_append_new(ranks, json_pack("{s:i, s:f, s:f, s:I}", "rank", i, "matmul_gflop_s", rates[i * 3],
-                                               "memory_gb_s", rates[i * 3 + 1], "errors",
-                                               (json_int_t)rates[i * 3 + 2]));
+        json_array_append_new(ranks, json_pack("{s:i, s:f, s:f, s:I}", "rank", i, "matmul_gflop_s",
+                                               rates[i * 3], "memory_gb_s", rates[i * 3 + 1],
+                                               "errors", (json_int_t)rates[i * 3 + 2]));
     }
     json_object_set_new(r->result, "rounds", json_integer(k->rounds));
     json_object_set_new(r->result, "errors", json_integer((json_int_t)errors));
-    json_object_set_new(r->result, "allreduce_gb_s", /* one rank exchanges nothing */
-                        size == 1 ? json_null() : json_real(rate(&k->tally[0], (double)k->sum_n * sizeof(float))));
+    json_object_set_new(
+        r->result, "allreduce_gb_s", /* one rank exchanges nothing */
+        size == 1 ? json_null() : json_real(rate(&k->tally[0], (double)k->sum_n * sizeof(float))));
     json_object_set_new(r->result, "matmul_gflop_s", json_real(matmul));
     json_object_set_new(r->result, "memory_gb_s", json_real(memory));
     json_object_set_new(r->result, "ranks", ranks);
@@ -315,7 +327,7 @@ static int check_report(struct check *k, struct lh_err *reterr)
     if (rc < 0)
         return rc;
     if (k->errors > 0)
-        rc = lh_err_set(reterr, LH_ETRYAGAIN, "the self test found %lld errors; the first: %s", (long long)k->errors,
-                        k->first_error);
+        rc = lh_err_set(reterr, LH_ETRYAGAIN, "the self test found %lld errors; the first: %s",
+                        (long long)k->errors, k->first_error);
     return run_agree(r, rc, reterr);
 }

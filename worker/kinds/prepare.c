@@ -1,7 +1,7 @@
 /* prepare.c - kind prepare: texts become shards of token ids before any GPU is held.
  *
- * The shards lie in the cache, keyed by content; the job's own output, OUT/shards (and OUT/shards-eval), is made of
- * links to them and appears whole or not at all.
+ * The shards lie in the cache, keyed by content; the job's own output, OUT/shards (and
+ * OUT/shards-eval), is made of links to them and appears whole or not at all.
  */
 #include "worker/kinds/prepare.h"
 #include "proto/base/clock.h"
@@ -22,12 +22,14 @@ struct progress {
     uint64_t documents, bytes;
 };
 
-/* Shards appear whole or not at all, and finished ones are found again, so a stop request need not wait for anything. */
+/* Shards appear whole or not at all, and finished ones are found again, so a stop request need not
+ * wait for anything. */
 static void obey_stop(struct run *r)
 {
     lh_report(r->reporter, "done",
-              json_pack("{s:s, s:i, s:I, s:f}", "outcome", "stopped", "exit", (int)EXIT_STOPPED, "steps", (json_int_t)0,
-                        "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3));
+              json_pack("{s:s, s:i, s:I, s:f}", "outcome", "stopped", "exit", (int)EXIT_STOPPED,
+                        "steps", (json_int_t)0, "seconds",
+                        (double)(lh_mono_ms() - r->start_ms) * 1e-3));
     r->comm->ops->abort(r->comm, EXIT_STOPPED);
 }
 
@@ -43,20 +45,21 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
 }
 
 /* Prepares one list of texts and puts its figures into the result under `name`. */
-static int prepare_list(struct run *r, const struct lh_strings *texts, const struct tokenizer *t, const char *name,
-                        char ret_dir[static 1024], struct lh_err *reterr)
+static int prepare_list(struct run *r, const struct lh_strings *texts, const struct tokenizer *t,
+                        const char *name, char ret_dir[static 1024], struct lh_err *reterr)
 {
     struct progress p = {.run = r, .phase = name};
     struct lh_manifest manifest;
-    int rc = prepare_shards(texts, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir, reterr);
+    int rc = prepare_shards(texts, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
+                            reterr);
 
     if (rc == 0)
         rc = lh_manifest_read(ret_dir, &manifest, reterr);
     if (rc < 0)
         return rc;
     json_object_set_new(r->result, name,
-                        json_pack("{s:s, s:I, s:O}", "shards", ret_dir, "bytes", (json_int_t)manifest.bytes, "about",
-                                  manifest.about));
+                        json_pack("{s:s, s:I, s:O}", "shards", ret_dir, "bytes",
+                                  (json_int_t)manifest.bytes, "about", manifest.about));
     lh_manifest_release(&manifest);
     return 0;
 }
@@ -120,7 +123,8 @@ static int copy_file(const char *from, const char *to, struct lh_err *reterr)
     return rc;
 }
 
-/* Links (across file systems: copies) one file of a shard directory; shards never change, so a link is as good. */
+/* Links (across file systems: copies) one file of a shard directory; shards never change, so a link
+ * is as good. */
 static int take_file(const char *from, const char *to, const char *name, struct lh_err *reterr)
 {
     char source[1400], target[1400];

@@ -193,7 +193,7 @@ struct change_event *log_job(struct core *c, struct entry *e, const char *type)
                      j->job->name, "state", lh_job_state_name(j->state), "reason", j->reason,
                      "detail", j->detail, "revision", (json_int_t)j->revision);
     if (j->error && lh_job_is_final(j->state))
-        (void)json_object_set(data, "error", j->error);
+        (void)json_object_set_new(data, "error", json_deep_copy(j->error)); /* not shared with the writer */
     ev = log_event(c, type, j->id, 0, data);
     change_row_add(ev, "job_update", row_job_update(e));
     return ev;
