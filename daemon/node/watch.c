@@ -8,6 +8,7 @@
 #include "daemon/node/reports.h"
 #include "daemon/node/shims.h"
 #include "daemon/node/ship.h"
+#include "daemon/node/uploads.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
@@ -158,6 +159,7 @@ static void tick_live(struct held *h)
         shims_ask(h->node->loop, h->dir, json_pack("{s:s}", "op", "status"), ASK_MS, on_status, h);
     }
     ship_tick(h->ship);
+    uploads_tick(h->uploads);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
@@ -199,8 +201,9 @@ static bool forget(struct held *h)
     char path[NODE_PATH_MAX];
     struct lh_err err;
 
-    if (lh_remove_tree(h->dir, &err) < 0) {
+    if (uploads_rescue(h->uploads, &err) < 0 || lh_remove_tree(h->dir, &err) < 0) {
         lh_warn("attempt.kept", "job=%s attempt=%" PRIu64 " error=\"%s\"", h->job, h->number, err.text);
+        h->forget_wanted = false; /* the coordinator, or the next daemon, asks again */
         return false;
     }
     (void)rmdir(node_path(h->node, path, "attempts/%s", h->job)); /* the last attempt's: empty */
@@ -208,21 +211,40 @@ static bool forget(struct held *h)
     return true;
 }
 
-static bool tick_over(struct held *h)
+static bool tick_refused(struct held *h)
 {
-    bool refused = there(h, "refused.json");
-
-    if (refused)
-        tell_refused(h);
-    else
-        ship_tick(h->ship);
-    if (!refused && h->head && !h->told_exited && ship_is_done(h->ship))
-        tell_exited(h);
+    tell_refused(h);
     if (!h->told_cleaned)
         tell_cleaned(h);
-    if (h->forget_wanted && h->workers == 0 && !h->asking && (refused || ship_is_done(h->ship)))
-        return !forget(h);
-    return true;
+    return !h->forget_wanted || h->workers > 0 || !forget(h);
+}
+
+/* Slots are freed by `cleaned`, so it does not wait for uploads; but where the end was asked for, the checkpoint that is being
+ * uploaded is what the next attempt resumes from, and `exited` has to come first. */
+static bool may_tell_cleaned(const struct held *h)
+{
+    LH_CLEANUP(lh_json_decrefp) json_t *exit = NULL;
+
+    if (!h->head || h->told_exited)
+        return true;
+    exit = load(h, "exit.json");
+    return !lh_json_str(exit, "stop", "")[0];
+}
+
+static bool tick_over(struct held *h)
+{
+    bool settled;
+
+    if (there(h, "refused.json"))
+        return tick_refused(h);
+    ship_tick(h->ship);
+    uploads_tick(h->uploads);
+    settled = ship_is_done(h->ship) && uploads_are_settled(h->uploads);
+    if (h->head && !h->told_exited && settled)
+        tell_exited(h);
+    if (!h->told_cleaned && may_tell_cleaned(h))
+        tell_cleaned(h);
+    return !h->forget_wanted || !settled || h->workers > 0 || h->asking || !forget(h);
 }
 
 bool watch_tick(struct held *h)
