@@ -141,6 +141,8 @@ void connection_sweep(struct http_server *s)
         if (c->phase == CONN_WAITING || c->phase == CONN_STREAM) {
             if (c->phase == CONN_STREAM && c->request && c->request->stream)
                 stream_on_sweep(c->request->stream, now);
+            if (c->phase == CONN_WAITING && c->request && c->request->tick && c->request->handler_owns)
+                c->request->tick(c->request->tick_arg);
             watched[n] = c;
             fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLRDHUP};
             if (n == SWEEP_BATCH) {

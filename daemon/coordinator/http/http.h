@@ -65,6 +65,9 @@ void http_set_header(struct http_request *q, const char *name, const char *value
 /* cancelled is called (at most once, from the loop) when the client goes away before the answer; q stays valid until
  * it is answered, the answer is then dropped. */
 void http_on_cancel(struct http_request *q, void (*cancelled)(void *arg), void *arg);
+/* tick is called about four times a second from now on until q is answered or cancelled: for handlers that wait for a
+ * file to grow. */
+void http_on_tick(struct http_request *q, void (*tick)(void *arg), void *arg);
 
 /* Answers; each takes q away. Extra headers: NULL or {"Name: value", ..., NULL}. body is stolen / copied. */
 void http_answer_json(struct http_request *q, int status, json_t *body, const char *const *headers);

@@ -100,6 +100,8 @@ struct http_request {
     bool answered;     /* an answer was given, by the handler or (when stopping) by the server */
     void (*cancelled)(void *arg);
     void *cancelled_arg;
+    void (*tick)(void *arg);
+    void *tick_arg;
     struct http_stream *stream;
 };
 
@@ -137,7 +139,8 @@ struct http_server {
     bool running, stopping;
     char *tls_cert, *tls_key;
     struct metrics *metrics;
-    struct metrics_family *m_requests, *m_seconds, *m_connections, *m_cut, *m_streams, *m_dropped;
+    struct metrics_family *m_requests, *m_seconds, *m_connections, *m_cut, *m_streams, *m_dropped, *m_lag;
+    uint64_t swept_ns; /* when the sweep ran last: how late it comes is the loop's lag */
 };
 
 /* server.c */

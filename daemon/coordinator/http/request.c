@@ -284,3 +284,9 @@ void http_on_cancel(struct http_request *q, void (*cancelled)(void *arg), void *
     q->cancelled = cancelled;
     q->cancelled_arg = arg;
 }
+
+void http_on_tick(struct http_request *q, void (*tick)(void *arg), void *arg)
+{
+    q->tick = tick;
+    q->tick_arg = arg;
+}

@@ -53,7 +53,13 @@ static void server_on_again(uv_timer_t *h)
 
 static void server_on_sweep(uv_timer_t *h)
 {
-    connection_sweep(h->data);
+    struct http_server *s = h->data;
+    uint64_t now = lh_mono_ns();
+    double lag = (double)(now - s->swept_ns) * 1e-9 - HTTP_SWEEP_MS * 1e-3;
+
+    s->swept_ns = now;
+    metrics_set(s->m_lag, "", lag > 0 ? lag : 0);
+    connection_sweep(s);
 }
 
 /* libmicrohttpd's own notes: mostly what bad clients did. */
@@ -137,6 +143,7 @@ static int start_handles(struct http_server *s, struct lh_err *reterr)
     (void)uv_timer_init(s->loop, &s->sweep);
     s->handles_open = 3;
     (void)uv_poll_start(&s->poll, UV_READABLE, server_on_ready);
+    s->swept_ns = lh_mono_ns();
     (void)uv_timer_start(&s->sweep, server_on_sweep, HTTP_SWEEP_MS, HTTP_SWEEP_MS);
     server_run(s);
     return 0;
@@ -158,10 +165,12 @@ static int make_metrics(struct http_server *s)
     s->m_streams = metrics_family(s->metrics, METRICS_GAUGE, "longhaul_sse_clients", "Open event streams.");
     s->m_dropped = metrics_family(s->metrics, METRICS_COUNTER, "longhaul_sse_dropped_total",
                                   "Event streams dropped because the client read too slowly.");
+    s->m_lag = metrics_family(s->metrics, METRICS_GAUGE, "longhaul_loop_lag_seconds",
+                              "How late the loop ran its last timer.");
     metrics_set(s->m_connections, "", 0);
     metrics_set(s->m_streams, "", 0);
     metrics_add(s->m_dropped, "", 0);
-    return s->m_dropped ? 0 : -ENOMEM;
+    return s->m_lag ? 0 : -ENOMEM;
 }
 
 static void config_defaults(struct http_config *c)
