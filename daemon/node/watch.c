@@ -116,6 +116,14 @@ static void tell_prepared(struct held *h)
     }
 }
 
+static void tell_launched(struct held *h)
+{
+    if (h->head && !h->told_launched && there(h, "start.json")) {
+        h->told_launched = true;
+        reports_attempt(h->node->reports, h, "launched", "", NULL);
+    }
+}
+
 static void tick_starting(struct held *h)
 {
     struct lh_err err;
@@ -148,10 +156,7 @@ static void tick_live(struct held *h)
         return;
     }
     tell_prepared(h);
-    if (h->head && !h->told_launched && there(h, "start.json")) {
-        h->told_launched = true;
-        reports_attempt(h->node->reports, h, "launched", "", NULL);
-    }
+    tell_launched(h);
     if (h->head && h->told_launched)
         tell_relays(h);
     if (h->head && h->told_launched && !h->told_running && !h->asking) {
@@ -176,6 +181,24 @@ static void tell_exited(struct held *h)
     lh_info("attempt.exited", "job=%s attempt=%" PRIu64 " outcome=%s class=%s exit=%" PRId64, h->job, h->number,
             lh_json_str(o, "outcome", ""), lh_json_str(o, "class", ""), lh_json_i64(o, "exit", -1));
     reports_attempt(h->node->reports, h, "exited", "", o);
+}
+
+/* An attempt that was over between two looks (or while no daemon ran) has been through its states all the same. */
+static void tell_missed(struct held *h)
+{
+    LH_CLEANUP(lh_json_decrefp) json_t *exit = NULL;
+
+    if (h->told_exited)
+        return;
+    if (there(h, "shim.json"))
+        tell_prepared(h);
+    tell_launched(h);
+    if (!h->head || h->told_running)
+        return;
+    h->told_running = true;
+    exit = load(h, "exit.json");
+    if (strcmp(lh_json_str(exit, "outcome", ""), "ok") == 0)
+        reports_attempt(h->node->reports, h, "running", "", NULL);
 }
 
 static void tell_cleaned(struct held *h)
@@ -237,6 +260,7 @@ static bool tick_over(struct held *h)
 
     if (there(h, "refused.json"))
         return tick_refused(h);
+    tell_missed(h);
     ship_tick(h->ship);
     uploads_tick(h->uploads);
     settled = ship_is_done(h->ship) && uploads_are_settled(h->uploads);
