@@ -1,12 +1,37 @@
-/* run.c - what all kinds share while they run: agreement between ranks, stop requests, phases, exit codes. */
+/* run.c - what all kinds share while they run: agreement between ranks, stop requests, phases, exit
+ * codes. */
 #include "worker/run.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
+#include "proto/base/str.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#define PHASE_EVERY_MS 200 /* five phase events a second are plenty for a progress bar */
+/* Five phase events a second are plenty for someone who watches the start, one a second for the
+ * rest. */
+#define PHASE_EVERY_MS 200
+#define PHASE_EVERY_LATER_MS 1000
+#define PHASE_LATER_MS 10000
+
+int run_path(const char *uri, const char *pointer, char ret_path[static 1024],
+             struct lh_err *reterr)
+{
+    struct lh_uri parsed;
+    int rc = lh_uri_parse(uri, &parsed, reterr);
+
+    if (rc == 0 && parsed.scheme != LH_URI_FILE)
+        rc = lh_err_set(
+            reterr, LH_EJOB,
+            "'%s' is not a local path; a node fetches such inputs before it starts a worker", uri);
+    if (rc < 0) {
+        if (reterr)
+            (void)snprintf(reterr->pointer, sizeof(reterr->pointer), "%s", pointer);
+        return rc;
+    }
+    (void)snprintf(ret_path, 1024, "%s", parsed.path);
+    return 0;
+}
 
 int run_agree(struct run *r, int rc, struct lh_err *reterr)
 {
@@ -66,7 +91,8 @@ int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err 
     int rc;
 
     if (wanted[0])
-        r->checkpoint_wanted = 0; /* a second request that comes before this one is served is the same one */
+        r->checkpoint_wanted =
+            0; /* a second request that comes before this one is served is the same one */
     if (!r->stop_wanted && stop_file_there(r))
         r->stop_wanted = 1;
     wanted[1] = r->stop_wanted;
@@ -83,12 +109,13 @@ int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err 
 void run_phase(struct run *r, const char *name, int64_t done, int64_t of, const char *unit)
 {
     uint64_t now = lh_mono_ms();
+    uint64_t every = now - r->start_ms < PHASE_LATER_MS ? PHASE_EVERY_MS : PHASE_EVERY_LATER_MS;
     bool edge = done == of || strcmp(name, r->phase_name) != 0;
 
     lh_report_beat(r->reporter);
     if (r->comm->rank != 0)
         return;
-    if (!edge && now - r->phase_ms < PHASE_EVERY_MS)
+    if (!edge && now - r->phase_ms < every)
         return;
     r->phase_ms = now;
     (void)snprintf(r->phase_name, sizeof(r->phase_name), "%s", name);
@@ -112,8 +139,12 @@ enum worker_exit run_exit_code(int rc)
     case -EPERM:
     case -EISDIR:
     case -ENOTDIR:
+    case -EEXIST:
+    case -ELOOP:
+    case -ENAMETOOLONG:
         return EXIT_BAD_INPUT;
-    case LH_ETRYAGAIN: /* and what a full disk, a lack of memory or a bad network does: the next node may do better */
+    case LH_ETRYAGAIN: /* and what a full disk, a lack of memory or a bad network does: the next
+                          node may do better */
     case -ENOSPC:
     case -EDQUOT:
     case -EIO:
@@ -133,23 +164,12 @@ enum worker_exit run_exit_code(int rc)
     }
 }
 
-const char *run_exit_name(enum worker_exit code)
+const char *run_error_name(int rc)
 {
-    switch (code) {
-    case EXIT_DONE:
-        return "done";
-    case EXIT_BAD_JOB:
-        return "bad_job";
-    case EXIT_BAD_INPUT:
-        return "bad_input";
-    case EXIT_TRY_AGAIN:
-        return "try_again";
-    case EXIT_STOPPED:
-        return "stopped";
-    case EXIT_NOT_FINITE:
-        return "not_finite";
-    case EXIT_INTERNAL:
-        break;
-    }
-    return "internal";
+    /* An errno is what an input file has (then it is the user's), or what the machine has. */
+    if (rc > LH_EJOB)
+        return run_exit_code(rc) == EXIT_BAD_INPUT  ? "bad_input"
+               : run_exit_code(rc) == EXIT_INTERNAL ? "internal"
+                                                    : "io";
+    return lh_err_name(rc);
 }

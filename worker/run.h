@@ -31,17 +31,23 @@ struct run {
     bool profile;
     int threads;            /* of this rank */
     json_t *result;         /* object that ends up in the `done` event */
+    int64_t steps;          /* finished, over all attempts; kept by kind train for the `done` event */
 
     char model_digest[LH_SHA256_HEX]; /* of the base model's files; "" for kinds without a model */
+    char data_digest[LH_SHA256_HEX];  /* of the training data, set by the kind that opened it; checkpoints compare it */
 
     /* Set by signals (USR1: checkpoint; TERM, INT: stop after a checkpoint) and by the file OUT/stop. */
     volatile sig_atomic_t checkpoint_wanted, stop_wanted;
 
     /* Of run.c: the last phase event, and the code that all ranks are known to share. */
-    uint64_t phase_ms;
+    uint64_t start_ms, phase_ms;
     char phase_name[32];
     int agreed_code;
 };
+
+/* The path of a local file or directory that a job names (file:///path or a path). LH_EJOB at `pointer` for s3:// and
+ * job: addresses, which a node replaces by local ones before a worker sees the job. */
+LH_MUST_CHECK int run_path(const char *uri, const char *pointer, char ret_path[static 1024], struct lh_err *reterr);
 
 /* Collective, at the borders of stages that may fail on one rank alone (opening files, allocating): with rc 0 on every
  * rank returns 0; else every rank returns the code of the lowest failing rank, with its text in *reterr. An error that
@@ -51,9 +57,9 @@ LH_MUST_CHECK int run_agree(struct run *r, int rc, struct lh_err *reterr);
 /* Collective: refuses with LH_EINPUT when `hex` (a digest of `what`, "training data") differs from rank 0's. */
 LH_MUST_CHECK int run_same(struct run *r, const char *what, const char *hex, struct lh_err *reterr);
 
-/* The exit code that an error code becomes, and its name in the `done` event ("done" for 0). */
+/* The exit code that an error code becomes, and the name of the error in the `error` event. */
 enum worker_exit run_exit_code(int rc);
-const char *run_exit_name(enum worker_exit code);
+const char *run_error_name(int rc);
 
 /* True on all ranks as soon as any rank saw a request; call once a step, collectively. */
 LH_MUST_CHECK int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err *reterr);

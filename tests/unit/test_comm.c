@@ -1,4 +1,5 @@
-/* test_comm.c - sums, maxima and broadcasts over ranks; run alone and under mpirun with 2 and 4 ranks. */
+/* test_comm.c - sums, maxima and broadcasts over ranks; run alone and under mpirun with 2 and 4
+ * ranks. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,7 +14,8 @@
 
 static struct comm *comm;
 
-/* What rank r holds at i: magnitudes differ by 2^24, so that another order of adding gives other bits. */
+/* What rank r holds at i: magnitudes differ by 2^24, so that another order of adding gives other
+ * bits. */
 static double value(int r, int64_t i)
 {
     uint64_t h = ((uint64_t)i * 2654435761u + (uint64_t)r * 40503u + 1) * 0x9e3779b97f4a7c15u;
@@ -42,8 +44,8 @@ static void sums_of_floats_have_the_bits_of_adding_in_rank_order(void **state)
             for (int r = 1; r < comm->size; r++)
                 want += (float)value(r, i);
             if (memcmp(&want, &x[i], sizeof(want)) != 0)
-                fail_msg("n %lld, element %lld: %a, want %a", (long long)n, (long long)i, (double)x[i],
-                         (double)want);
+                fail_msg("n %lld, element %lld: %a, want %a", (long long)n, (long long)i,
+                         (double)x[i], (double)want);
         }
         assert_true(x[n] == 42.0f);
         free(x);

@@ -24,3 +24,13 @@ LH_MUST_CHECK int ckpt_save(struct run *r, const struct params *params, const st
  * what differs), loads masters and moments on every rank. */
 LH_MUST_CHECK int ckpt_load(struct run *r, const char *dir, struct params *params, struct train_state *ret_state,
                             struct lh_err *reterr);
+
+/* The newest complete checkpoint below a directory of checkpoints (OUT/checkpoints). LH_EINPUT when there is none. */
+LH_MUST_CHECK int ckpt_newest(const char *dir, char ret_path[static 1024], struct lh_err *reterr);
+
+/* What bit-identity depends on, as found in this process: {"cpu", "isa", "library", "compiler", "longhaul"}, all strings:
+ * new reference, NULL when memory is exhausted. */
+json_t *ckpt_machine_json(void);
+
+/* Finished steps of a checkpoint, from its state.json alone. */
+LH_MUST_CHECK int ckpt_step(const char *dir, int64_t *ret_step, struct lh_err *reterr);

@@ -1,9 +1,10 @@
 /* comm_mpi.c - the communicator over MPI; the only file that sees mpi.h.
  *
- * A sum is a reduce-scatter of our own and a gather: each rank receives everyone's values of its slice, adds
- * them in rank order, and the slices are gathered again. MPI_Allreduce would choose its order by message size
- * and topology, and the bits of a run would depend on where it runs. Slices are bounded, so memory for
- * exchanged values is COMM_SLICE_BYTES a rank, allocated by the first sum.
+ * A sum is a reduce-scatter of our own and a gather: each rank receives everyone's values of its
+ * slice, adds them in rank order, and the slices are gathered again. MPI_Allreduce would choose its
+ * order by message size and topology, and the bits of a run would depend on where it runs. Slices
+ * are bounded, so memory for exchanged values is COMM_SLICE_BYTES a rank, allocated by the first
+ * sum.
  */
 #include "worker/parallel/comm.h"
 #include <assert.h>
@@ -15,15 +16,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* 4 MiB a rank: large enough that latency (some 20 us a message) is below 2 % of a slice's copy, small enough
- * that 64 ranks need 256 MiB. */
+/* 4 MiB a rank: large enough that latency (some 20 us a message) is below 2 % of a slice's copy,
+ * small enough that 64 ranks need 256 MiB. */
 #define COMM_SLICE_BYTES (4 << 20)
 #define COMM_BCAST_BYTES (1 << 30) /* MPI counts are int */
 #define COMM_RANKS_MAX 1024        /* so that offsets into COMM_RANKS_MAX slices fit an int */
 
 struct comm_mpi {
     struct comm base;
-    void *inbox;         /* size slices, one from each rank; owned */
+    void *inbox;          /* size slices, one from each rank; owned */
     int *counts, *starts; /* size each: elements of each rank's slice in the chunk at hand; owned */
     int *in_counts, *in_starts; /* the same for what this rank receives; owned */
 };
@@ -211,7 +212,8 @@ static const struct comm_ops mpi_ops = {
     .abort = mpi_abort,
 };
 
-/* Started by mpirun, srun or the like? MPI_Init alone would start a daemon of its own and take half a second. */
+/* Started by mpirun, srun or the like? MPI_Init alone would start a daemon of its own and take half
+ * a second. */
 static bool launched(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
@@ -256,8 +258,8 @@ int comm_mpi_new(int *argc, char ***argv, struct comm **ret_comm, struct lh_err 
     if (rc != MPI_SUCCESS)
         rc = mpi_error(reterr, "setting up the communicator", rc);
     else if (m->base.size > COMM_RANKS_MAX)
-        rc = lh_err_at(reterr, LH_EJOB, "/resources/slots", "%d ranks; at most %d can work together",
-                       m->base.size, COMM_RANKS_MAX);
+        rc = lh_err_at(reterr, LH_EJOB, "/resources/slots",
+                       "%d ranks; at most %d can work together", m->base.size, COMM_RANKS_MAX);
     if (rc < 0) {
         mpi_free(&m->base);
         return rc;

@@ -1,4 +1,5 @@
-/* comm_none.c - comm_mpi_new of a build without MPI: one rank, or a clear refusal under a launcher. */
+/* comm_none.c - comm_mpi_new of a build without MPI: one rank, or a clear refusal under a launcher.
+ */
 #include "worker/parallel/comm.h"
 #include <stdlib.h>
 #include <string.h>

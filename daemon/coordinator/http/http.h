@@ -14,6 +14,7 @@
 #include <uv.h>
 
 struct http_server;
+struct metrics;
 struct http_request; /* one request, until it is answered */
 struct http_stream;  /* an SSE connection */
 
@@ -42,19 +43,31 @@ void http_server_free(struct http_server *s);
 int http_server_port(const struct http_server *s);
 /* "http://HOST:PORT" as clients on this machine reach it. */
 const char *http_server_address(const struct http_server *s);
+/* Where the server counts its answers and connections; others may add their own numbers. */
+struct metrics *http_server_metrics(struct http_server *s);
 
 /* The request. Strings live until it is answered. */
 const char *http_method(const struct http_request *q);
 const char *http_path(const struct http_request *q);                        /* decoded, without the query */
 const char *http_query(const struct http_request *q, const char *name);     /* NULL when absent */
+/* All query parameters in their order, also repeated ones; false beyond the last. A name without '=' has value "". */
+bool http_query_at(const struct http_request *q, unsigned i, const char **ret_name, const char **ret_value);
 const char *http_header(const struct http_request *q, const char *name);    /* NULL when absent */
 const void *http_body(const struct http_request *q, size_t *ret_len);
 const char *http_principal(const struct http_request *q); /* "local", a token's name, or "" */
 enum http_role http_role(const struct http_request *q);
 const char *http_request_id(const struct http_request *q);
+struct metrics *http_metrics(const struct http_request *q);
+/* The route's template for the counters ("/v1/jobs/{id}"): a static string. */
+void http_set_route(struct http_request *q, const char *route);
+/* A header of whatever answer follows; both are copied. */
+void http_set_header(struct http_request *q, const char *name, const char *value);
 /* cancelled is called (at most once, from the loop) when the client goes away before the answer; q stays valid until
  * it is answered, the answer is then dropped. */
 void http_on_cancel(struct http_request *q, void (*cancelled)(void *arg), void *arg);
+/* tick is called about four times a second from now on until q is answered or cancelled: for handlers that wait for a
+ * file to grow. */
+void http_on_tick(struct http_request *q, void (*tick)(void *arg), void *arg);
 
 /* Answers; each takes q away. Extra headers: NULL or {"Name: value", ..., NULL}. body is stolen / copied. */
 void http_answer_json(struct http_request *q, int status, json_t *body, const char *const *headers);

@@ -1,0 +1,423 @@
+/* attempts.c - the life of an attempt, from claimed slots to processes that are gone.
+ *
+ *     allocated ──all prepared──> prepared ──> launching ──all ranks──> running
+ *         └──────────┴─────stop (cancel, limit, failure, node lost)─────┤  └──exited (head)──> exited
+ *                                                                    stopping ──exited──────────┘ │
+ *                                               nothing was launched  └──────> cleaned <──────────┘ all nodes clean
+ *                                               a node is down: lost
+ *
+ * Slots are freed claim by claim, by the node's `cleaned`, or when the node has been down past its lease. A lost
+ * attempt is over for its job, which goes on elsewhere: what is left of it cannot publish under its number. A
+ * cancelled job alone waits for the lease, because cancelled says that its ranks are gone.
+ */
+#include "daemon/coordinator/core/table.h"
+#include "proto/base/json.h"
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WALL_SLACK_MS 60000 /* the shim enforces the limit; the coordinator only when the shim does not */
+
+struct core_attempt *live_attempt(struct entry *e)
+{
+    struct core_job *j = &e->pub;
+    struct core_attempt *a = j->n_attempts ? &j->attempts[j->n_attempts - 1] : NULL;
+
+    return a && !lh_attempt_is_final(a->state) ? a : NULL;
+}
+
+static struct change_event *log_attempt(struct core *c, struct entry *e, struct core_attempt *a, const char *type)
+{
+    json_t *nodes = json_array();
+    struct change_event *ev;
+
+    for (unsigned i = 0; i < a->n_claims; i++)
+        (void)json_array_append_new(nodes, json_pack("{s:s,s:i}", "node", a->claims[i].node, "slots",
+                                                     (int)a->claims[i].slots));
+    e->pub.revision++;
+    ev = log_event(c, type, e->pub.id, a->number,
+                   json_pack("{s:s,s:s,s:s,s:s,s:o,s:I}", "state", lh_attempt_state_name(a->state), "outcome",
+                             a->outcome, "class", a->class, "stop_reason", a->stop_reason, "nodes", nodes,
+                             "revision", (json_int_t)e->pub.revision));
+    change_row_add(ev, "attempt", row_attempt(e, a));
+    change_row_add(ev, "job_update", row_job_update(e));
+    return ev;
+}
+
+static struct change_event *attempt_move(struct core *c, struct entry *e, struct core_attempt *a,
+                                         enum lh_attempt_event event)
+{
+    int to = lh_attempt_next(a->state, event);
+    char type[CHANGE_TYPE_MAX];
+
+    assert(to >= 0);
+    a->state = (enum lh_attempt_state)to;
+    if (a->state == LH_ATTEMPT_RUNNING)
+        a->started_ms = c->wall_ms;
+    if (a->state >= LH_ATTEMPT_EXITED && a->ended_ms == 0)
+        a->ended_ms = c->wall_ms;
+    (void)snprintf(type, sizeof(type), "attempt.%s", lh_attempt_state_name(a->state));
+    attempt_arm(c, e);
+    return log_attempt(c, e, a, type);
+}
+
+uint64_t attempt_wall_left_ms(const struct core *c, const struct entry *e)
+{
+    const struct core_job *j = &e->pub;
+    uint64_t limit = (uint64_t)j->job->limits.wall_s * 1000, used = 0;
+
+    if (limit == 0)
+        return UINT64_MAX;
+    for (unsigned i = 0; i < j->n_attempts; i++) {
+        const struct core_attempt *a = &j->attempts[i];
+        uint64_t end = a->ended_ms ? a->ended_ms : c->wall_ms;
+
+        if (a->started_ms && end > a->started_ms)
+            used += end - a->started_ms;
+    }
+    return used < limit ? limit - used : 0;
+}
+
+void attempt_arm(struct core *c, struct entry *e)
+{
+    const struct core_attempt *a = live_attempt(e);
+    uint64_t left;
+
+    e->deadline_ms = 0;
+    if (!a)
+        return;
+    switch (a->state) {
+    case LH_ATTEMPT_ALLOCATED:
+    case LH_ATTEMPT_PREPARED:
+        e->deadline_ms = c->now_ms + c->config.prepare_ms;
+        break;
+    case LH_ATTEMPT_LAUNCHING:
+        e->deadline_ms = c->now_ms + c->config.launch_ms;
+        break;
+    case LH_ATTEMPT_RUNNING:
+        left = attempt_wall_left_ms(c, e);
+        if (left != UINT64_MAX)
+            e->deadline_ms = c->now_ms + left + WALL_SLACK_MS;
+        break;
+    default:
+        break;
+    }
+}
+
+void attempt_start(struct core *c, struct entry *e, const struct gang *g)
+{
+    struct core_job *j = &e->pub;
+    uint64_t number = j->n_attempts ? j->attempts[j->n_attempts - 1].number + 1 : 1;
+    struct core_attempt *a;
+    struct change_event *ev;
+
+    assert(!live_attempt(e));
+    j->attempts = core_grow(j->attempts, j->n_attempts + 1, sizeof(*j->attempts));
+    a = &j->attempts[j->n_attempts++];
+    memset(a, 0, sizeof(*a));
+    a->number = number;
+    a->state = LH_ATTEMPT_ALLOCATED;
+    a->allocated_ms = c->wall_ms;
+    a->n_claims = g->n;
+    a->claims = core_alloc(g->n * sizeof(*a->claims));
+    for (unsigned i = 0; i < g->n; i++) {
+        struct core_claim *k = &a->claims[i];
+
+        copy_text(k->node, sizeof(k->node), g->at[i].node->pub.name);
+        k->slots = g->at[i].slots;
+        pick_slots(g->at[i].node, k->slots, k->slot_mask);
+        claim_slots(g->at[i].node, k);
+    }
+    attempt_arm(c, e);
+    ev = log_attempt(c, e, a, "attempt.allocated");
+    for (unsigned i = 0; i < a->n_claims; i++)
+        rows_claim(ev, j, a, i);
+    j->not_before_ms = e->not_before_ms = 0;
+    list_move(c, e, LIST_ACTIVE);
+    job_move(c, e, LH_JOB_EV_PLACED, "starting", "Attempt %llu is being prepared on %u node%s.",
+             (unsigned long long)number, g->n, g->n == 1 ? "" : "s");
+    for (unsigned i = 0; i < g->n; i++)
+        command_prepare(c, e, i);
+}
+
+void attempt_stop(struct core *c, struct entry *e, const char *reason, json_t *failure)
+{
+    struct core_attempt *a = live_attempt(e);
+
+    if (!a || a->state >= LH_ATTEMPT_STOPPING) {
+        json_decref(failure);
+        return;
+    }
+    copy_text(a->stop_reason, sizeof(a->stop_reason), reason);
+    json_decref(e->failure);
+    e->failure = failure;
+    attempt_move(c, e, a, LH_ATTEMPT_EV_STOP);
+    for (unsigned i = 0; i < a->n_claims; i++)
+        if (!a->claims[i].cleaned)
+            command_stop(c, e, a, i, reason);
+}
+
+void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, const char *type)
+{
+    struct core_claim *k = &a->claims[claim];
+    struct node *n = find_node(c, k->node);
+    struct change_event *ev;
+
+    assert(!k->cleaned);
+    k->cleaned = true;
+    if (n)
+        free_slots(n, k);
+    ev = log_event(c, type, e->pub.id, a->number,
+                   json_pack("{s:s,s:i}", "node", k->node, "slots", (int)k->slots));
+    rows_claim(ev, &e->pub, a, claim);
+    c->queue_changed = true;
+}
+
+/* Down so long that the attempt has ended itself: lease, 2 % drift of clocks, and the time to kill. */
+static bool past_lease(const struct core *c, const struct entry *e, const struct node *n)
+{
+    uint64_t lease = e->pub.job->limits.lease_s ? (uint64_t)e->pub.job->limits.lease_s * 1000 : c->config.lease_ms;
+
+    return n->pub.state == LH_NODE_DOWN &&
+           c->now_ms - n->pub.seen_ms > lease + lease / 50 + c->config.stop_grace_ms + c->config.down_ms;
+}
+
+void dirty_tick(struct core *c)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < c->n_dirty; i++) {
+        struct entry *e = c->dirty[i].entry;
+        struct core_attempt *a = &e->pub.attempts[c->dirty[i].attempt];
+        bool left = false;
+
+        for (unsigned k = 0; k < a->n_claims; k++) {
+            const struct node *n = find_node(c, a->claims[k].node);
+
+            if (a->claims[k].cleaned)
+                continue;
+            if (!n || past_lease(c, e, n))
+                attempt_claim_cleaned(c, e, a, k, "claim.expired");
+            else
+                left = true;
+        }
+        if (left)
+            c->dirty[kept++] = c->dirty[i];
+    }
+    c->n_dirty = kept;
+}
+
+static void finish(struct core *c, struct entry *e, struct core_attempt *a, enum lh_attempt_event event)
+{
+    unsigned n_dirty = 0;
+
+    if (!a->exit && !a->outcome[0]) { /* it ended without an exit record */
+        bool lost = event == LH_ATTEMPT_EV_LOST;
+
+        copy_text(a->outcome, sizeof(a->outcome), lost ? "lost" : e->failure ? "failed" : "stopped");
+        copy_text(a->class, sizeof(a->class), lh_json_str(e->failure, "class", "infra"));
+    }
+    attempt_move(c, e, a, event);
+    for (unsigned i = 0; i < a->n_claims; i++) {
+        if (a->claims[i].cleaned)
+            command_forget(c, a->claims[i].node, e->pub.id, a->number);
+        else
+            n_dirty++;
+    }
+    if (n_dirty > 0) {
+        c->dirty = core_grow(c->dirty, c->n_dirty + 1, sizeof(*c->dirty));
+        c->dirty[c->n_dirty++] = (struct dirty){.entry = e, .attempt = (unsigned)(a - e->pub.attempts)};
+    }
+    retry_decide(c, e, a);
+}
+
+void attempt_settle(struct core *c, struct entry *e)
+{
+    struct core_attempt *a = live_attempt(e);
+    bool all_clean = true;
+
+    if (!a || a->state < LH_ATTEMPT_STOPPING)
+        return;
+    for (unsigned i = 0; i < a->n_claims; i++) {
+        const struct node *n = find_node(c, a->claims[i].node);
+
+        if (a->claims[i].cleaned)
+            continue;
+        all_clean = false;
+        if (n && n->pub.state != LH_NODE_DOWN)
+            return; /* it will tell */
+        if (n && e->pub.cancel && !past_lease(c, e, n))
+            return;
+    }
+    finish(c, e, a, all_clean ? LH_ATTEMPT_EV_CLEANED : LH_ATTEMPT_EV_LOST);
+}
+
+/* A node of the gang is down, or has come back without the attempt (clean: nothing of it is left there). */
+void attempt_node_gone(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, bool clean)
+{
+    char detail[320];
+
+    (void)snprintf(detail, sizeof(detail), clean ? "Node %s came back without the attempt that it was working on."
+                                                 : "Node %s was not heard of for too long.",
+                   a->claims[claim].node);
+    attempt_stop(c, e, "node_lost", error_json("node_lost", "infra", "", detail));
+    if (clean && !a->claims[claim].cleaned)
+        attempt_claim_cleaned(c, e, a, claim, "claim.cleaned");
+    attempt_settle(c, e);
+}
+
+void attempt_tick(struct core *c, struct entry *e)
+{
+    struct core_attempt *a = live_attempt(e);
+
+    if (!a)
+        return;
+    if (a->state >= LH_ATTEMPT_STOPPING) {
+        attempt_settle(c, e);
+        return;
+    }
+    if (e->deadline_ms == 0 || c->now_ms < e->deadline_ms)
+        return;
+    if (a->state == LH_ATTEMPT_RUNNING) {
+        job_move(c, e, LH_JOB_EV_STOP, "time_limit", "Over limits.wall_s (%lld s).",
+                 (long long)e->pub.job->limits.wall_s);
+        attempt_stop(c, e, "time_limit", NULL);
+    } else if (a->state == LH_ATTEMPT_LAUNCHING) {
+        attempt_stop(c, e, "launch_timeout",
+                     error_json("launch_timeout", "launch", "", "Not all ranks reported in time after the launch."));
+    } else {
+        attempt_stop(c, e, "prepare_timeout",
+                     error_json("prepare_timeout", "infra", "", "Not all nodes staged the inputs in time."));
+    }
+}
+
+/* ---- reports --------------------------------------------------------------------------------------------------- */
+
+static void on_prepared(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim)
+{
+    struct change_event *ev;
+
+    if (a->claims[claim].prepared)
+        return;
+    a->claims[claim].prepared = true;
+    ev = log_event(c, "claim.prepared", e->pub.id, a->number, json_pack("{s:s}", "node", a->claims[claim].node));
+    rows_claim(ev, &e->pub, a, claim);
+    if (a->state != LH_ATTEMPT_ALLOCATED)
+        return;
+    for (unsigned i = 0; i < a->n_claims; i++)
+        if (!a->claims[i].prepared)
+            return;
+    attempt_move(c, e, a, LH_ATTEMPT_EV_PREPARED);
+    attempt_move(c, e, a, LH_ATTEMPT_EV_LAUNCH);
+    command_launch(c, e);
+}
+
+static void on_prepare_failed(struct core *c, struct entry *e, const char *node, const json_t *report)
+{
+    const json_t *problem = json_object_get(report, "problem");
+    const char *detail = lh_json_str(problem, "detail", "a node could not prepare the attempt");
+    char text[512];
+
+    (void)snprintf(text, sizeof(text), "%s: %s", node, detail);
+    attempt_stop(c, e, "prepare_failed",
+                 error_json(lh_json_str(problem, "code", "prepare"), lh_json_str(report, "class", "infra"),
+                            lh_json_str(problem, "pointer", ""), text));
+}
+
+static void on_orted(struct core *c, struct entry *e, struct core_attempt *a, const json_t *report)
+{
+    const char *node = lh_json_str(report, "node", ""), *command = lh_json_str(report, "command", "");
+    bool member = false;
+    size_t i;
+    json_t *known;
+
+    for (unsigned k = 1; k < a->n_claims; k++)
+        member = member || strcmp(a->claims[k].node, node) == 0;
+    if (!member || !command[0] || (a->state != LH_ATTEMPT_LAUNCHING && a->state != LH_ATTEMPT_RUNNING))
+        return;
+    json_array_foreach(e->orted, i, known)
+        if (strcmp(lh_json_str(known, "node", ""), node) == 0)
+            return;
+    if (!e->orted)
+        e->orted = json_array();
+    (void)json_array_append_new(e->orted, json_pack("{s:s,s:s}", "node", node, "command", command));
+    log_attempt(c, e, a, "attempt.orted");
+    command_add(c, node, json_pack("{s:s,s:s,s:I,s:s}", "type", "orted", "job", e->pub.id, "attempt",
+                                   (json_int_t)a->number, "command", command));
+}
+
+static void on_exited(struct core *c, struct entry *e, struct core_attempt *a, const json_t *report)
+{
+    const json_t *result = json_object_get(report, "result");
+    struct change_event *ev;
+
+    json_decref(a->exit);
+    a->exit = json_deep_copy(report);
+    (void)json_object_del(a->exit, "id");
+    copy_text(a->outcome, sizeof(a->outcome), lh_json_str(report, "outcome", "failed"));
+    copy_text(a->class, sizeof(a->class), lh_json_str(report, "class", ""));
+    if (!a->class[0] && strcmp(a->outcome, "ok") != 0) /* every failure counts against some budget */
+        copy_text(a->class, sizeof(a->class), strcmp(a->outcome, "failed") == 0 ? "app" : "infra");
+    if (json_is_object(result)) {
+        json_decref(e->pub.result);
+        e->pub.result = json_deep_copy(result);
+    }
+    ev = attempt_move(c, e, a, LH_ATTEMPT_EV_EXITED);
+    if (json_is_object(result))
+        change_row_add(ev, "job_result", row_job_result(e));
+    for (unsigned i = 1; i < a->n_claims; i++) /* the head's shim has cleaned up; members wait for this */
+        if (!a->claims[i].cleaned)
+            command_stop(c, e, a, i, "exited");
+}
+
+static void on_running(struct core *c, struct entry *e, struct core_attempt *a)
+{
+    if (a->state != LH_ATTEMPT_LAUNCHING)
+        return;
+    attempt_move(c, e, a, LH_ATTEMPT_EV_RUNNING);
+    job_move(c, e, LH_JOB_EV_STARTED, "", "%s", "");
+}
+
+void attempt_report(struct core *c, struct node *n, const char *type, const json_t *report)
+{
+    struct entry *e = find_id(c, lh_json_str(report, "job", ""));
+    uint64_t number = (uint64_t)lh_json_i64(report, "attempt", 0);
+    struct core_attempt *a = NULL;
+    unsigned claim = 0;
+
+    for (unsigned i = 0; e && i < e->pub.n_attempts; i++)
+        if (e->pub.attempts[i].number == number)
+            a = &e->pub.attempts[i];
+    while (a && claim < a->n_claims && strcmp(a->claims[claim].node, n->pub.name) != 0)
+        claim++;
+    if (!a || claim == a->n_claims)
+        return; /* not this node's business */
+    if (strcmp(type, "checkpoint") == 0 || strcmp(type, "upload") == 0) {
+        checkpoint_report(c, e, type, report);
+        return;
+    }
+    if (strcmp(type, "cleaned") == 0) {
+        if (!a->claims[claim].cleaned)
+            attempt_claim_cleaned(c, e, a, claim, "claim.cleaned");
+        if (a == live_attempt(e))
+            attempt_settle(c, e);
+        else
+            command_forget(c, n->pub.name, e->pub.id, number);
+        return;
+    }
+    if (a != live_attempt(e) || a->state == LH_ATTEMPT_EXITED)
+        return; /* stale */
+    if (strcmp(type, "prepared") == 0) {
+        on_prepared(c, e, a, claim);
+    } else if (strcmp(type, "prepare_failed") == 0) {
+        on_prepare_failed(c, e, n->pub.name, report);
+    } else if (claim == 0 && strcmp(type, "running") == 0) {
+        on_running(c, e, a);
+    } else if (claim == 0 && strcmp(type, "orted_wanted") == 0) {
+        on_orted(c, e, a, report);
+    } else if (claim == 0 && strcmp(type, "exited") == 0) {
+        on_exited(c, e, a, report);
+        attempt_settle(c, e);
+    }
+}

@@ -1,0 +1,172 @@
+/* attention.c - the forward pass of attention, and the form for cached keys.
+ *
+ * For a round of kv heads, as many as ATTN_PACK_MAX holds, K is packed transposed and V plain,
+ * once. Then every block of TILE_ROWS queries walks over its tiles of keys: scores, weights with a
+ * running maximum, weighted sum of V. No matrix of T x T exists. Blocks are shared out in a fixed
+ * order and do not meet, so threads do not change the bits.
+ */
+#include "kernels/cpu/attention.h"
+#include <math.h>
+
+#define FWD_ROWS 128 /* queries of one item */
+#define CACHED_ROWS_FEW                                                                            \
+    8 /* up to so many queries are faster one by one: packing reads all keys                       \
+       */
+
+enum { PACK_K, PACK_V, FWD_KINDS };
+
+void attn_init(struct attn *a)
+{
+    a->tiles = tile_ops_for(a->s->isa, a->q.t);
+    a->Dp = (a->D + TILE_STEP - 1) / TILE_STEP * TILE_STEP;
+    a->group = a->H / a->KV;
+    a->n_tiles = (a->T + TILE_TOKENS - 1) / TILE_TOKENS;
+    a->tile_bytes = (uint64_t)(TILE_TOKENS * a->Dp * tile_element(a->tiles));
+}
+
+bool attn_local_reserve(const struct attn *a)
+{
+    return stream_local(a->s, (uint64_t)TILE_ROWS * 4 * 4 * (uint64_t)(a->Dp + TILE_TOKENS));
+}
+
+struct attn_local attn_local(const struct attn *a, int thread)
+{
+    float *p = a->s->local[thread].p;
+    int64_t wide = TILE_ROWS * a->Dp, tokens = TILE_ROWS * TILE_TOKENS;
+
+    return (struct attn_local){
+        .s = {p, p + tokens},
+        .w = {p + 2 * tokens, p + 3 * tokens},
+        .a = {p + 4 * tokens, p + 4 * tokens + wide},
+        .out = {p + 4 * tokens + 2 * wide, p + 4 * tokens + 3 * wide},
+    };
+}
+
+static void attention_pack_item(void *arg, int64_t item, int thread)
+{
+    const struct attn *a = arg;
+    int64_t i = item / a->n_tiles, t = item % a->n_tiles, j0 = t * TILE_TOKENS;
+    int64_t n = LH_MIN(TILE_TOKENS, a->T - j0);
+
+    (void)thread;
+    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_K, FWD_KINDS), a->Dp,
+                         attn_head(a->k, j0, n, a->kv0 + i, a->D));
+    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_V, FWD_KINDS), a->Dp,
+                    attn_head(a->v, j0, n, a->kv0 + i, a->D));
+}
+
+static void attention_fwd_block(const struct attn *a, const struct attn_local *l, int64_t h,
+                                int64_t r0)
+{
+    int64_t n = LH_MIN(TILE_ROWS, a->q.rows - r0), i0 = a->q0 + r0, last = i0 + n - 1;
+    int64_t first = a->seg ? attn_begin(a, h)[i0] : 0, cut = a->seg ? attn_begin(a, h)[last] : 0;
+    int64_t t_first = first / TILE_TOKENS, kv = h / a->group - a->kv0;
+    struct softmax_rows rows;
+
+    softmax_start(&rows);
+    tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->q, r0, n, h, a->D));
+    for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
+        int64_t j0 = t * TILE_TOKENS;
+        struct attn_span span = attn_span(j0, first, last);
+
+        span.masked = j0 + span.n0 < cut || j0 + span.n1 - 1 > i0;
+        for (int64_t r = 0; span.masked && r < TILE_ROWS; r++) {
+            int64_t i = LH_MIN(i0 + r, last);
+
+            rows.lo[r] = (int32_t)((a->seg ? attn_begin(a, h)[i] : 0) - j0);
+            rows.hi[r] = (int32_t)(i - j0);
+        }
+        attn_scores(a, l->s[0], l->a[0], attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
+        softmax_forward(a->tiles, &rows, l->s[0], l->w[0], span, a->scale * (float)M_LOG2E);
+        if (t > t_first)
+            softmax_rescale(&rows, l->out[0], a->Dp);
+        attn_weigh(a, l->out[0], l->w[0], attn_packed(a, kv, t, PACK_V, FWD_KINDS), span,
+                   t > t_first);
+    }
+    softmax_finish(&rows, l->out[0], a->Dp, attn_head(a->o, r0, n, h, a->D),
+                   a->lse ? a->lse + h * a->T + r0 : NULL);
+}
+
+static void attention_fwd_item(void *arg, int64_t item, int thread)
+{
+    const struct attn *a = arg;
+    struct attn_local l = attn_local(a, thread);
+    int64_t chunks = (a->q.rows + FWD_ROWS - 1) / FWD_ROWS, i = item / chunks;
+    /* Later queries cost more: every other head runs backwards, so that no thread gets all the long
+     * ones. */
+    int64_t chunk = i % 2 == 0 ? item % chunks : chunks - 1 - item % chunks;
+
+    a->tiles->begin();
+    for (int64_t r0 = chunk * FWD_ROWS; r0 < LH_MIN(a->q.rows, (chunk + 1) * FWD_ROWS);
+         r0 += TILE_ROWS)
+        attention_fwd_block(a, &l, a->kv0 * a->group + i, r0);
+    a->tiles->end();
+}
+
+static void attention_forward(struct attn *a)
+{
+    uint64_t head_bytes;
+    int64_t round;
+
+    attn_init(a);
+    head_bytes = (uint64_t)a->n_tiles * FWD_KINDS * a->tile_bytes;
+    round = (int64_t)LH_MAX(1, LH_MIN((uint64_t)a->KV, ATTN_PACK_MAX / LH_MAX(head_bytes, 1)));
+    a->packed = stream_shared(a->s, (uint64_t)round * head_bytes);
+    if (!a->packed || !attn_local_reserve(a))
+        return;
+    for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += round) {
+        a->n_kv = LH_MIN(round, a->KV - a->kv0);
+        pool_run(a->s->pool, a->n_kv * a->n_tiles, attention_pack_item, a);
+        pool_run(a->s->pool, a->n_kv * a->group * ((a->q.rows + FWD_ROWS - 1) / FWD_ROWS),
+                 attention_fwd_item, a);
+    }
+}
+
+void cpu_attention_fwd(struct kn_stream *s, struct kn_mat o, float *lse, struct kn_mat q,
+                       struct kn_mat k, struct kn_mat v, const struct kn_segments *seg, int64_t H,
+                       int64_t KV, int64_t D, float scale)
+{
+    struct kn_check ck = cpu_check(s, "attention_fwd");
+    struct attn a = {.s = s,
+                     .q = q,
+                     .k = k,
+                     .v = v,
+                     .o = o,
+                     .lse = lse,
+                     .seg = seg,
+                     .T = seg->T,
+                     .H = H,
+                     .KV = KV,
+                     .D = D,
+                     .scale = scale};
+
+    if (kn_check_attention(ck, q, k, v, seg->T, seg->T, (struct kn_heads){H, KV, D}) &&
+        kn_check_same(ck, "q", q, "o", o))
+        attention_forward(&a);
+}
+
+void cpu_attention_cached(struct kn_stream *s, struct kn_mat o, struct kn_mat q, struct kn_mat k,
+                          struct kn_mat v, int64_t q0, int64_t H, int64_t KV, int64_t D,
+                          float scale)
+{
+    struct kn_check ck = cpu_check(s, "attention_cached");
+    struct attn a = {.s = s,
+                     .q = q,
+                     .k = k,
+                     .v = v,
+                     .o = o,
+                     .T = q0 + q.rows,
+                     .q0 = q0,
+                     .H = H,
+                     .KV = KV,
+                     .D = D,
+                     .scale = scale};
+
+    if (!kn_check_attention(ck, q, k, v, q.rows, q0 + q.rows, (struct kn_heads){H, KV, D}) ||
+        !kn_check_same(ck, "q", q, "o", o))
+        return;
+    if (q.rows > CACHED_ROWS_FEW)
+        attention_forward(&a);
+    else
+        attention_rows(&a);
+}

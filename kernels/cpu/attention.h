@@ -1,0 +1,138 @@
+/* attention.h - what the forward pass, the backward pass and the softmax of attention share.
+ *
+ * Work is done for TILE_ROWS rows at a time against packed tiles of TILE_TOKENS tokens. A tile
+ * outside of all the rows' segments is never touched, one inside is computed whole, and only one
+ * that straddles a cut or the diagonal is masked element by element. Inside a tile, runs of
+ * TILE_STEP columns outside of the segments are skipped.
+ */
+#pragma once
+#include "kernels/cpu/level.h"
+#include "kernels/cpu/tile.h"
+
+#define ATTN_PACK_MAX                                                                              \
+    (64u << 20) /* bytes of packed tiles at a time; heads beyond that wait for the next round */
+
+/* What does not change within one call. Row r of q is query q0 + r of the sequence; keys are 0 to
+ * T. */
+struct attn {
+    struct kn_stream *s;
+    const struct tile_ops *tiles;
+    struct kn_mat q, k, v, o, d_o, dq, dk, dv;
+    float *lse;                    /* (H,T), or NULL */
+    const struct kn_segments *seg; /* NULL: every query sees all keys up to its own */
+    int64_t T, q0, H, KV, D;
+    float scale;
+
+    /* From attn_init. */
+    int64_t Dp, group,
+        n_tiles;         /* D as a multiple of TILE_STEP; query heads a kv head; tiles of T */
+    uint64_t tile_bytes; /* packed */
+
+    /* The heads whose tiles are packed now: kv heads [kv0, kv0 + n_kv) and, where query heads are
+     * packed, those with numbers [g0, g0 + n_g) of each group. */
+    int64_t kv0, n_kv, g0, n_g;
+    char *packed;
+};
+
+/* One thread's scratch: blocks of TILE_ROWS rows. */
+struct attn_local {
+    void *a[2];    /* x Dp: operands */
+    float *s[2];   /* x TILE_TOKENS: products */
+    void *w[2];    /* x TILE_TOKENS: weights, as operands */
+    float *out[2]; /* x Dp: sums */
+};
+
+/* A few queries without packing, one row of one head an item (attention_row.c). */
+void attention_rows(struct attn *a);
+
+/* The columns [n0, n1) of a tile that some row of a block may see, and whether some element of them
+ * is not seen. */
+struct attn_span {
+    int64_t n0, n1;
+    bool masked;
+};
+
+/* Of the tile that starts at token t0, for tokens [first, last]. */
+static inline struct attn_span attn_span(int64_t t0, int64_t first, int64_t last)
+{
+    return (struct attn_span){
+        .n0 = LH_MAX(0, (first - t0) / TILE_STEP * TILE_STEP),
+        .n1 = LH_MIN(TILE_TOKENS, (last - t0) / TILE_STEP * TILE_STEP + TILE_STEP),
+    };
+}
+
+void attn_init(struct attn *a);
+/* Sizes every thread's scratch; attn_local finds it. */
+LH_MUST_CHECK bool attn_local_reserve(const struct attn *a);
+struct attn_local attn_local(const struct attn *a, int thread);
+
+static inline struct kn_mat attn_head(struct kn_mat m, int64_t r0, int64_t rows, int64_t h,
+                                      int64_t D)
+{
+    return kn_sub(m, r0, rows, h * D, D);
+}
+
+static inline const int32_t *attn_begin(const struct attn *a, int64_t h)
+{
+    return a->seg->begin[h >= a->seg->shift_from];
+}
+
+/* kinds of packed tile for each of n heads, all tiles of the sequence: kind k of tile t of the i-th
+ * head. */
+static inline char *attn_packed(const struct attn *a, int64_t i, int64_t t, int64_t k,
+                                int64_t kinds)
+{
+    return a->packed + (uint64_t)((i * a->n_tiles + t) * kinds + k) * a->tile_bytes;
+}
+
+/* c (TILE_ROWS x span) = a (TILE_ROWS x Dp) times the span's columns of a transposed tile. */
+static inline void attn_scores(const struct attn *a, float *s, const void *rows, const char *tile,
+                               struct attn_span n)
+{
+    a->tiles->product(n.n1 - n.n0, a->Dp, rows, a->Dp, tile + n.n0 * 4, TILE_TOKENS, s + n.n0,
+                      TILE_TOKENS, false);
+}
+
+/* out (TILE_ROWS x Dp) = or += weights (TILE_ROWS x span) times the span's rows of a plain tile. */
+static inline void attn_weigh(const struct attn *a, float *out, const void *w, const char *tile,
+                              struct attn_span n, bool add)
+{
+    int64_t element = tile_element(a->tiles);
+
+    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * element, TILE_TOKENS,
+                      tile + n.n0 * a->Dp * element, a->Dp, out, a->Dp, add);
+}
+
+/* One block of the forward pass between its two products: from scores to weights. s: scores of
+ * TILE_ROWS x [n0, n1), row stride TILE_TOKENS; p: where the weights go, as the element the tiles
+ * want. Row r sees columns [lo[r], hi[r]] when masked. max, sum: per row, in powers of two;
+ * factor[r]: what the sums so far are to be multiplied by. */
+struct softmax_rows {
+    float max[TILE_ROWS], factor[TILE_ROWS];
+    float sum[TILE_ROWS][16]; /* lane by lane; added up at the end */
+    int32_t lo[TILE_ROWS], hi[TILE_ROWS];
+};
+void softmax_start(struct softmax_rows *rows);
+void softmax_forward(const struct tile_ops *ops, struct softmax_rows *rows, const float *s, void *p,
+                     struct attn_span span, float scale2);
+/* out *= factor, row by row, where a factor is not 1. */
+void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp);
+/* o = out / sum for n rows, and lse when not NULL. */
+void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t Dp, struct kn_mat o,
+                    float *lse);
+
+/* Backward, rows are queries: ds = p * (dp - delta) * scale with p = 2^(s*scale2 - lse2). Of rows,
+ * max holds lse2 and factor holds delta. */
+void softmax_backward_q(const struct tile_ops *ops, const struct softmax_rows *rows, const float *s,
+                        const float *dp, void *ds, struct attn_span span, float scale2,
+                        float scale);
+/* Backward, rows are keys j0..: columns are queries i0 + n with their lse2, delta and begin. Both p
+ * and ds leave. */
+struct softmax_cols {
+    const float *lse2, *delta;
+    const int32_t *begin;
+    int32_t i0, j0;
+};
+void softmax_backward_k(const struct tile_ops *ops, struct softmax_cols cols, const float *s,
+                        const float *dp, void *p, void *ds, struct attn_span span, float scale2,
+                        float scale);

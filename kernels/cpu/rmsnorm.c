@@ -1,0 +1,141 @@
+/* rmsnorm.c - y = x * rstd * g, and its gradients.
+ *
+ * Sums over a row are fp32 in 16 lanes, of C/16 terms each. A row is read twice, the second time from L1. dg is summed in two stages: every item of rows
+ * leaves its own sums in scratch, then the items' sums are added in order, columns shared out.
+ */
+#include "kernels/cpu/level.h"
+#include "kernels/cpu/vec.h"
+#include <math.h>
+#include <string.h>
+
+#define NORM_COLS 256 /* columns of one item of the second stage */
+
+struct rmsnorm_job {
+    struct kn_mat y, x, dx, dy;
+    float *rstd, *dg;
+    const float *rstd_in, *g;
+    float eps;
+    struct cpu_rows rows;
+    float *partial; /* (items, C), or NULL */
+    int64_t items;
+};
+
+static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1)
+{
+    struct kn_mat x = j->x, y = j->y;
+
+    for (int64_t r = r0; r < r1; r++) {
+        v16 squares = {0};
+        float rstd;
+
+        for (int64_t c = 0; c < x.cols; c += VEC) {
+            v16 v = v16_load(x, r, c, x.cols - c);
+
+            squares += v * v;
+        }
+        rstd =
+            (float)(1.0 / sqrt((double)v16_sum(squares) / (double)x.cols + (double)j->eps));
+        j->rstd[r] = rstd;
+        for (int64_t c = 0; c < x.cols; c += VEC) {
+            int64_t n = x.cols - c;
+
+            v16_store(y, r, c, n, v16_load(x, r, c, n) * rstd * v16_load_f32(j->g + c, n));
+        }
+    }
+}
+
+static void rmsnorm_bwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1, float *dg)
+{
+    struct kn_mat x = j->x, dx = j->dx, dy = j->dy;
+
+    for (int64_t r = r0; r < r1; r++) {
+        v16 dots = {0};
+        float rstd = j->rstd_in[r], mean;
+
+        for (int64_t c = 0; c < x.cols; c += VEC) {
+            int64_t n = x.cols - c;
+            v16 part = v16_load(dy, r, c, n) * (v16_load(x, r, c, n) * rstd);
+
+            dots += part * v16_load_f32(j->g + c, n);
+            if (dg)
+                v16_store_f32(dg + c, n, v16_load_f32(dg + c, n) + part);
+        }
+        mean = (float)((double)v16_sum(dots) / (double)x.cols);
+        for (int64_t c = 0; c < x.cols; c += VEC) {
+            int64_t n = x.cols - c;
+            v16 xhat = v16_load(x, r, c, n) * rstd;
+            v16 d = rstd * (v16_load(dy, r, c, n) * v16_load_f32(j->g + c, n) - xhat * mean);
+
+            v16_store(dx, r, c, n, v16_load(dx, r, c, n) + d);
+        }
+    }
+}
+
+static void rmsnorm_fwd_item(void *arg, int64_t item, int thread)
+{
+    const struct rmsnorm_job *j = arg;
+
+    (void)thread;
+    rmsnorm_fwd_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item));
+}
+
+static void rmsnorm_bwd_item(void *arg, int64_t item, int thread)
+{
+    const struct rmsnorm_job *j = arg;
+    float *dg = j->partial ? j->partial + item * j->x.cols : NULL;
+
+    (void)thread;
+    if (dg)
+        memset(dg, 0, (size_t)j->x.cols * sizeof(*dg));
+    rmsnorm_bwd_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item), dg);
+}
+
+static void rmsnorm_dg_item(void *arg, int64_t item, int thread)
+{
+    const struct rmsnorm_job *j = arg;
+    int64_t C = j->x.cols;
+
+    (void)thread;
+    for (int64_t c = item * NORM_COLS; c < LH_MIN(C, (item + 1) * NORM_COLS); c++) {
+        double sum = 0.0;
+
+        for (int64_t i = 0; i < j->items; i++)
+            sum += (double)j->partial[i * C + c];
+        j->dg[c] = (float)((double)j->dg[c] + sum);
+    }
+}
+
+void cpu_rmsnorm_fwd(struct kn_stream *s, struct kn_mat y, float *rstd, struct kn_mat x,
+                     const float *g, float eps)
+{
+    struct rmsnorm_job j = {
+        .y = y, .x = x, .rstd = rstd, .g = g, .eps = eps, .rows = cpu_rows(x.rows, x.cols)};
+
+    if (kn_check_same(cpu_check(s, "rmsnorm_fwd"), "x", x, "y", y))
+        pool_run(s->pool, cpu_rows_items(j.rows), rmsnorm_fwd_item, &j);
+}
+
+void cpu_rmsnorm_bwd(struct kn_stream *s, struct kn_mat dx, float *dg, struct kn_mat dy,
+                     struct kn_mat x, const float *g, const float *rstd)
+{
+    struct kn_check ck = cpu_check(s, "rmsnorm_bwd");
+    struct rmsnorm_job j = {.x = x,
+                            .dx = dx,
+                            .dy = dy,
+                            .dg = dg,
+                            .g = g,
+                            .rstd_in = rstd,
+                            .rows = cpu_rows(x.rows, x.cols)};
+
+    if (!kn_check_same(ck, "x", x, "dy", dy) || !kn_check_same(ck, "x", x, "dx", dx))
+        return;
+    j.items = cpu_rows_items(j.rows);
+    if (dg) {
+        j.partial = stream_shared(s, (uint64_t)(j.items * x.cols) * sizeof(float));
+        if (!j.partial)
+            return;
+    }
+    pool_run(s->pool, j.items, rmsnorm_bwd_item, &j);
+    if (dg)
+        pool_run(s->pool, (x.cols + NORM_COLS - 1) / NORM_COLS, rmsnorm_dg_item, &j);
+}

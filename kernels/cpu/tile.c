@@ -1,0 +1,115 @@
+/* tile.c - packing for tile products, and the choice of the product for this processor; see tile.h.
+ */
+#include "kernels/cpu/tile.h"
+#include "kernels/cpu/tile_product.h"
+#include "kernels/cpu/vec.h"
+#include <assert.h>
+
+static void tile_nothing(void)
+{
+}
+
+static const struct tile_ops tile_wide = {false, tile_product_wide, tile_nothing, tile_nothing};
+#ifdef __AVX512BF16__
+static const struct tile_ops tile_pairs = {true, tile_product_pairs, tile_nothing, tile_nothing};
+static const struct tile_ops tile_amx = {true, tile_product_amx, tile_amx_begin, tile_amx_end};
+#endif
+
+const struct tile_ops *tile_ops_for(enum cpu_isa isa, enum kn_dtype t)
+{
+#ifdef __AVX512BF16__
+    if (t == KN_BF16)
+        return isa >= CPU_AMX ? &tile_amx : &tile_pairs;
+#endif
+    (void)isa;
+    (void)t;
+    return &tile_wide;
+}
+
+/* Row r of x as fp32 from column c, zeros outside. */
+VEC_INLINE v16 tile_get(struct kn_mat x, int64_t r, int64_t c)
+{
+    return r < x.rows && c < x.cols ? v16_load(x, r, c, x.cols - c) : (v16){0};
+}
+
+/* The same as raw bf16, for pairs. */
+VEC_INLINE v16h tile_get_bf16(struct kn_mat x, int64_t r, int64_t c)
+{
+    assert(x.t == KN_BF16);
+    if (r >= x.rows || c >= x.cols)
+        return (v16h){0};
+    return v16_load_bf16((const uint16_t *)x.p + r * x.ld + c, x.cols - c);
+}
+
+void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
+{
+    for (int64_t r = 0; r < TILE_ROWS; r++) {
+        for (int64_t c = 0; c < Dp; c += VEC) {
+            if (ops->pairs)
+                *(v16h *)((uint16_t *)to + r * Dp + c) = tile_get_bf16(x, r, c);
+            else
+                *(v16 *)((float *)to + r * Dp + c) = tile_get(x, r, c);
+        }
+    }
+}
+
+/* Sixteen rows of sixteen 32-bit words, transposed in four rounds of exchanging halves. */
+VEC_INLINE void tile_transpose(v16u x[VEC])
+{
+    for (int half = 8; half > 0; half /= 2) {
+        for (int i = 0; i < VEC; i++) {
+            v16u a, b, take_a, take_b;
+
+            if (i & half)
+                continue;
+            for (int k = 0; k < VEC; k++) {
+                take_a[k] = (unsigned)(k & half ? k - half + VEC : k);
+                take_b[k] = (unsigned)(k & half ? k + VEC : k + half);
+            }
+            a = x[i];
+            b = x[i + half];
+            x[i] = __builtin_shuffle(a, b, take_a);
+            x[i + half] = __builtin_shuffle(a, b, take_b);
+        }
+    }
+}
+
+void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
+{
+    int64_t per = ops->pairs ? 2 : 1; /* elements in a 32-bit word */
+
+    for (int64_t t = 0; t < TILE_TOKENS; t += VEC) {
+        for (int64_t d = 0; d < Dp; d += VEC * per) {
+            v16u block[VEC];
+
+            for (int64_t r = 0; r < VEC; r++) {
+                if (ops->pairs) {
+                    v16h half[2] = {tile_get_bf16(x, t + r, d), tile_get_bf16(x, t + r, d + VEC)};
+
+                    memcpy(&block[r], half, sizeof(half));
+                } else {
+                    block[r] = (v16u)tile_get(x, t + r, d);
+                }
+            }
+            tile_transpose(block);
+            for (int64_t k = 0; k < VEC; k++)
+                *(v16u *)((uint32_t *)to + (d / per + k) * TILE_TOKENS + t) = block[k];
+        }
+    }
+}
+
+void tile_pack_plain(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
+{
+    for (int64_t t = 0; t < TILE_TOKENS; t += ops->pairs ? 2 : 1) {
+        for (int64_t d = 0; d < Dp; d += VEC) {
+            if (ops->pairs) {
+                v16u even = __builtin_convertvector(tile_get_bf16(x, t, d), v16u);
+                v16u odd = __builtin_convertvector(tile_get_bf16(x, t + 1, d), v16u);
+
+                *(v16u *)((uint32_t *)to + t / 2 * Dp + d) = even | odd << 16;
+            } else {
+                *(v16 *)((float *)to + t * Dp + d) = tile_get(x, t, d);
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+/* tile_product.c - the tile product of tile.h in fp32, for three vector widths, and for pairs with
+ * AVX-512 and AMX.
+ *
+ * Register blocks: rows x columns of sums stay in registers over all of K. fp32: 8 x 32 with 32
+ * registers of AVX-512, 4 x 16 with AVX2. Pairs: 8 x 32 by vdpbf16ps. AMX: 32 x 32, four of the
+ * eight tile registers, two for a and two for b, so that each load is used twice.
+ */
+#include "kernels/cpu/tile_product.h"
+#include "kernels/cpu/vec.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+/* rows and vectors are constants where this is inlined. */
+VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const float *a,
+                             int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
+                             bool add)
+{
+    for (int64_t r = 0; r < TILE_ROWS; r += rows) {
+        for (int64_t n = 0; n < N; n += vectors * VEC) {
+            v16 sum[8][2];
+
+            for (int i = 0; i < rows; i++)
+                for (int v = 0; v < vectors; v++)
+                    sum[i][v] = add ? *(const v16 *)(c + (r + i) * ldc + n + v * VEC) : (v16){0};
+            for (int64_t k = 0; k < K; k++) {
+                v16 col[2];
+
+                for (int v = 0; v < vectors; v++)
+                    col[v] = *(const v16 *)(b + k * ldb + n + v * VEC);
+                for (int i = 0; i < rows; i++)
+                    for (int v = 0; v < vectors; v++)
+                        sum[i][v] += a[(r + i) * lda + k] * col[v];
+            }
+            for (int i = 0; i < rows; i++)
+                for (int v = 0; v < vectors; v++)
+                    *(v16 *)(c + (r + i) * ldc + n + v * VEC) = sum[i][v];
+        }
+    }
+}
+
+void tile_product_wide(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
+                       float *c, int64_t ldc, bool add)
+{
+#if defined(__AVX512F__)
+    product_wide(8, 2, N, K, a, lda, b, ldb, c, ldc, add);
+#elif defined(__AVX2__)
+    product_wide(4, 1, N, K, a, lda, b, ldb, c, ldc, add);
+#else
+    product_wide(2, 1, N, K, a, lda, b, ldb, c, ldc, add);
+#endif
+}
+
+#ifdef __AVX512BF16__
+#define PAIR_ROWS 8
+
+void tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const void *b,
+                        int64_t ldb, float *c, int64_t ldc, bool add)
+{
+    for (int64_t r = 0; r < TILE_ROWS; r += PAIR_ROWS) {
+        for (int64_t n = 0; n < N; n += 2 * VEC) {
+            const uint32_t *b_pair = (const uint32_t *)b + n;
+            __m512 sum[PAIR_ROWS][2];
+
+            for (int i = 0; i < PAIR_ROWS; i++)
+                for (int v = 0; v < 2; v++)
+                    sum[i][v] = add ? _mm512_loadu_ps(c + (r + i) * ldc + n + v * VEC)
+                                    : _mm512_setzero_ps();
+            for (int64_t k = 0; k < K / 2; k++) {
+                __m512bh left = (__m512bh)_mm512_loadu_si512(b_pair + k * ldb);
+                __m512bh right = (__m512bh)_mm512_loadu_si512(b_pair + k * ldb + VEC);
+
+                for (int i = 0; i < PAIR_ROWS; i++) {
+                    uint32_t word;
+
+                    memcpy(&word, (const uint16_t *)a + (r + i) * lda + 2 * k, sizeof(word));
+                    sum[i][0] =
+                        _mm512_dpbf16_ps(sum[i][0], (__m512bh)_mm512_set1_epi32((int)word), left);
+                    sum[i][1] =
+                        _mm512_dpbf16_ps(sum[i][1], (__m512bh)_mm512_set1_epi32((int)word), right);
+                }
+            }
+            for (int i = 0; i < PAIR_ROWS; i++)
+                for (int v = 0; v < 2; v++)
+                    _mm512_storeu_ps(c + (r + i) * ldc + n + v * VEC, sum[i][v]);
+        }
+    }
+}
+
+struct amx_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+__attribute__((target("amx-tile"))) void tile_amx_begin(void)
+{
+    /* Constant: the intrinsic tells the compiler of the first 8 bytes only, and stores to others
+     * could be dropped. */
+    static const struct amx_config config = {.palette = 1,
+                                             .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+                                             .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+    _tile_loadconfig(&config);
+}
+
+__attribute__((target("amx-tile"))) void tile_amx_end(void)
+{
+    _tile_release();
+}
+
+/* Tiles 0-3: sums; 4, 5: 16 rows of a; 6, 7: 16 columns of b. */
+__attribute__((target("amx-tile,amx-bf16"))) void tile_product_amx(int64_t N, int64_t K,
+                                                                   const void *a, int64_t lda,
+                                                                   const void *b, int64_t ldb,
+                                                                   float *c, int64_t ldc, bool add)
+{
+    const uint16_t *a0 = a, *a1 = a0 + 16 * lda;
+
+    for (int64_t n = 0; n < N; n += 32) {
+        const uint32_t *b_pair = (const uint32_t *)b + n;
+        float *c0 = c + n, *c1 = c0 + 16 * ldc;
+
+        if (add) {
+            _tile_loadd(0, c0, ldc * 4);
+            _tile_loadd(1, c0 + 16, ldc * 4);
+            _tile_loadd(2, c1, ldc * 4);
+            _tile_loadd(3, c1 + 16, ldc * 4);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        for (int64_t k = 0; k < K; k += 32) {
+            _tile_loadd(6, b_pair + k / 2 * ldb, ldb * 4);
+            _tile_loadd(4, a0 + k, lda * 2);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b_pair + k / 2 * ldb + 16, ldb * 4);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a1 + k, lda * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, c0, ldc * 4);
+        _tile_stored(1, c0 + 16, ldc * 4);
+        _tile_stored(2, c1, ldc * 4);
+        _tile_stored(3, c1 + 16, ldc * 4);
+    }
+}
+#endif

@@ -1,0 +1,335 @@
+#!/usr/bin/env python3
+"""Makes the golden cases in tests/golden/cases: tiny models, and what PyTorch in float64 says about training them.
+
+    pip install torch
+    python3 tests/golden/make_cases.py tests/golden/cases
+
+Nothing here shares code with the worker: the model is written out in plain tensor operations, attention takes one
+boolean mask a head, gradients are autograd's, the optimizer is torch.optim.AdamW. The results are committed; the
+tests only read them. Two runs on one machine give the same bytes.
+"""
+import json
+import math
+import struct
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+PREFIX = "base_model.model."
+LINEARS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
+           "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+TOLERANCES = {"loss": 1e-5, "grad_norm": 1e-5, "eval_logits": 5e-5, "logits": 5e-5, "grad": 1e-4, "final": 1e-4,
+              "learning_rate": 5e-6, "rope": 5e-6}
+
+CASES = {
+    "s2-packed-gqa-tied": {
+        "about": "S2 over packed and padded rows, 6 query heads on 3 key-value heads, tied head, all seven linears with "
+                 "a rank of their own for one, micro-batches of unequal size, weight decay, clip, warm-up.",
+        "model": {"hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8,
+                  "intermediate_size": 28, "num_hidden_layers": 2, "vocab_size": 37, "tie_word_embeddings": True,
+                  "max_position_embeddings": 20, "rms_norm_eps": 1e-5},
+        "lengths": [40, 33, 40], "documents": [[9, 1, 22, 8], [40], [25, 15]],
+        "job": {
+            "context": {"length": 40, "rope": {"type": "linear", "factor": 2}, "attention": {"type": "s2", "group": 12}},
+            "adapter": {"rank": 3, "alpha": 6, "targets": ["q", "k", "v", "o", "gate", "up", "down"],
+                        "embeddings": True, "norms": True, "rank_pattern": {"layers.1.mlp.up_proj": 5}},
+            "optim": {"lr": 0.01, "schedule": "constant", "warmup_steps": 2, "betas": [0.9, 0.95], "eps": 1e-8,
+                      "weight_decay": 0.1, "clip": 1.0, "steps": 4, "batch_sequences": 3},
+            "micro_batches": [[0, 1], [2]],
+        },
+    },
+    "full-dense-yarn": {
+        "about": "Every parameter trains, dense attention, YaRN on a base without scaling, cosine rate, no clip.",
+        "model": {"hidden_size": 16, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16,
+                  "intermediate_size": 20, "num_hidden_layers": 1, "vocab_size": 29, "tie_word_embeddings": False,
+                  "max_position_embeddings": 24, "rms_norm_eps": 1e-3},
+        "lengths": [48, 48], "documents": None,
+        "job": {
+            "context": {"length": 48, "rope": {"type": "yarn", "factor": 2}, "attention": {"type": "dense"}},
+            "adapter": None,
+            "optim": {"lr": 0.003, "schedule": "cosine", "warmup_steps": 1, "betas": [0.8, 0.9], "eps": 1e-8,
+                      "weight_decay": 0.05, "clip": 0, "steps": 3, "batch_sequences": 2},
+            "micro_batches": [[0], [1]],
+        },
+    },
+}
+
+
+def save(path, tensors, metadata=None):
+    """Writes a safetensors file: F32 for floating tensors, I64 for the others."""
+    header, parts, at = ({"__metadata__": metadata} if metadata else {}), [], 0
+    for name, tensor in tensors.items():
+        floating = tensor.is_floating_point()
+        data = tensor.detach().to(torch.float32 if floating else torch.int64).contiguous().numpy().tobytes()
+        header[name] = {"dtype": "F32" if floating else "I64", "shape": list(tensor.shape),
+                        "data_offsets": [at, at + len(data)]}
+        at += len(data)
+        parts.append(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+
+
+def base_tensors(m, generator):
+    """The base model, rounded to what its file holds."""
+    C, D, F, V = m["hidden_size"], m["head_dim"], m["intermediate_size"], m["vocab_size"]
+    H, KV = m["num_attention_heads"], m["num_key_value_heads"]
+    shapes = {"q": (H * D, C), "k": (KV * D, C), "v": (KV * D, C), "o": (C, H * D), "gate": (F, C), "up": (F, C), "down": (C, F)}
+
+    def noise(*shape, scale):
+        return (torch.randn(*shape, generator=generator) * scale).float().double()
+
+    tensors = {"model.embed_tokens.weight": noise(V, C, scale=0.8)}
+    for layer in range(m["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{at}{name}.weight"] = 1 + noise(C, scale=0.1)
+        for target, path in LINEARS.items():
+            tensors[f"{at}{path}.weight"] = noise(*shapes[target], scale=1.2 / math.sqrt(shapes[target][1]))
+    tensors["model.norm.weight"] = 1 + noise(C, scale=0.1)
+    if not m["tie_word_embeddings"]:
+        tensors["lm_head.weight"] = noise(V, C, scale=0.6)
+    return {name: tensor.float().double() for name, tensor in tensors.items()}
+
+
+def rank_of(adapter, module):
+    for end, rank in adapter.get("rank_pattern", {}).items():
+        if module == end or module.endswith("." + end):
+            return rank
+    return adapter["rank"]
+
+
+def adapter_tensors(adapter, base, generator):
+    """Where the run starts from: both factors non-zero, embeddings and norms that differ from the base's."""
+    tensors = {}
+    for name, tensor in base.items():
+        module = name.removesuffix(".weight")
+        target = next((t for t, path in LINEARS.items() if module.endswith(path)), None)
+        if target in adapter["targets"]:
+            rank, (rows, columns) = rank_of(adapter, module), tensor.shape
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) / math.sqrt(columns)
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.2
+        elif (name == "model.embed_tokens.weight" and adapter["embeddings"]) or ("norm" in name and adapter["norms"]):
+            tensors[PREFIX + name] = tensor + torch.randn(tensor.shape, generator=generator) * 0.05
+    return {name: tensor.float().double() for name, tensor in tensors.items()}
+
+
+def angles(m, rope):
+    """-> inv_freq, scaling of cos and sin."""
+    D, theta = m["head_dim"], 10000.0
+    inv = theta ** (-torch.arange(0, D, 2) / D)
+    if rope["type"] == "linear":
+        return inv / rope["factor"], 1.0
+    turns = [D * math.log(m["max_position_embeddings"] / (beta * 2 * math.pi)) / (2 * math.log(theta)) for beta in (32, 1)]
+    low, high = max(math.floor(turns[0]), 0), min(math.ceil(turns[1]), D - 1)
+    ramp = ((torch.arange(D // 2) - low) / ((high - low) or 0.001)).clamp(0, 1)
+    return inv * (1 - ramp) + inv / rope["factor"] * ramp, 0.1 * math.log(rope["factor"]) + 1
+
+
+def cuts_of(length, group, shifted):
+    if not group:
+        return [0]
+    return [0, *range(group // 2, length, group)] if shifted else [*range(0, length, group)]
+
+
+def mask(m, length, documents, group):
+    """[H, T, T]: may row i read column j? Pair by pair, from lists of cuts."""
+    H = m["num_attention_heads"]
+    allowed = torch.zeros(H, length, length, dtype=torch.bool)
+    for h in range(H):
+        cuts = cuts_of(length, group, h >= H // 2)
+        segment = [sum(cut <= t for cut in cuts) for t in range(length)]
+        for i in range(length):
+            for j in range(i + 1):
+                allowed[h, i, j] = segment[i] == segment[j] and documents[i] == documents[j]
+    return allowed
+
+
+class Model:
+    """Llama in plain tensor operations; weights by name, LoRA added where the adapter has factors."""
+
+    def __init__(self, m, job, base, trained):
+        self.m, self.job, self.base, self.trained = m, job, base, trained
+        self.inv, self.scaling = angles(m, job["context"]["rope"])
+
+    def weight(self, name):
+        prefix = "" if self.job["adapter"] is None else PREFIX
+        return self.trained.get(prefix + name, self.base.get(name))
+
+    def linear(self, x, module):
+        y = x @ self.weight(module + ".weight").T
+        A = self.trained.get(f"{PREFIX}{module}.lora_A.weight")
+        if A is None:
+            return y
+        adapter, B = self.job["adapter"], self.trained[f"{PREFIX}{module}.lora_B.weight"]
+        return y + adapter["alpha"] / A.shape[0] * (x @ A.T) @ B.T
+
+    def norm(self, x, name):
+        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.m["rms_norm_eps"]) * self.weight(name + ".weight")
+
+    def rotate(self, x):
+        angle = torch.arange(x.shape[0])[:, None] * self.inv
+        cos, sin = (f(angle)[:, None, :] * self.scaling for f in (torch.cos, torch.sin))
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+    def attention(self, x, at, allowed):
+        T, H, KV, D = x.shape[0], *(self.m[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+        q = self.rotate(self.linear(x, at + "q_proj").view(T, H, D))
+        k = self.rotate(self.linear(x, at + "k_proj").view(T, KV, D))
+        v = self.linear(x, at + "v_proj").view(T, KV, D)
+        heads = []
+        for h in range(H):
+            scores = q[:, h] @ k[:, h * KV // H].T / math.sqrt(D)
+            heads.append(torch.softmax(scores.masked_fill(~allowed[h], -math.inf), dim=-1) @ v[:, h * KV // H])
+        return self.linear(torch.cat(heads, dim=-1), at + "o_proj")
+
+    def logits(self, ids, allowed):
+        x = self.weight("model.embed_tokens.weight")[ids]
+        for layer in range(self.m["num_hidden_layers"]):
+            at = f"model.layers.{layer}."
+            x = x + self.attention(self.norm(x, at + "input_layernorm"), at + "self_attn.", allowed)
+            y = self.norm(x, at + "post_attention_layernorm")
+            gate = torch.nn.functional.silu(self.linear(y, at + "mlp.gate_proj"))
+            x = x + self.linear(gate * self.linear(y, at + "mlp.up_proj"), at + "mlp.down_proj")
+        head = "model.embed_tokens.weight" if self.m["tie_word_embeddings"] else "lm_head.weight"
+        return self.norm(x, "model.norm") @ self.weight(head).T
+
+
+def make_batch(case, generator):
+    job, steps = case["job"], case["job"]["optim"]["steps"]
+    rows, T, V = job["optim"]["batch_sequences"], job["context"]["length"], case["model"]["vocab_size"]
+    ids = torch.randint(1, V, (steps, rows, T), generator=generator)
+    labels = ids.clone()
+    documents = torch.zeros(steps, rows, T, dtype=torch.int64)
+    lengths = torch.tensor([case["lengths"]] * steps)
+    for row in range(rows):
+        at = 0
+        for number, n in enumerate((case["documents"] or [[T]] * rows)[row]):
+            labels[:, row, at] = -100 # no document predicts the next
+            documents[:, row, at:at + n] = number
+            at += n
+        ids[:, row, case["lengths"][row]:] = 0
+        labels[:, row, case["lengths"][row]:] = -100
+    batch = {"input_ids": ids, "labels": labels}
+    if any(n != T for n in case["lengths"]):
+        batch["lengths"] = lengths
+    if case["documents"]:
+        batch["documents"] = documents
+    return batch, documents
+
+
+def rate(optim, step):
+    warmup, steps = optim["warmup_steps"], optim["steps"]
+    if step < warmup:
+        return optim["lr"] * step / warmup
+    if optim["schedule"] == "constant":
+        return optim["lr"]
+    return optim["lr"] * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+
+def step_logits(model, batch, documents, step, group):
+    T = batch["input_ids"].shape[2]
+    return torch.stack([model.logits(batch["input_ids"][step, row], mask(model.m, T, documents[step, row].tolist(), group))
+                        for row in range(batch["input_ids"].shape[1])])
+
+
+def blank_padding(logits, case):
+    logits = logits.detach().clone()
+    for row, n in enumerate(case["lengths"]):
+        logits[row, n:] = math.nan
+    return logits
+
+
+def train(case, model, batch, documents):
+    """-> the expected tensors."""
+    job, trained = case["job"], model.trained
+    optim, attention = job["optim"], job["context"]["attention"]
+    group = attention.get("group", 0)
+    for tensor in trained.values():
+        tensor.requires_grad_(True)
+    groups = [{"params": [t for name, t in trained.items() if ("norm" in name) == norms],
+               "weight_decay": 0 if norms else optim["weight_decay"]} for norms in (False, True)]
+    adamw = torch.optim.AdamW(groups, lr=optim["lr"], betas=optim["betas"], eps=optim["eps"], foreach=False)
+    expected, losses, norms, rates = {}, [], [], []
+    for step in range(optim["steps"]):
+        logits = step_logits(model, batch, documents, step, group)
+        if step == 0:
+            expected["logits"] = blank_padding(logits, case)
+            if not case["documents"]:
+                with torch.no_grad():
+                    expected["eval_logits"] = blank_padding(step_logits(model, batch, documents, 0, 0), case)
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][step, :, 1:].flatten())
+        adamw.zero_grad()
+        loss.backward()
+        if step == 0:
+            grads = {f"grad.{name}": t.grad.clone() for name, t in trained.items()}
+        norm = torch.nn.utils.clip_grad_norm_(trained.values(), optim["clip"] or math.inf)
+        losses.append(loss.item())
+        norms.append(norm.item())
+        rates.append(rate(optim, step))
+        for part in adamw.param_groups:
+            part["lr"] = rates[-1]
+        adamw.step()
+    expected |= {"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms), "learning_rate": torch.tensor(rates)}
+    expected |= grads | {f"final.{name}": t for name, t in trained.items()}
+    return expected | {"rope.inv_freq": model.inv, "rope.attention_scaling": torch.tensor([model.scaling])}
+
+
+def write_adapter(folder, adapter, trained, tied):
+    folder.mkdir(exist_ok=True)
+    modules = (["embed_tokens"] + ["model.embed_tokens"] * tied) * adapter["embeddings"]
+    modules += ["input_layernorm", "post_attention_layernorm", "norm"] * adapter["norms"]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": adapter["rank"], "lora_alpha": adapter["alpha"],
+              "lora_dropout": 0.0, "bias": "none", "target_modules": [LINEARS[t].split(".")[1] for t in adapter["targets"]],
+              "modules_to_save": sorted(modules) or None, "rank_pattern": adapter.get("rank_pattern", {}), "alpha_pattern": {},
+              "use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "inference_mode": True,
+              "ensure_weight_tying": bool(tied and adapter["embeddings"])}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    tensors = dict(trained)
+    if tied and adapter["embeddings"]:
+        tensors[PREFIX + "lm_head.weight"] = trained[PREFIX + "model.embed_tokens.weight"]
+    save(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+
+
+def make(folder, name, case):
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    m, job = case["model"], case["job"]
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    base = base_tensors(m, generator)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "attention_bias": False,
+              "mlp_bias": False, "rope_theta": 10000.0, "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2, **m}
+    (folder / "model" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save(folder / "model" / "model.safetensors", base, {"format": "pt"})
+    model = {"base": "model"}
+    if job["adapter"] is None:
+        trained = dict(base)
+    else:
+        trained = adapter_tensors(job["adapter"], base, generator)
+        write_adapter(folder / "adapter", job["adapter"], trained, m["tie_word_embeddings"])
+        model["adapter"] = "adapter"
+    batch, documents = make_batch(case, generator)
+    save(folder / "batch.safetensors", batch)
+    expected = train(case, Model(m, job, base, {n: t.clone() for n, t in trained.items()}), batch, documents)
+    save(folder / "expected.safetensors", expected)
+    checks = list(dict.fromkeys(key.split(".")[0] for key in expected))
+    spec = {"name": name, "about": case["about"], "kind": "train", "precision": "fp32", "model": model, **job,
+            "data": {"train": ["batch.safetensors"], "format": "tokens", "pack": bool(case["documents"])},
+            "loss": "token_mean", "checks": checks,
+            "tolerances": {check: {"abs": 1e-7, "rel": TOLERANCES[check]} for check in checks}}
+    (folder / "case.json").write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for name, case in CASES.items():
+        make(Path(sys.argv[1]) / name, name, case)
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+# Tests of kernels/. The CPU back end's tests run once more at each lower instruction set.
+add_library(kn_test STATIC kernels/kn_test.c)
+target_link_libraries(kn_test PUBLIC lh_flags kn cmocka m)
+
+lh_test(test_segments SOURCES kernels/test_segments.c LINK kn_test)
+lh_test(test_reference SOURCES kernels/test_reference.c LINK kn_test)
+lh_test(test_cpu_ops SOURCES kernels/test_cpu_ops.c LINK kn_test)
+lh_test(test_cpu_matmul SOURCES kernels/test_cpu_matmul.c LINK kn_test)
+lh_test(test_cpu_attention SOURCES kernels/test_cpu_attention.c LINK kn_test)
+
+foreach(isa base avx2 avx512 avx512_bf16)
+  foreach(name test_cpu_matmul test_cpu_attention)
+    add_test(NAME ${name}_${isa} COMMAND ${name})
+    set_tests_properties(${name}_${isa} PROPERTIES LABELS quick TIMEOUT 120 ENVIRONMENT LONGHAUL_CPU_ISA=${isa})
+  endforeach()
+endforeach()

@@ -1,0 +1,215 @@
+/* test_cpu_matmul.c - products of the CPU back end against the reference, over types, transposes,
+ * strides and sizes. */
+#include "tests/kernels/kn_test.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct kn_ops *const cpu = &kn_cpu_ops, *const ref = &kn_reference_ops;
+
+struct product {
+    int64_t M, N, K;
+    enum kn_dtype t_ab, t_c;
+    bool ta, tb;
+    float alpha, beta;
+};
+
+static struct kt_tol tolerance(const struct product *p)
+{
+    if (p->t_c == KN_BF16)
+        return (struct kt_tol){p->M * p->N < 64 ? 4e-3 : 2.5e-3,
+                               4e-3}; /* few elements: no average of roundings */
+    if (p->t_ab == KN_BF16)
+        return (struct kt_tol){5e-6, 1e-5};
+    return (struct kt_tol){1e-6 * sqrt((double)p->K + 1.0), 1e-5};
+}
+
+static void check_product(struct kt_rng *r, const struct product *p)
+{
+    struct kn_mat a = p->ta ? kt_new(p->t_ab, p->K, p->M, kt_between(r, 0, 1))
+                            : kt_new(p->t_ab, p->M, p->K, kt_between(r, 0, 1));
+    struct kn_mat b = p->tb ? kt_new(p->t_ab, p->N, p->K, kt_between(r, 0, 1))
+                            : kt_new(p->t_ab, p->K, p->N, kt_between(r, 0, 1));
+    struct kn_mat c = kt_new(p->t_c, p->M, p->N, kt_between(r, 0, 1)), first = c, a64, b64, c64;
+    struct kn_stream *s = kt_stream(ref, 1);
+
+    kt_random(r, a, 1.0);
+    kt_random(r, b, 1.0);
+    if (p->beta != 0.0f)
+        kt_random(r, c, 2.0);
+    a64 = kt_f64(a), b64 = kt_f64(b), c64 = kt_f64(c);
+    ref->matmul(s, c64, a64, p->ta, b64, p->tb, p->alpha, p->beta);
+    kt_sync(ref, s);
+    ref->stream_free(s);
+    for (int threads = 1; threads <= 3; threads++) {
+        struct kn_mat got = kt_copy(c);
+
+        s = kt_stream(cpu, threads);
+        cpu->matmul(s, got, a, p->ta, b, p->tb, p->alpha, p->beta);
+        kt_sync(cpu, s);
+        cpu->stream_free(s);
+        kt_check(got, c64, tolerance(p),
+                 "%lldx%lldx%lld types %d->%d%s%s alpha %g beta %g, %d threads", (long long)p->M,
+                 (long long)p->N, (long long)p->K, (int)p->t_ab, (int)p->t_c, p->ta ? " a^T" : "",
+                 p->tb ? " b^T" : "", (double)p->alpha, (double)p->beta, threads);
+        if (threads == 1)
+            first = got;
+        else
+            kt_check_same_bits(got, first, "%d threads", threads);
+        if (threads > 1)
+            kt_free(got);
+    }
+    kt_free(first), kt_free(a), kt_free(b), kt_free(c), kt_free(a64), kt_free(b64), kt_free(c64);
+}
+
+static void products_of_every_form_match_the_reference_for_any_number_of_threads(void **state)
+{
+    struct kt_rng r = kt_rng(20);
+    const int64_t sizes[][3] = {{1, 1, 1},     {1, 70, 33},   {3, 5, 2},     {31, 64, 64},
+                                {64, 9, 576},  {100, 48, 8},  {257, 33, 1},  {300, 65, 40},
+                                {513, 40, 20}, {40, 700, 12}, {70, 513, 31}, {8, 96, 300}};
+    const enum kn_dtype types[][2] = {{KN_F32, KN_F32}, {KN_BF16, KN_BF16}, {KN_BF16, KN_F32}};
+    const float alphas[] = {1.0f, 0.5f, -2.0f};
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (unsigned t = 0; t < 3; t++) {
+            for (int flags = 0; flags < 4; flags++) {
+                struct product p = {.M = sizes[i][0],
+                                    .N = sizes[i][1],
+                                    .K = sizes[i][2],
+                                    .t_ab = types[t][0],
+                                    .t_c = types[t][1],
+                                    .ta = flags & 1,
+                                    .tb = flags & 2,
+                                    .alpha = alphas[kt_between(&r, 0, 2)],
+                                    .beta = (float)kt_between(&r, 0, 1)};
+
+                check_product(&r, &p);
+            }
+        }
+    }
+}
+
+static void sub_matrices_of_one_buffer_are_multiplied_in_place(void **state)
+{
+    struct kt_rng r = kt_rng(21);
+    struct kn_stream *s = kt_stream(cpu, 2), *rs = kt_stream(ref, 1);
+    struct kn_mat qkv = kt_new(KN_BF16, 40, 96, false), w = kt_new(KN_BF16, 32, 64, false), before,
+                  want;
+    struct kn_mat x = kt_new(KN_BF16, 40, 64, false);
+
+    (void)state;
+    kt_random(&r, qkv, 1.0), kt_random(&r, w, 1.0), kt_random(&r, x, 1.0);
+    before = kt_copy(qkv);
+    want = kt_f64(qkv);
+    ref->matmul(rs, kn_sub(want, 0, 40, 32, 32), kt_f64(x), false, kt_f64(w), true, 1.0f, 0.0f);
+    cpu->matmul(s, kn_sub(qkv, 0, 40, 32, 32), x, false, w, true, 1.0f, 0.0f);
+    kt_sync(cpu, s);
+    kt_check(qkv, want, ((struct kt_tol){2.5e-3, 4e-3}), "columns 32 to 64");
+    kt_check_same_bits(kn_sub(qkv, 0, 40, 0, 32), kn_sub(before, 0, 40, 0, 32), "columns before");
+    kt_check_same_bits(kn_sub(qkv, 0, 40, 64, 32), kn_sub(before, 0, 40, 64, 32), "columns after");
+    cpu->stream_free(s), ref->stream_free(rs);
+    kt_free(qkv), kt_free(w), kt_free(before), kt_free(want), kt_free(x);
+}
+
+static void more_shapes_than_the_cache_holds_still_give_right_products(void **state)
+{
+    struct kt_rng r = kt_rng(22);
+    struct kn_stream *s = kt_stream(cpu, 1), *rs = kt_stream(ref, 1);
+
+    (void)state;
+    for (int64_t n = 1; n <= 700; n++) {
+        struct kn_mat a = kt_new(KN_F32, 2, 3, false), b = kt_new(KN_F32, 3, n, false),
+                      c = kt_new(KN_F32, 2, n, false);
+        struct kn_mat a64, b64, c64;
+
+        kt_random(&r, a, 1.0), kt_random(&r, b, 1.0);
+        a64 = kt_f64(a), b64 = kt_f64(b), c64 = kt_f64(c);
+        cpu->matmul(s, c, a, false, b, false, 1.0f, 0.0f);
+        ref->matmul(rs, c64, a64, false, b64, false, 1.0f, 0.0f);
+        kt_check(c, c64, ((struct kt_tol){1e-6, 1e-5}), "2x%lldx3", (long long)n);
+        kt_free(a), kt_free(b), kt_free(c), kt_free(a64), kt_free(b64), kt_free(c64);
+    }
+    kt_sync(cpu, s);
+    cpu->stream_free(s), ref->stream_free(rs);
+}
+
+static void an_empty_sum_is_zero_and_an_empty_matrix_is_left_alone(void **state)
+{
+    struct kn_stream *s = kt_stream(cpu, 2);
+    struct kn_mat c = kt_new(KN_F32, 3, 4, true);
+    float none = 0.0f;
+
+    (void)state;
+    cpu->matmul(s, c, kn_mat(&none, KN_F32, 3, 0), false, kn_mat(&none, KN_F32, 0, 4), false, 1.0f,
+                0.0f);
+    kt_sync(cpu, s);
+    for (int64_t i = 0; i < 12; i++)
+        assert_true(kt_get(c, i / 4, i % 4) == 0.0);
+    cpu->matmul(s, kn_sub(c, 0, 0, 0, 4), kn_mat(&none, KN_F32, 0, 2), false, kn_sub(c, 0, 2, 0, 4),
+                false, 1.0f, 0.0f);
+    kt_sync(cpu, s);
+    cpu->stream_free(s);
+    kt_free(c);
+}
+
+static void wrong_shapes_are_reported_by_sync_and_later_ops_work_again(void **state)
+{
+    const struct kn_ops *both[] = {cpu, ref};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        float x[16] = {0};
+        struct kn_stream *s = kt_stream(both[i], 1);
+        struct lh_err err = {0};
+
+        both[i]->matmul(s, kn_mat(x, KN_F32, 2, 2), kn_mat(x, KN_F32, 2, 3), false,
+                        kn_mat(x, KN_F32, 2, 2), false, 1, 0);
+        both[i]->fill(s, kn_mat(x, KN_F32, 4, 4), 1.0f); /* not run: an op before it failed */
+        assert_int_equal(both[i]->sync(s, &err), LH_EINTERNAL);
+        assert_non_null(strstr(err.text, "matmul: b is 2 x 2, not 3 x 2"));
+        assert_true(x[0] == 0.0f);
+        both[i]->fill(s, kn_mat(x, KN_F32, 4, 4), 0.5f);
+        assert_int_equal(both[i]->sync(s, &err), 0);
+        assert_true(x[15] == 0.5f);
+        both[i]->matmul(s, kn_mat(x, KN_F32, 2, 2), kn_mat(x, KN_BF16, 2, 2), false,
+                        kn_mat(x, KN_F32, 2, 2), false, 1, 0);
+        assert_int_equal(both[i]->sync(s, &err), LH_EINTERNAL);
+        both[i]->stream_free(s);
+    }
+}
+
+static void ops_grow_their_scratch_once(void **state)
+{
+    struct kt_rng r = kt_rng(23);
+    struct kn_stream *s = kt_stream(cpu, 2);
+    struct kn_mat a = kt_new(KN_BF16, 300, 70, false), b = kt_new(KN_BF16, 90, 70, true),
+                  c = kt_new(KN_BF16, 300, 90, true);
+    uint64_t bytes;
+
+    (void)state;
+    kt_random(&r, a, 1.0), kt_random(&r, b, 1.0);
+    cpu->matmul(s, c, a, false, b, true, 1.0f, 0.0f);
+    bytes = cpu->scratch_bytes(s);
+    for (int64_t rows = 300; rows > 0; rows -= 37)
+        cpu->matmul(s, kn_rows(c, 0, rows), kn_rows(a, 0, rows), false, b, true, 1.0f, 0.0f);
+    kt_sync(cpu, s);
+    assert_int_equal(cpu->scratch_bytes(s), bytes);
+    cpu->stream_free(s);
+    kt_free(a), kt_free(b), kt_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_of_every_form_match_the_reference_for_any_number_of_threads),
+        cmocka_unit_test(sub_matrices_of_one_buffer_are_multiplied_in_place),
+        cmocka_unit_test(more_shapes_than_the_cache_holds_still_give_right_products),
+        cmocka_unit_test(an_empty_sum_is_zero_and_an_empty_matrix_is_left_alone),
+        cmocka_unit_test(wrong_shapes_are_reported_by_sync_and_later_ops_work_again),
+        cmocka_unit_test(ops_grow_their_scratch_once),
+    };
+
+    return cmocka_run_group_tests(tests, kt_setup, NULL);
+}

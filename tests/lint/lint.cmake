@@ -1,0 +1,11 @@
+# Lints of the whole tree, each with a self-test that plants what it must find.
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  foreach(lint layers words clauses)
+    add_test(NAME lint_${lint} COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/lint/lint_${lint} ${CMAKE_SOURCE_DIR})
+    add_test(NAME lint_${lint}_self_test COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/lint/lint_${lint} --self-test)
+    set_tests_properties(lint_${lint} lint_${lint}_self_test PROPERTIES LABELS quick TIMEOUT 60)
+  endforeach()
+else()
+  message(STATUS "Lints are not tested: Python 3 was not found")
+endif()

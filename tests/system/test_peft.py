@@ -1,0 +1,87 @@
+"""What longhaul writes, other people's programs read: the adapter of a checkpoint in PEFT, with equal logits."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import longhaul
+import pytest
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+
+GOLDEN = pathlib.Path(os.environ.get("LONGHAUL_GOLDEN", longhaul.ROOT.parent / "shared" / "golden"))
+
+READER = r"""
+import json, sys, warnings
+warnings.simplefilter("error")           # PEFT warns of missing and unexpected keys
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+warnings.filterwarnings("ignore", category=FutureWarning)
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoConfig, LlamaForCausalLM
+model_dir, adapter_dir, batch, rope = sys.argv[1:5]
+config = AutoConfig.from_pretrained(model_dir)
+if json.loads(rope):
+    config.rope_parameters = json.loads(rope)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    base = LlamaForCausalLM.from_pretrained(model_dir, config=config, torch_dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter_dir)
+loaded = load_file(adapter_dir + "/adapter_model.safetensors")
+from peft import set_peft_model_state_dict
+report = set_peft_model_state_dict(model, loaded)
+ours = [k for k in report.missing_keys if "lora" in k or "modules_to_save" in k]
+print("missing", ours, "unexpected", list(report.unexpected_keys))
+assert not ours and not report.unexpected_keys
+tokens = load_file(batch)["input_ids"][0]
+with torch.no_grad():
+    logits = model(tokens).logits
+torch.save(logits, sys.argv[5])
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """A Python with torch, transformers and peft; made once where PyPI can be reached."""
+    venv = pathlib.Path(os.environ.get("LONGHAUL_PEFT_VENV", longhaul.BIN.parent / "venv-peft"))
+    if not (venv / "ready").exists():
+        made = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True)
+        if made.returncode == 0:
+            made = subprocess.run([str(venv / "bin/pip"), "install", "-q", "torch", "transformers", "peft", "safetensors"],
+                                  capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip("PyTorch and PEFT could not be installed from PyPI")
+        (venv / "ready").touch()
+    return venv / "bin/python"
+
+
+@pytest.mark.parametrize("case", ["s2-mha", "s2-gqa-9-3"])
+def test_peft_loads_a_checkpoint_with_no_missing_and_no_unexpected_key(python, tmp_path, case):
+    folder = GOLDEN / case
+    if not folder.exists():
+        pytest.skip(f"no golden case at {folder}")
+    spec = json.loads((folder / "case.json").read_text())
+    rope = spec["rope_parameters"]
+    job = {k: v for k, v in spec.items() if k not in ("about", "loss", "rope_parameters", "checks", "tolerances", "micro_batches")}
+    job["model"] = {"base": str(folder / "model"), "adapter": str(folder / "adapter")}
+    job["data"]["train"] = [str(folder / "batch.safetensors")]
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    subprocess.run([str(longhaul.BIN / "longhaul-worker"), str(tmp_path / "job.json"), "--out", str(tmp_path / "out")], check=True)
+    checkpoint = sorted((tmp_path / "out/checkpoints").glob("step-*"))[-1]
+    # Our own logits of the trained adapter: one more run that starts from the checkpoint and updates nothing.
+    again = json.loads(json.dumps(job))
+    again["model"]["adapter"] = str(checkpoint)
+    again["optim"] = {"steps": 1, "batch_sequences": job["optim"]["batch_sequences"]}
+    (tmp_path / "again.json").write_text(json.dumps(again))
+    subprocess.run([str(longhaul.BIN / "longhaul-worker"), str(tmp_path / "again.json"), "--out", str(tmp_path / "out2"),
+                    "--dump", str(tmp_path / "dump")], check=True)
+    done = subprocess.run([str(python), "-c", READER, str(folder / "model"), str(checkpoint), str(folder / "batch.safetensors"),
+                           json.dumps(rope), str(tmp_path / "logits.pt")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    compare = ("import sys, torch; from safetensors.torch import load_file; a = torch.load(sys.argv[1]); "
+               "b = load_file(sys.argv[2])['eval_logits']; d = (a - b).abs().max() / a.abs().max(); print(float(d)); assert d < 1e-4")
+    done = subprocess.run([str(python), "-c", compare, str(tmp_path / "logits.pt"), str(tmp_path / "dump/results.safetensors")],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,375 @@
+/* main.c - longhaul-worker: starts one rank of a job, hands it to its kind, and ends with an exit
+ * code that says why.
+ *
+ * The way of a run: command line, communicator, journal, job, the same job on every rank, back end,
+ * digest of the model, kind, `done` event, exit. Everything that may fail on one rank alone is
+ * agreed on at the next border; what a rank reports without agreement ends the others through
+ * comm->abort, with the same exit code.
+ */
+#include "proto/base/clock.h"
+#include "proto/base/fs.h"
+#include "proto/base/json.h"
+#include "proto/base/log.h"
+#include "worker/ckpt/ckpt.h"
+#include "worker/commands.h"
+#include "worker/kinds/engine.h"
+#include "worker/kinds/prepare.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What a run owns beside struct run. */
+struct session {
+    struct run run;
+    const struct worker_options *options;
+    struct lh_job *job;
+    char out_dir[PATH_MAX], resume_dir[1024], cache_dir[1024], events_dir[PATH_MAX + 16];
+};
+
+static struct run *the_run; /* for the signal handler */
+
+static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv);
+static int session_start(struct session *s, struct lh_err *reterr);
+static int session_kind(struct session *s, struct lh_err *reterr);
+static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err);
+
+static enum worker_exit complain(int rc, const struct lh_err *err)
+{
+    (void)fprintf(stderr, "longhaul-worker: %s%s%s\n", err->pointer, *err->pointer ? ": " : "",
+                  err->text);
+    return run_exit_code(rc);
+}
+
+int main(int argc, char **argv)
+{
+    struct worker_options o;
+    struct lh_err err = {0};
+    int rc = worker_options_parse(argc, argv, &o, &err);
+
+    if (rc < 0)
+        return complain(rc, &err);
+    switch (o.mode) {
+    case WORKER_HELP:
+        (void)fputs(worker_help(), stdout);
+        return EXIT_DONE;
+    case WORKER_VERSION:
+        (void)printf("longhaul-worker %s\n", LH_VERSION);
+        return EXIT_DONE;
+    case WORKER_TOKENIZE:
+        rc = worker_tokenize(&o, &err);
+        if (rc < 0)
+            return complain(rc, &err);
+        return EXIT_DONE;
+    case WORKER_PLAN:
+        return worker_preflight(&o);
+    case WORKER_RUN:
+    case WORKER_PREPARE:
+        break;
+    }
+    return run_job(&o, &argc, &argv);
+}
+
+static void on_signal(int sig)
+{
+    if (sig == SIGUSR1)
+        the_run->checkpoint_wanted = 1;
+    else
+        the_run->stop_wanted = 1;
+}
+
+/* A second Ctrl-C ends the process at once: someone at a terminal means it. */
+static void signals_take(struct run *r)
+{
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+
+    the_run = r;
+    (void)sigaction(SIGUSR1, &act, NULL);
+    (void)sigaction(SIGTERM, &act, NULL);
+    act.sa_flags = SA_RESTART | (int)SA_RESETHAND;
+    (void)sigaction(SIGINT, &act, NULL);
+    (void)signal(SIGPIPE, SIG_IGN);
+}
+
+static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv)
+{
+    struct session *s = calloc(1, sizeof(*s));
+    struct lh_err err = {0};
+    enum worker_exit code;
+    int rc;
+
+    if (!s)
+        return EXIT_TRY_AGAIN;
+    s->options = o;
+    s->run.result = json_object();
+    s->run.start_ms = lh_mono_ms();
+    signals_take(&s->run);
+    rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err)
+                                   : comm_mpi_new(argc, argv, &s->run.comm, &err);
+    if (rc < 0)
+        return complain(rc, &err);
+    rc = session_start(s, &err);
+    if (rc == 0)
+        rc = session_kind(s, &err);
+    code = session_end(s, rc, &err);
+    json_decref(s->run.result);
+    lh_job_free(s->job);
+    free(s);
+    return code;
+}
+
+/* Makes OUT and the journal of this rank. From here on, errors are in the journal too. */
+static int open_journal(struct session *s, struct lh_err *reterr)
+{
+    const struct worker_options *o = s->options;
+    struct run *r = &s->run;
+    int rc;
+
+    if (o->mode == WORKER_PREPARE && !o->out_dir)
+        return lh_reporter_open(o->events_dir, r->comm->rank, &r->reporter, reterr);
+    rc = lh_mkdir_p(o->out_dir, reterr);
+    if (rc < 0)
+        return rc;
+    if (!realpath(o->out_dir, s->out_dir))
+        return lh_err_set(reterr, -errno, "--out '%s'", o->out_dir);
+    r->out_dir = s->out_dir;
+    if (access(s->out_dir, W_OK) < 0)
+        return lh_err_set(reterr, -errno, "--out '%s' cannot be written to", o->out_dir);
+    (void)snprintf(s->events_dir, sizeof(s->events_dir), "%s/events", s->out_dir);
+    if (o->events_dir && *o->events_dir)
+        (void)snprintf(s->events_dir, sizeof(s->events_dir), "%s", o->events_dir);
+    rc = lh_mkdir_p(s->events_dir, reterr);
+    return rc < 0 ? rc : lh_reporter_open(s->events_dir, r->comm->rank, &r->reporter, reterr);
+}
+
+/* Where inputs lie may differ between machines; what the job is may not. */
+static void job_digest(const struct lh_job *job, char ret_hex[static LH_SHA256_HEX])
+{
+    LH_CLEANUP(lh_json_decrefp) json_t *spec = json_deep_copy(job->spec);
+    char *text;
+
+    json_object_del(json_object_get(spec, "model"), "base");
+    json_object_del(json_object_get(spec, "model"), "adapter");
+    json_object_del(json_object_get(spec, "data"), "train");
+    json_object_del(json_object_get(spec, "eval"), "perplexity");
+    text = spec ? lh_json_text(spec, 0) : NULL;
+    lh_sha256_hex(text ? text : "", text ? strlen(text) : 0, ret_hex);
+    free(text);
+}
+
+/* A directory of checkpoints stands for the newest one in it. */
+static int find_resume(struct session *s, struct lh_err *reterr)
+{
+    const char *dir = s->options->resume_dir;
+    char manifest[1100];
+    int rc = 0;
+
+    if (!dir)
+        return 0;
+    (void)snprintf(manifest, sizeof(manifest), "%s/%s", dir, LH_MANIFEST_NAME);
+    if (!lh_is_dir(dir))
+        return lh_err_set(reterr, LH_EINPUT, "--resume '%s' is not a directory", dir);
+    if (lh_path_exists(manifest))
+        (void)snprintf(s->resume_dir, sizeof(s->resume_dir), "%s", dir);
+    else
+        rc = ckpt_newest(dir, s->resume_dir, reterr);
+    s->run.resume_dir = s->resume_dir;
+    return rc;
+}
+
+static int open_backend(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+    int rc;
+
+    r->threads = worker_threads(r->job, r->comm->local_size);
+    if (r->job->kind == LH_KIND_PREPARE || s->options->mode == WORKER_PREPARE)
+        return 0;
+    rc = kn_ops_for(lh_device_name(r->job->resources.device), &r->ops, reterr);
+    return rc < 0 ? rc : r->ops->stream_new(r->threads, &r->stream, reterr);
+}
+
+/* One rank a machine reads the model's files for their digest; all must have found the same. */
+static int digest_model(struct run *r, struct lh_err *reterr)
+{
+    char found[LH_SHA256_HEX] = "", path[1024];
+    struct model_source *source = NULL;
+    int rc = 0;
+
+    if (!r->job->model.base || r->job->kind == LH_KIND_PREPARE)
+        return 0;
+    if (r->comm->local_rank == 0) {
+        rc = run_path(r->job->model.base, "/model/base", path, reterr);
+        if (rc == 0)
+            rc = model_source_open(path, &source, reterr);
+        if (rc == 0)
+            rc = model_source_digest(source, found, reterr);
+        model_source_close(source);
+    }
+    rc = run_agree(r, rc, reterr);
+    if (rc < 0)
+        return rc;
+    memcpy(r->model_digest, found, sizeof(found));
+    rc = r->comm->ops->broadcast(r->comm, r->model_digest, sizeof(r->model_digest), 0, reterr);
+    if (rc < 0)
+        return rc;
+    return run_same(r, "model", *found ? found : r->model_digest, reterr);
+}
+
+/* What `--plan` would say, in rank 0's first line; a job that does not fit is found here, before
+ * any weight is read. */
+static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
+{
+    const struct lh_job *job = s->run.job;
+    json_t *plan = NULL;
+    int rc;
+
+    if (s->run.comm->rank != 0 || (job->kind != LH_KIND_TRAIN && job->kind != LH_KIND_EVAL) ||
+        s->options->mode == WORKER_PREPARE)
+        return 0;
+    rc = engine_plan(job, &plan, reterr);
+    if (rc < 0)
+        return rc;
+    json_object_set(line, "parameters", json_object_get(plan, "parameters"));
+    json_object_set(line, "trainable", json_object_get(plan, "trainable"));
+    json_object_set_new(line, "plan", plan);
+    return 0;
+}
+
+static int report_start(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+    const struct lh_job *job = r->job;
+    const char *device = lh_device_name(job->resources.device);
+    LH_CLEANUP(lh_json_decrefp) json_t *machine = ckpt_machine_json();
+    json_t *line;
+    char host[65] = "";
+    int64_t resume_step = 0;
+    int rc = r->resume_dir ? ckpt_step(r->resume_dir, &resume_step, reterr) : 0;
+
+    (void)gethostname(host, sizeof(host) - 1);
+    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:i, s:I, s:I}", "version",
+                     LH_VERSION, "kind", lh_kind_name(job->kind), "host", host, "pid",
+                     (int)getpid(), "local_rank", r->comm->local_rank, "ranks", r->comm->size,
+                     "slots", (json_int_t)job->resources.slots, "device", device, "threads",
+                     r->threads, "resume_step", (json_int_t)resume_step, "steps",
+                     (json_int_t)(job->kind == LH_KIND_TRAIN ? job->optim.steps : 0));
+    if (!line)
+        return lh_err_set(reterr, -ENOMEM, "report of the start");
+    json_object_del(machine, "compiler");
+    json_object_del(machine, "longhaul");
+    json_object_update(line, machine);
+    if (rc == 0)
+        rc = report_plan(s, line, reterr);
+    lh_report(r->reporter, "start", line);
+    lh_report_beat(r->reporter);
+    if (r->comm->rank == 0)
+        lh_info("job.start", "name=\"%s\" kind=%s ranks=%d threads=%d device=%s out=%s", job->name,
+                lh_kind_name(job->kind), r->comm->size, r->threads, device,
+                r->out_dir ? r->out_dir : "-");
+    return rc;
+}
+
+static int session_start(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+    char digest[LH_SHA256_HEX] = "", context[48];
+    int rc;
+
+    (void)snprintf(context, sizeof(context), "rank=%d", r->comm->rank);
+    lh_log_set_context(context);
+    rc = run_agree(r, open_journal(s, reterr), reterr);
+    if (rc < 0)
+        return rc;
+    rc = run_agree(r, lh_job_load(s->options->job, &s->job, reterr), reterr);
+    if (rc < 0)
+        return rc;
+    r->job = s->job;
+    r->dump_dir = s->options->dump_dir;
+    r->profile = s->options->profile;
+    r->cache_dir = worker_cache_dir(s->options, s->cache_dir);
+    job_digest(r->job, digest);
+    rc = run_same(r, "job", digest, reterr);
+    if (rc == 0)
+        rc = run_agree(r, find_resume(s, reterr), reterr);
+    if (rc == 0)
+        rc = run_agree(r, open_backend(s, reterr), reterr);
+    if (rc < 0)
+        return rc;
+    rc = run_agree(r, report_start(s, reterr), reterr);
+    return rc < 0 ? rc : digest_model(r, reterr);
+}
+
+static int session_kind(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+
+    if (s->options->mode == WORKER_PREPARE)
+        return prepare_inputs(r, NULL, NULL, reterr);
+    switch (r->job->kind) {
+    case LH_KIND_PREPARE:
+        return kind_prepare(r, reterr);
+    case LH_KIND_TRAIN:
+        return kind_train(r, reterr);
+    case LH_KIND_EVAL:
+        return kind_eval(r, reterr);
+    case LH_KIND_CHECK:
+        return kind_check(r, reterr);
+    case LH_KIND_EXPORT:
+    case LH_KIND_GENERATE:
+        break;
+    }
+    return run_agree(r,
+                     lh_err_at(reterr, LH_ENOTSUP, "/kind", "kind '%s' is not built yet",
+                               lh_kind_name(r->job->kind)),
+                     reterr);
+}
+
+/* The last lines of the journal: an `error` unless all is well or the end was asked for, then
+ * `done`. */
+static void report_end(struct session *s, int rc, enum worker_exit code, const struct lh_err *err)
+{
+    struct run *r = &s->run;
+    const char *outcome = rc == 0 ? "done" : rc == LH_ESTOPPED ? "stopped" : "failed";
+    json_t *done =
+        json_pack("{s:s, s:i, s:I, s:f}", "outcome", outcome, "exit", (int)code, "steps",
+                  (json_int_t)r->steps, "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3);
+
+    if (rc < 0 && rc != LH_ESTOPPED)
+        lh_report(r->reporter, "error",
+                  json_pack("{s:s, s:s, s:s, s:i}", "code", run_error_name(rc), "pointer",
+                            err->pointer, "text", err->text, "exit", (int)code));
+    if (r->comm->rank == 0 && json_object_size(r->result) > 0)
+        json_object_set(done, "result", r->result);
+    lh_report(r->reporter, "done", done);
+}
+
+static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err)
+{
+    struct run *r = &s->run;
+    enum worker_exit code = run_exit_code(rc);
+    bool agreed = rc == 0 || rc == r->agreed_code;
+    char stop_file[PATH_MAX + 8];
+
+    if (rc == LH_ESTOPPED && r->comm->rank == 0) {
+        lh_info("job.stopped", "exit=%d", (int)code);
+        (void)snprintf(stop_file, sizeof(stop_file), "%s/stop", r->out_dir);
+        (void)unlink(stop_file); /* obeyed; the next attempt must not stop at once */
+    } else if (rc < 0 && (r->comm->rank == 0 || !agreed)) {
+        (void)complain(rc, err);
+    } else if (rc == 0 && r->comm->rank == 0) {
+        lh_info("job.done", "exit=0");
+    }
+    if (r->reporter)
+        report_end(s, rc, code, err);
+    if (!agreed && r->comm->size > 1)
+        r->comm->ops->abort(r->comm, (int)code);
+    lh_reporter_close(r->reporter);
+    if (r->stream)
+        r->ops->stream_free(r->stream);
+    r->comm->ops->free(r->comm);
+    return code;
+}

@@ -1,0 +1,25 @@
+/* attention.h - the attention half of a layer: x1 = x + o_proj(attention(rope(q), rope(k), v of
+ * norm(x))). */
+#pragma once
+#include "worker/model/work.h"
+
+struct attention_layer {
+    const struct param *norm;
+    struct linear q, k, v, o;
+};
+
+/* What a micro-batch looks like to attention: its tokens, who sees whom, and the norm's epsilon. */
+struct attention_view {
+    int64_t T;
+    const struct kn_segments *seg;
+    float eps;
+};
+
+/* work->x1 = x + ...; leaves n1, q, k, v, o, lse and z in work for the backward pass. */
+void attention_forward(const struct device *d, const struct attention_layer *l, struct work *w,
+                       const struct attention_view *a, struct kn_mat x);
+
+/* work->dx holds the gradient of x1 and becomes that of x; needs what attention_forward left for
+ * the same x. */
+void attention_backward(const struct device *d, const struct attention_layer *l, struct work *w,
+                        const struct attention_view *a, struct kn_mat x);

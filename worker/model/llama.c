@@ -1,0 +1,335 @@
+/* llama.c - the whole model; see llama.h. */
+#include "worker/model/llama.h"
+#include "worker/model/rope.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Row numbers, positions and segment begins are int32. */
+#define TOKENS_MAX ((int64_t)1 << 30)
+
+static struct linear linear_of(const struct params *p, const struct params_spec *spec,
+                               enum param_role role, int layer)
+{
+    struct linear l = {.w = params_role(p, role, role, layer),
+                       .a = params_role(p, PARAM_LORA_A, role, layer),
+                       .b = params_role(p, PARAM_LORA_B, role, layer)};
+
+    if (l.a) {
+        char module[sizeof(l.w->name)];
+
+        (void)memcpy(module, l.w->name, sizeof(module));
+        module[strlen(module) - strlen(".weight")] = '\0';
+        l.rank = l.a->rows;
+        l.scale = (float)params_scale(spec, module);
+    }
+    return l;
+}
+
+static void find_layers(struct llama *m, const struct params_spec *spec)
+{
+    const struct params *p = &m->params;
+
+    for (int i = 0; i < m->config.n_layers; i++) {
+        struct llama_layer *l = &m->layers[i];
+
+        l->attention.norm = params_role(p, PARAM_NORM_IN, PARAM_NORM_IN, i);
+        l->attention.q = linear_of(p, spec, PARAM_Q, i);
+        l->attention.k = linear_of(p, spec, PARAM_K, i);
+        l->attention.v = linear_of(p, spec, PARAM_V, i);
+        l->attention.o = linear_of(p, spec, PARAM_O, i);
+        l->mlp.norm = params_role(p, PARAM_NORM_POST, PARAM_NORM_POST, i);
+        l->mlp.gate = linear_of(p, spec, PARAM_GATE, i);
+        l->mlp.up = linear_of(p, spec, PARAM_UP, i);
+        l->mlp.down = linear_of(p, spec, PARAM_DOWN, i);
+    }
+    m->head.norm = params_role(p, PARAM_NORM_FINAL, PARAM_NORM_FINAL, -1);
+    m->head.w = m->config.tied ? params_role(p, PARAM_EMBED, PARAM_EMBED, -1)
+                               : params_role(p, PARAM_HEAD, PARAM_HEAD, -1);
+}
+
+static int64_t highest_rank(const struct params *p)
+{
+    int64_t rank = 0;
+
+    for (unsigned i = 0; i < p->n; i++)
+        if (p->at[i].role == PARAM_LORA_A)
+            rank = LH_MAX(rank, p->at[i].rows);
+    return rank;
+}
+
+int llama_init(const struct llama_options *options, struct llama *m, struct lh_err *reterr)
+{
+    const struct model_config *c = options->config;
+    int rc;
+
+    if (options->tokens < 1 || options->tokens > TOKENS_MAX)
+        return lh_err_set(reterr, LH_EJOB,
+                          "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld",
+                          (long long)options->tokens, (long long)TOKENS_MAX);
+    *m = (struct llama){.config = *c};
+    m->dims = (struct dims){
+        .L = c->n_layers,
+        .C = c->hidden,
+        .H = c->heads,
+        .KV = c->kv_heads,
+        .D = c->head_dim,
+        .F = c->ff,
+        .V = c->vocab,
+        .T = options->tokens,
+        .positions = options->row_tokens,
+        .dtype = options->params->dtype,
+        .backward = options->backward,
+    };
+    rc = params_init(c, options->params, &m->params, reterr);
+    if (rc < 0)
+        return rc;
+    m->dims.R = highest_rank(&m->params);
+    work_tiles(&m->dims);
+    if (options->mlp_tile > 0)
+        m->dims.mlp_tile = options->mlp_tile;
+    if (options->head_tile > 0)
+        m->dims.head_tile = options->head_tile;
+    m->layers = calloc((size_t)c->n_layers, sizeof(*m->layers));
+    if (!m->layers) {
+        llama_release(m);
+        return lh_err_set(reterr, -ENOMEM, "the table of layers");
+    }
+    find_layers(m, options->params);
+    params_plan(&m->params, &m->plan);
+    work_plan(&m->work, &m->dims, &m->plan);
+    plan_add_host(&m->plan,
+                  (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll) + 2 * sizeof(int32_t)));
+    return 0;
+}
+
+void llama_release(struct llama *m)
+{
+    if (m->block)
+        m->device.ops->free(m->device.stream, m->block);
+    if (m->seg_rows > 0)
+        kn_segments_release(&m->seg);
+    free(m->pos);
+    free(m->nll);
+    free(m->layers);
+    plan_release(&m->plan);
+    params_release(&m->params);
+    *m = (struct llama){0};
+}
+
+static int load_angles(struct llama *m, const double *inv_freq, double scaling,
+                       struct lh_err *reterr)
+{
+    uint64_t bytes = (uint64_t)m->dims.positions * (uint64_t)m->dims.D * sizeof(float);
+    float *table = malloc(bytes);
+    int rc;
+
+    if (!table)
+        return lh_err_set(reterr, -ENOMEM, "the table of angles");
+    rope_table(inv_freq, scaling, m->dims.D, m->dims.positions, table);
+    m->device.ops->upload(m->device.stream, m->work.cos_sin, table, bytes);
+    rc = m->device.ops->sync(m->device.stream, reterr);
+    free(table);
+    return rc;
+}
+
+int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+               const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
+               const double *inv_freq, double scaling, struct lh_err *reterr)
+{
+    int rc = plan_check(&m->plan, 0, "", reterr);
+
+    if (rc < 0)
+        return rc;
+    assert(!m->block);
+    m->device = (struct device){ops, stream};
+    m->pos = malloc((size_t)m->dims.T * sizeof(*m->pos));
+    m->nll = malloc((size_t)m->dims.T * sizeof(*m->nll));
+    m->block = ops->alloc(stream, m->plan.peak);
+    if (!m->pos || !m->nll || !m->block)
+        return lh_err_set(reterr, -ENOMEM, "%llu bytes for the model",
+                          (unsigned long long)m->plan.peak);
+    plan_bind(&m->plan, m->block);
+    for (unsigned i = 0; i < m->params.n; i++)
+        assert(m->params.at[i].w.p);
+    rc = load_angles(m, inv_freq, scaling, reterr);
+    if (rc < 0)
+        return rc;
+    return params_load(&m->params, source, adapter, seed, ops, stream, reterr);
+}
+
+/* Segments, ids, labels and positions of a batch onto the device. */
+static int put_batch(struct llama *m, const struct llama_batch *b, struct lh_err *reterr)
+{
+    int64_t T = b->rows * b->row_tokens;
+    struct kn_segments_spec spec = {.rows = b->rows,
+                                    .row_tokens = b->row_tokens,
+                                    .group = b->group,
+                                    .heads = m->dims.H,
+                                    .documents = b->documents};
+    bool same =
+        m->seg_rows == b->rows && m->seg_row_tokens == b->row_tokens && m->seg_group == b->group;
+    int rc;
+
+    assert(T > 0);
+    assert(T <= m->dims.T);
+    assert(b->row_tokens <= m->dims.positions);
+    if (!same || b->documents) {
+        if (m->seg_rows > 0)
+            kn_segments_release(&m->seg);
+        m->seg_rows = 0;
+        rc = kn_segments_init(&spec, &m->seg, reterr);
+        if (rc < 0)
+            return rc;
+        m->seg_rows = b->rows;
+        m->seg_row_tokens = b->row_tokens;
+        m->seg_group = b->documents ? -1 : b->group; /* -1: never taken for the next batch's */
+    }
+    for (int64_t t = 0; t < T; t++)
+        m->pos[t] = (int32_t)(t % b->row_tokens);
+    m->device.ops->upload(m->device.stream, m->work.pos, m->pos, (uint64_t)T * sizeof(*m->pos));
+    m->device.ops->upload(m->device.stream, m->work.ids, b->ids, (uint64_t)T * sizeof(*b->ids));
+    m->device.ops->upload(m->device.stream, m->work.labels, b->labels,
+                          (uint64_t)T * sizeof(*b->labels));
+    return 0;
+}
+
+static void beat(const struct llama *m)
+{
+    if (m->beat)
+        m->beat(m->beat_arg);
+}
+
+/* Embedding and layers; kept[l] holds the input of layer l, kept[L] what goes into the head. */
+static int forward(struct llama *m, const struct attention_view *a, struct lh_err *reterr)
+{
+    const struct param *embed = params_role(&m->params, PARAM_EMBED, PARAM_EMBED, -1);
+
+    m->device.ops->embed_fwd(m->device.stream, work_kept(&m->work, 0, a->T), embed->w, m->work.ids);
+    for (int64_t l = 0; l < m->dims.L; l++) {
+        int rc;
+
+        attention_forward(&m->device, &m->layers[l].attention, &m->work, a,
+                          work_kept(&m->work, l, a->T));
+        mlp_forward(&m->device, &m->layers[l].mlp, &m->work, work_kept(&m->work, l + 1, a->T),
+                    work_mat(&m->work, m->work.x1, a->T, m->dims.C), a->eps);
+        rc = m->device.ops->sync(m->device.stream, reterr);
+        if (rc < 0)
+            return rc;
+        beat(m);
+    }
+    return 0;
+}
+
+static int backward(struct llama *m, const struct attention_view *a, struct lh_err *reterr)
+{
+    const struct param *embed = params_role(&m->params, PARAM_EMBED, PARAM_EMBED, -1);
+    struct kn_mat dx = work_mat(&m->work, m->work.dx, a->T, m->dims.C);
+
+    for (int64_t l = m->dims.L - 1; l >= 0; l--) {
+        struct kn_mat x = work_kept(&m->work, l, a->T);
+        int rc;
+
+        attention_forward(&m->device, &m->layers[l].attention, &m->work, a, x);
+        mlp_backward(&m->device, &m->layers[l].mlp, &m->work, dx,
+                     work_mat(&m->work, m->work.x1, a->T, m->dims.C), a->eps);
+        attention_backward(&m->device, &m->layers[l].attention, &m->work, a, x);
+        rc = m->device.ops->sync(m->device.stream, reterr);
+        if (rc < 0)
+            return rc;
+        beat(m);
+    }
+    if (embed->trains)
+        m->device.ops->embed_bwd(m->device.stream,
+                                 kn_mat(embed->grad, KN_F32, embed->rows, embed->cols), dx,
+                                 m->work.ids);
+    return m->device.ops->sync(m->device.stream, reterr);
+}
+
+/* Fetches the results; tokens without a label count 0, also where their tile was passed over. */
+static int fetch_nll(struct llama *m, const struct llama_batch *b, double *ret_sum,
+                     struct lh_err *reterr)
+{
+    int64_t T = b->rows * b->row_tokens;
+    double sum = 0;
+    int rc;
+
+    m->device.ops->download(m->device.stream, m->nll, m->work.nll, (uint64_t)T * sizeof(*m->nll));
+    rc = m->device.ops->sync(m->device.stream, reterr);
+    if (rc < 0)
+        return rc;
+    for (int64_t t = 0; t < T; t++) {
+        if (b->labels[t] < 0)
+            m->nll[t] = 0;
+        sum += m->nll[t];
+    }
+    *ret_sum = sum;
+    return 0;
+}
+
+static int run_batch(struct llama *m, const struct llama_batch *b, bool train, float grad_scale,
+                     double *ret_nll, struct lh_err *reterr)
+{
+    struct attention_view a = {
+        .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
+    int rc = put_batch(m, b, reterr);
+
+    if (rc == 0)
+        rc = forward(m, &a, reterr);
+    if (rc == 0)
+        rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T),
+                       b->labels, train, grad_scale, a.eps, &b->sink, reterr);
+    if (rc == 0 && train)
+        rc = backward(m, &a, reterr);
+    return rc < 0 ? rc : fetch_nll(m, b, ret_nll, reterr);
+}
+
+int llama_train(struct llama *m, const struct llama_batch *batch, float grad_scale, double *ret_nll,
+                struct lh_err *reterr)
+{
+    assert(m->dims.backward);
+    return run_batch(m, batch, true, grad_scale, ret_nll, reterr);
+}
+
+int llama_eval(struct llama *m, const struct llama_batch *batch, struct lh_err *reterr)
+{
+    double sum;
+
+    return run_batch(m, batch, false, 0, &sum, reterr);
+}
+
+/* Pairs of one head under dense attention or groups, averaged over plain and shifted heads;
+ * documents not counted. */
+static double pairs(int64_t row_tokens, int64_t group)
+{
+    double T = (double)row_tokens, G = (double)(group > 0 ? LH_MIN(group, row_tokens) : row_tokens);
+
+    return T * (G + 1) / 2;
+}
+
+double llama_flops(const struct model_config *config, const struct params *params, int64_t rows,
+                   int64_t row_tokens, int64_t group, bool backward)
+{
+    enum param_role head_role = config->tied ? PARAM_EMBED : PARAM_HEAD;
+    const struct param *head_weight = params_role(params, head_role, head_role, -1);
+    double T = (double)(rows * row_tokens), head = 2 * (double)head_weight->n;
+    double linear = 0, again = 0, grads = head_weight->trains ? head : 0;
+    double attention = 4 * (double)(config->n_layers * config->heads * config->head_dim) *
+                       pairs(row_tokens, group) * (double)rows;
+
+    for (unsigned i = 0; i < params->n; i++) {
+        const struct param *p = &params->at[i];
+
+        if (p->role < PARAM_Q)
+            continue;
+        linear += 2 * (double)p->n;
+        again += p->role != PARAM_DOWN ? 2 * (double)p->n : 0; /* down's output is not needed */
+        grads += p->trains ? 2 * (double)p->n : 0;
+    }
+    if (!backward)
+        return T * (linear + head) + attention;
+    /* Forward, forward again, gradient of the input (of attention: 2.5 times the forward pass),
+     * gradients of what trains. The head is computed once. */
+    return T * (2 * linear + again + 2 * head + grads) + attention * 4.5;
+}
