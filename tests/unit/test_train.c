@@ -1,6 +1,8 @@
-/* test_train.c - kind train as a whole, in this process: resume, stop, ranks, dumps, and what goes wrong.
+/* test_train.c - kind train as a whole, in this process: resume, stop, ranks, dumps, and what goes
+ * wrong.
  *
- * Under mpirun the test of ranks trains over all of them and compares with what each rank trains alone.
+ * Under mpirun the test of ranks trains over all of them and compares with what each rank trains
+ * alone.
  */
 #include "proto/base/fs.h"
 #include "tests/unit/tiny_model.h"
@@ -60,10 +62,11 @@ static json_t *job_spec(const struct bench *b)
     (void)snprintf(tokens, sizeof(tokens), "%s/tokens.safetensors", b->dir);
     spec = json_pack("{s:s, s:s, s:{s:s}, s:{s:i, s:{s:s, s:i}}, s:{s:[s], s:s}, s:{s:i, s:i},"
                      " s:{s:f, s:i, s:i, s:i, s:i}, s:{s:i}}",
-                     "kind", "train", "precision", "fp32", "model", "base", b->dir, "context", "length", LENGTH,
-                     "attention", "type", "s2", "group", 4, "data", "train", tokens, "format", "tokens", "adapter", "rank",
-                     2, "alpha", 4, "optim", "lr", 0.01, "steps", STEPS, "warmup_steps", 0, "batch_sequences", ROWS,
-                     "seed", 5, "checkpoint", "keep", 10);
+                     "kind", "train", "precision", "fp32", "model", "base", b->dir, "context",
+                     "length", LENGTH, "attention", "type", "s2", "group", 4, "data", "train",
+                     tokens, "format", "tokens", "adapter", "rank", 2, "alpha", 4, "optim", "lr",
+                     0.01, "steps", STEPS, "warmup_steps", 0, "batch_sequences", ROWS, "seed", 5,
+                     "checkpoint", "keep", 10);
     assert_non_null(spec);
     return spec;
 }
@@ -76,7 +79,8 @@ struct attempt {
 };
 
 /* Runs a job; the spec is stolen. Returns what kind_train returns. */
-static int run_job(const struct bench *b, json_t *spec, const struct attempt *a, struct lh_err *reterr)
+static int run_job(const struct bench *b, json_t *spec, const struct attempt *a,
+                   struct lh_err *reterr)
 {
     struct run r = {.ops = &kn_reference_ops, .threads = 1, .cache_dir = b->dir};
     char out[256], dump[256], resume[256];
@@ -110,7 +114,8 @@ static int run_job(const struct bench *b, json_t *spec, const struct attempt *a,
     return rc;
 }
 
-/* The largest difference between two dumps, relative to each tensor's largest value; every key must be in both. */
+/* The largest difference between two dumps, relative to each tensor's largest value; every key must
+ * be in both. */
 static double compare_dumps(const struct bench *b, const char *one, const char *two)
 {
     struct st_file *f, *g;
@@ -163,13 +168,15 @@ static bool same_files(const struct bench *b, const char *one, const char *two)
 static void several_ranks_train_what_one_rank_trains(void **state)
 {
     struct bench b;
-    struct attempt alone = {.name = "alone", .dump = true}, together = {.name = "together", .dump = true, .comm = everyone};
+    struct attempt alone = {.name = "alone", .dump = true},
+                   together = {.name = "together", .dump = true, .comm = everyone};
     struct lh_err err = {0};
 
     (void)state;
     bench_open(&b);
     assert_int_equal(run_job(&b, job_spec(&b), &alone, &err), 0);
-    /* Each rank has made the same model in a directory of its own; rank 0 writes the dump of all. */
+    /* Each rank has made the same model in a directory of its own; rank 0 writes the dump of all.
+     */
     if (run_job(&b, job_spec(&b), &together, &err) != 0)
         fail_msg("%s", err.text);
     if (everyone->rank == 0)
@@ -326,7 +333,8 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "%s\n", err.text);
         return 1;
     }
-    failed = everyone->size > 1 ? cmocka_run_group_tests(ranks, NULL, NULL) : cmocka_run_group_tests(all, NULL, NULL);
+    failed = everyone->size > 1 ? cmocka_run_group_tests(ranks, NULL, NULL)
+                                : cmocka_run_group_tests(all, NULL, NULL);
     if (failed && everyone->size > 1)
         everyone->ops->abort(everyone, 1);
     everyone->ops->free(everyone);

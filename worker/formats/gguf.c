@@ -156,7 +156,7 @@ static int take_array(struct cursor *c, struct gguf_value *v, struct lh_err *ret
 
 static int take_value(struct cursor *c, struct gguf_value *v, struct lh_err *reterr)
 {
-    uint32_t type;
+    uint32_t type = 0;
     int rc = take_name(c, GGUF_KEY_BYTES_MAX, "a key", &v->key, reterr);
 
     if (rc == 0)
@@ -214,7 +214,7 @@ static int set_type(struct cursor *c, struct gguf_tensor *t, uint32_t type, stru
 static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_offset,
                        struct lh_err *reterr)
 {
-    uint32_t n_dims, type;
+    uint32_t n_dims = 0, type = 0;
     uint64_t dim;
     int rc = take_name(c, GGUF_NAME_BYTES_MAX, "the name of a tensor", &t->name, reterr);
 

@@ -265,7 +265,7 @@ static int merge_long(const struct bpe *b, struct bpe_scratch *s, int32_t *ids, 
         push_pair(b, s, (int32_t)i);
     while (s->heap_n > 0) {
         uint64_t key = heap_pop(s);
-        int32_t at = (int32_t)(key & UINT32_MAX), right, id;
+        int32_t at = (int32_t)(key & UINT32_MAX), right, id = -1;
 
         /* An entry is stale when its symbols have been merged since: the pair then has another rank, or none. */
         if (sym[at].id < 0 || sym[at].next < 0)

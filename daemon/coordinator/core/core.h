@@ -102,6 +102,9 @@ const struct core_node *core_find_node(const struct core *c, const char *name);
 uint64_t core_last_seq(const struct core *c);
 uint64_t core_oldest_queued_ms(const struct core *c); /* wall clock of its submission; 0: none is queued */
 
+/* Checkpoints and outputs of all jobs by state ("written", "uploading", "done", "failed"), and their bytes. */
+unsigned core_count_uploads(const struct core *c, const char *state, uint64_t *ret_bytes);
+
 /* Why a job does not run, as of now: reason (a word) and detail (a sentence). */
 void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms, char ret_reason[static 64],
                   char ret_detail[static 320]);

@@ -172,6 +172,7 @@ static int load_checkpoint(struct core *c, const json_t *row, struct lh_err *ret
     TEXT(k->error, row, "error");
     k->bytes = u64(row, "bytes");
     k->time_ms = u64(row, "time_ms");
+    count_checkpoint(c, k, 1);
     return 0;
 }
 

@@ -20,6 +20,25 @@ static int rank_of(const char *state)
     return -1;
 }
 
+void count_checkpoint(struct core *c, const struct core_checkpoint *k, int by)
+{
+    int i = rank_of(k->state);
+
+    if (i < 0)
+        return;
+    c->uploads[i] += (unsigned)by;
+    c->upload_bytes[i] += by > 0 ? k->bytes : (uint64_t)0 - k->bytes;
+}
+
+unsigned core_count_uploads(const struct core *c, const char *state, uint64_t *ret_bytes)
+{
+    int i = rank_of(state);
+
+    if (ret_bytes)
+        *ret_bytes = i < 0 ? 0 : c->upload_bytes[i];
+    return i < 0 ? 0 : c->uploads[i];
+}
+
 static struct core_checkpoint *find_or_add(struct core_job *j, uint64_t attempt, int64_t step, const char *output,
                                            bool *ret_new)
 {
@@ -62,6 +81,7 @@ void checkpoint_report(struct core *c, struct entry *e, const char *type, const 
     if (!k || (!is_new && (rank_of(state) <= rank_of(k->state) &&
                            !(strcmp(k->state, "failed") == 0 && strcmp(state, "done") == 0))))
         return;
+    count_checkpoint(c, k, -1);
     copy_text(k->state, sizeof(k->state), state);
     if (uri[0])
         copy_text(k->uri, sizeof(k->uri), uri);
@@ -71,6 +91,7 @@ void checkpoint_report(struct core *c, struct entry *e, const char *type, const 
         k->bytes = (uint64_t)bytes;
     copy_text(k->error, sizeof(k->error), lh_json_str(report, "error", ""));
     k->time_ms = c->wall_ms;
+    count_checkpoint(c, k, 1);
     j->revision++;
     (void)snprintf(event, sizeof(event), "checkpoint.%s", state);
     ev = log_event(c, event, j->id, k->attempt,

@@ -81,6 +81,8 @@ struct core {
     unsigned n_buckets; /* a power of two */
     struct list lists[LIST_COUNT];
     unsigned count[LH_JOB_TIMED_OUT + 1];
+    unsigned uploads[4]; /* by state, in the order of reports.c */
+    uint64_t upload_bytes[4];
     struct node **nodes; /* in order of first registration */
     unsigned n_nodes;
     struct dirty *dirty;
@@ -179,6 +181,7 @@ void retry_decide(struct core *c, struct entry *e, struct core_attempt *a);
 
 /* ---- reports.c: checkpoints and uploads */
 void checkpoint_report(struct core *c, struct entry *e, const char *type, const json_t *report);
+void count_checkpoint(struct core *c, const struct core_checkpoint *k, int by); /* +1, -1 */
 const struct core_checkpoint *newest_done(const struct core_job *j, const char *output /* NULL: checkpoints */);
 
 /* ---- commands.c: what nodes are told */

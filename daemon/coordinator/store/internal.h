@@ -33,6 +33,9 @@ struct store {
     sqlite3 *reader; /* read only; under reader_lock, used by threads of the pool */
     pthread_mutex_t reader_lock;
 
+    unsigned reads;   /* under way; loop thread only */
+    sqlite3 *checking; /* under reader_lock: what store_close interrupts */
+
     pthread_t thread;
     bool started;
     uv_async_t wake; /* the writer has something for the loop */

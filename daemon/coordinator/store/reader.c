@@ -71,6 +71,7 @@ static void on_events(uv_work_t *work, int status)
     struct read *r = work->data;
 
     (void)status;
+    r->store->reads--;
     r->events_done(r->arg, r->events, r->gone);
     free(r);
 }
@@ -84,6 +85,7 @@ static struct read *read_new(struct store *s, void *arg)
     r->work.data = r;
     r->store = s;
     r->arg = arg;
+    s->reads++;
     return r;
 }
 
@@ -100,6 +102,13 @@ void store_events(struct store *s, uint64_t after_seq, unsigned limit, const cha
         abort(); /* only for a bad argument */
 }
 
+static void set_checking(struct store *s, sqlite3 *db)
+{
+    (void)pthread_mutex_lock(&s->reader_lock);
+    s->checking = db;
+    (void)pthread_mutex_unlock(&s->reader_lock);
+}
+
 static void read_check(uv_work_t *work)
 {
     struct read *r = work->data;
@@ -109,12 +118,18 @@ static void read_check(uv_work_t *work)
     const char *text = "the database cannot be read";
 
     /* A connection of its own: the check takes seconds on a large database, and lists must not wait. */
-    if (connection_open(s->path, false, &db, NULL) == 0 &&
-        sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &stmt, NULL) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW)
-        text = (const char *)sqlite3_column_text(stmt, 0);
+    if (connection_open(s->path, false, &db, NULL) == 0) {
+        set_checking(s, db);
+        if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &stmt, NULL) == SQLITE_OK &&
+            sqlite3_step(stmt) == SQLITE_ROW)
+            text = (const char *)sqlite3_column_text(stmt, 0);
+        else if (sqlite3_errcode(db) == SQLITE_INTERRUPT) /* the store closes */
+            text = "ok";
+    }
     if (strcmp(text, "ok") != 0)
         (void)snprintf(r->problem, sizeof(r->problem), "%s", text);
     (void)sqlite3_finalize(stmt);
+    set_checking(s, NULL);
     (void)sqlite3_close(db);
 }
 
@@ -123,6 +138,7 @@ static void on_checked(uv_work_t *work, int status)
     struct read *r = work->data;
 
     (void)status;
+    r->store->reads--;
     if (r->problem[0]) {
         (void)pthread_mutex_lock(&r->store->lock);
         r->store->damaged = true;

@@ -42,13 +42,14 @@ struct store_op *queue_pop(struct store_queue *q)
 
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
+/* trusted_schema stays on: this SQLite counts json_valid in a CHECK as unsafe without it. */
 int connection_open(const char *path, bool writer, sqlite3 **ret_db, struct lh_err *reterr)
 {
     static const char writer_settings[] =
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=0;"
-        "PRAGMA journal_size_limit=67108864; PRAGMA cell_size_check=ON; PRAGMA trusted_schema=OFF;"
+        "PRAGMA journal_size_limit=67108864; PRAGMA cell_size_check=ON;"
         "PRAGMA temp_store=MEMORY;";
-    static const char reader_settings[] = "PRAGMA query_only=ON; PRAGMA cell_size_check=ON; PRAGMA trusted_schema=OFF;";
+    static const char reader_settings[] = "PRAGMA query_only=ON; PRAGMA cell_size_check=ON;";
     int flags = (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READWRITE) | SQLITE_OPEN_NOMUTEX |
                 SQLITE_OPEN_EXRESCODE;
     sqlite3 *db = NULL;
@@ -323,6 +324,12 @@ void store_close(struct store *s)
     if (!s)
         return;
     if (s->started) {
+        (void)pthread_mutex_lock(&s->reader_lock);
+        if (s->checking)
+            sqlite3_interrupt(s->checking);
+        (void)pthread_mutex_unlock(&s->reader_lock);
+        while (s->reads > 0)
+            (void)uv_run(s->wake.loop, UV_RUN_ONCE);
         (void)pthread_mutex_lock(&s->lock);
         s->stop = true;
         (void)pthread_cond_signal(&s->work);

@@ -68,7 +68,8 @@ struct store_stats {
 };
 void store_stats(struct store *s, struct store_stats *ret_stats);
 
-/* Writes what is queued, checkpoints, closes. done callbacks of the last sets are called from here. */
+/* Writes what is queued, checkpoints, closes; not to be called from a callback of the loop, which it may run. done
+ * callbacks of the last sets are called from here; the loop has to be run once more for the last handle. */
 void store_close(struct store *s); /* accepts NULL */
 LH_DEFINE_FREEP(struct store *, store_close)
 

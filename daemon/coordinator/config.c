@@ -1,0 +1,379 @@
+/* config.c - longhauld.yaml through libcyaml, and the defaults of every setting.
+ *
+ * Each document is read into a struct of pointers, NULL where a key is absent, and laid over what is there. A flag
+ * --set KEY=VALUE is such a document of one line, so files and flags take the same keys and give the same errors.
+ */
+#include "daemon/coordinator/config.h"
+#include "proto/base/buf.h"
+#include "proto/base/fs.h"
+#include "proto/base/str.h"
+#include <cyaml/cyaml.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CONFIG_FILE_MAX ((size_t)256 * 1024)
+
+struct yaml_timers {
+    uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms, *stop_grace_ms,
+        *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms;
+};
+struct yaml_limits {
+    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours;
+};
+struct yaml_config {
+    char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key, *node_token_file;
+    enum http_auth *auth;
+    bool *standalone, *insecure;
+    uint64_t *slots;
+    struct yaml_timers *timers;
+    struct yaml_limits *limits;
+};
+
+#define OPT (CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL)
+static const cyaml_schema_field_t timer_fields[] = {
+    CYAML_FIELD_UINT("heartbeat_ms", OPT, struct yaml_timers, heartbeat_ms),
+    CYAML_FIELD_UINT("tick_ms", OPT, struct yaml_timers, tick_ms),
+    CYAML_FIELD_UINT("suspect_ms", OPT, struct yaml_timers, suspect_ms),
+    CYAML_FIELD_UINT("down_ms", OPT, struct yaml_timers, down_ms),
+    CYAML_FIELD_UINT("lease_ms", OPT, struct yaml_timers, lease_ms),
+    CYAML_FIELD_UINT("prepare_ms", OPT, struct yaml_timers, prepare_ms),
+    CYAML_FIELD_UINT("launch_ms", OPT, struct yaml_timers, launch_ms),
+    CYAML_FIELD_UINT("stop_grace_ms", OPT, struct yaml_timers, stop_grace_ms),
+    CYAML_FIELD_UINT("retry_base_ms", OPT, struct yaml_timers, retry_base_ms),
+    CYAML_FIELD_UINT("retry_max_ms", OPT, struct yaml_timers, retry_max_ms),
+    CYAML_FIELD_UINT("stall_ms", OPT, struct yaml_timers, stall_ms),
+    CYAML_FIELD_UINT("request_ms", OPT, struct yaml_timers, request_ms),
+    CYAML_FIELD_UINT("idle_ms", OPT, struct yaml_timers, idle_ms),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_field_t limit_fields[] = {
+    CYAML_FIELD_UINT("queue_max", OPT, struct yaml_limits, queue_max),
+    CYAML_FIELD_UINT("connections_max", OPT, struct yaml_limits, connections_max),
+    CYAML_FIELD_UINT("body_bytes", OPT, struct yaml_limits, body_bytes),
+    CYAML_FIELD_UINT("reserve_mib", OPT, struct yaml_limits, reserve_mib),
+    CYAML_FIELD_UINT("idempotency_hours", OPT, struct yaml_limits, idempotency_hours),
+    CYAML_FIELD_END,
+};
+static const cyaml_strval_t auth_names[] = {{"local", HTTP_AUTH_LOCAL}, {"token", HTTP_AUTH_TOKEN}};
+#define TEXT(key) CYAML_FIELD_STRING_PTR(#key, OPT, struct yaml_config, key, 0, 4096)
+static const cyaml_schema_field_t config_fields[] = {
+    TEXT(state),
+    TEXT(listen),
+    TEXT(store),
+    TEXT(ports),
+    TEXT(token_file),
+    TEXT(node_token_file),
+    TEXT(tls_cert),
+    TEXT(tls_key),
+    CYAML_FIELD_ENUM("auth", OPT | CYAML_FLAG_STRICT, struct yaml_config, auth, auth_names, LH_ARRAY_LEN(auth_names)),
+    CYAML_FIELD_BOOL("standalone", OPT, struct yaml_config, standalone),
+    CYAML_FIELD_BOOL("insecure", OPT, struct yaml_config, insecure),
+    CYAML_FIELD_UINT("slots", OPT, struct yaml_config, slots),
+    CYAML_FIELD_MAPPING_PTR("timers", OPT, struct yaml_config, timers, timer_fields),
+    CYAML_FIELD_MAPPING_PTR("limits", OPT, struct yaml_config, limits, limit_fields),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_value_t config_schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct yaml_config, config_fields),
+};
+
+void config_init(struct config *c)
+{
+    memset(c, 0, sizeof(*c));
+    c->auth = HTTP_AUTH_LOCAL;
+    c->heartbeat_ms = 5000;
+    c->tick_ms = 500;
+    c->core = (struct core_config){
+        .suspect_ms = 15000,
+        .down_ms = 60000,
+        .lease_ms = 1800000,
+        .prepare_ms = 3600000,
+        .launch_ms = 120000,
+        .stop_grace_ms = 10000,
+        .retry_base_ms = 10000,
+        .retry_max_ms = 600000,
+        .stall_ms = 5000,
+        .idem_keep_ms = (uint64_t)7 * 24 * 3600 * 1000,
+        .queue_max = 1000000,
+    };
+    c->reserve_bytes = (uint64_t)64 << 20;
+    c->body_max_bytes = LH_JOB_BODY_MAX;
+    c->connections_max = 1024;
+    c->request_ms = 10000;
+    c->idle_ms = 60000;
+}
+
+void config_release(struct config *c)
+{
+    char **const all[] = {&c->state,      &c->listen,   &c->store,   &c->ports,
+                          &c->token_file, &c->tls_cert, &c->tls_key, &c->node_token_file};
+
+    for (size_t i = 0; i < LH_ARRAY_LEN(all); i++) {
+        free(*all[i]);
+        *all[i] = NULL;
+    }
+}
+
+/* ---- laying one document over the settings --------------------------------------------------------------------- */
+
+static int take_text(char **to, char *const *from)
+{
+    char *copy;
+
+    if (!*from)
+        return 0;
+    copy = strdup(*from);
+    if (!copy)
+        return -ENOMEM;
+    free(*to);
+    *to = copy;
+    return 0;
+}
+
+static int take_number(uint64_t *to, const uint64_t *from, uint64_t min, uint64_t max, const char *key,
+                       struct lh_err *reterr)
+{
+    if (!from)
+        return 0;
+    if (*from < min || *from > max)
+        return lh_err_set(reterr, LH_ESTATE, "%s is %llu; give %llu to %llu", key, (unsigned long long)*from,
+                          (unsigned long long)min, (unsigned long long)max);
+    *to = *from;
+    return 0;
+}
+
+static int take_small(unsigned *to, const uint64_t *from, unsigned min, unsigned max, const char *key,
+                      struct lh_err *reterr)
+{
+    uint64_t v = *to;
+    int rc = take_number(&v, from, min, max, key, reterr);
+
+    *to = (unsigned)v;
+    return rc;
+}
+
+#define DAY_MS ((uint64_t)24 * 3600 * 1000)
+
+static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_err *reterr)
+{
+    struct core_config *k = &c->core;
+    const struct {
+        uint64_t *to;
+        const uint64_t *from;
+        uint64_t min, max;
+        const char *key;
+    } all[] = {
+        {&c->heartbeat_ms, t->heartbeat_ms, 10, 600000, "timers.heartbeat_ms"},
+        {&c->tick_ms, t->tick_ms, 10, 1000, "timers.tick_ms"},
+        {&k->suspect_ms, t->suspect_ms, 10, DAY_MS, "timers.suspect_ms"},
+        {&k->down_ms, t->down_ms, 10, DAY_MS, "timers.down_ms"},
+        {&k->lease_ms, t->lease_ms, 100, 30 * DAY_MS, "timers.lease_ms"},
+        {&k->prepare_ms, t->prepare_ms, 100, 30 * DAY_MS, "timers.prepare_ms"},
+        {&k->launch_ms, t->launch_ms, 100, DAY_MS, "timers.launch_ms"},
+        {&k->stop_grace_ms, t->stop_grace_ms, 0, DAY_MS, "timers.stop_grace_ms"},
+        {&k->retry_base_ms, t->retry_base_ms, 0, DAY_MS, "timers.retry_base_ms"},
+        {&k->retry_max_ms, t->retry_max_ms, 0, DAY_MS, "timers.retry_max_ms"},
+        {&k->stall_ms, t->stall_ms, 100, DAY_MS, "timers.stall_ms"},
+    };
+    int rc = 0;
+
+    for (size_t i = 0; i < LH_ARRAY_LEN(all) && rc == 0; i++)
+        rc = take_number(all[i].to, all[i].from, all[i].min, all[i].max, all[i].key, reterr);
+    if (rc == 0)
+        rc = take_small(&c->request_ms, t->request_ms, 100, 600000, "timers.request_ms", reterr);
+    if (rc == 0)
+        rc = take_small(&c->idle_ms, t->idle_ms, 100, 86400000, "timers.idle_ms", reterr);
+    return rc;
+}
+
+static int take_limits(struct config *c, const struct yaml_limits *l, struct lh_err *reterr)
+{
+    uint64_t mib = c->reserve_bytes >> 20, hours = c->core.idem_keep_ms / 3600000;
+    int rc = take_small(&c->core.queue_max, l->queue_max, 1, 10000000, "limits.queue_max", reterr);
+
+    if (rc == 0)
+        rc = take_small(&c->connections_max, l->connections_max, 8, 65536, "limits.connections_max", reterr);
+    if (rc == 0)
+        rc = take_number(&c->body_max_bytes, l->body_bytes, 4096, LH_JOB_BODY_MAX, "limits.body_bytes", reterr);
+    if (rc == 0)
+        rc = take_number(&mib, l->reserve_mib, 0, 1 << 20, "limits.reserve_mib", reterr);
+    if (rc == 0)
+        rc = take_number(&hours, l->idempotency_hours, 24, 8760, "limits.idempotency_hours", reterr);
+    c->reserve_bytes = mib << 20;
+    c->core.idem_keep_ms = hours * 3600000;
+    return rc;
+}
+
+static int overlay(struct config *c, const struct yaml_config *y, struct lh_err *reterr)
+{
+    int rc = 0;
+
+    if (take_text(&c->state, &y->state) < 0 || take_text(&c->listen, &y->listen) < 0 ||
+        take_text(&c->store, &y->store) < 0 || take_text(&c->ports, &y->ports) < 0 ||
+        take_text(&c->token_file, &y->token_file) < 0 || take_text(&c->tls_cert, &y->tls_cert) < 0 ||
+        take_text(&c->tls_key, &y->tls_key) < 0 || take_text(&c->node_token_file, &y->node_token_file) < 0)
+        return lh_err_set(reterr, -ENOMEM, "take the settings");
+    if (y->auth) {
+        c->auth = *y->auth;
+        c->auth_given = true;
+    }
+    if (y->standalone)
+        c->standalone = *y->standalone;
+    if (y->insecure)
+        c->insecure = *y->insecure;
+    rc = take_small(&c->slots, y->slots, 1, CORE_SLOTS_MAX, "slots", reterr);
+    if (rc == 0 && y->timers)
+        rc = take_timers(c, y->timers, reterr);
+    if (rc == 0 && y->limits)
+        rc = take_limits(c, y->limits, reterr);
+    return rc;
+}
+
+/* ---- libcyaml -------------------------------------------------------------------------------------------------- */
+
+struct yaml_errors {
+    char first[256], where[128];
+};
+
+/* The first error says what; the first line of the backtrace says where. */
+static void on_log(cyaml_log_t level, void *arg, const char *fmt, va_list args)
+{
+    struct yaml_errors *errors = arg;
+    char text[256], *at;
+
+    if (level < CYAML_LOG_ERROR)
+        return;
+    (void)vsnprintf(text, sizeof(text), fmt, args);
+    text[strcspn(text, "\n")] = '\0';
+    at = lh_starts_with(text, "Load: ") ? text + 6 : text;
+    at += strspn(at, " ");
+    if (!errors->first[0])
+        (void)snprintf(errors->first, sizeof(errors->first), "%s", at);
+    else if (!errors->where[0] && strstr(at, "line: "))
+        (void)snprintf(errors->where, sizeof(errors->where), "%.100s", at);
+}
+
+static int parse(struct config *c, const char *text, size_t len, const char *name, struct lh_err *reterr)
+{
+    struct yaml_errors errors = {.first = ""};
+    const cyaml_config_t cyaml = {
+        .log_fn = on_log, .log_ctx = &errors, .log_level = CYAML_LOG_ERROR, .mem_fn = cyaml_mem};
+    struct yaml_config *y = NULL;
+    cyaml_err_t err = cyaml_load_data((const uint8_t *)text, len, &cyaml, &config_schema, (cyaml_data_t **)&y, NULL);
+    int rc;
+
+    if (err != CYAML_OK)
+        return lh_err_set(reterr, LH_ESTATE, "%s: %s%s%s", name,
+                          errors.first[0] ? errors.first : cyaml_strerror(err), errors.where[0] ? ", " : "",
+                          errors.where);
+    rc = overlay(c, y, reterr);
+    (void)cyaml_free(&cyaml, &config_schema, y, 0);
+    return rc < 0 ? lh_err_prefix(reterr, rc, "%s", name) : 0;
+}
+
+int config_load(struct config *c, const char *path, struct lh_err *reterr)
+{
+    char *text = NULL;
+    size_t len = 0;
+    int rc = lh_read_file(path, CONFIG_FILE_MAX, &text, &len, reterr);
+
+    if (rc < 0)
+        return rc;
+    rc = parse(c, text, len, path, reterr);
+    free(text);
+    return rc;
+}
+
+int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
+{
+    size_t key = strcspn(assignment, "="), dot = strcspn(assignment, ".=");
+    char text[4400], name[4300];
+    int n;
+
+    if (assignment[key] != '=' || strpbrk(assignment, "\n\"\\"))
+        return lh_err_set(reterr, LH_ESTATE, "--set takes KEY=VALUE, as --set timers.suspect_ms=5000; not '%s'",
+                          assignment);
+    if (dot < key)
+        n = snprintf(text, sizeof(text), "%.*s:\n  %.*s: \"%s\"\n", (int)dot, assignment, (int)(key - dot - 1),
+                     assignment + dot + 1, assignment + key + 1);
+    else
+        n = snprintf(text, sizeof(text), "%.*s: \"%s\"\n", (int)key, assignment, assignment + key + 1);
+    (void)snprintf(name, sizeof(name), "--set %.4000s", assignment);
+    if (n >= (int)sizeof(text))
+        return lh_err_set(reterr, LH_ESTATE, "%.60s...: too long", name);
+    return parse(c, text, (size_t)n, name, reterr);
+}
+
+/* ---- what follows ---------------------------------------------------------------------------------------------- */
+
+static int default_text(char **to, char *made)
+{
+    if (!made)
+        return -ENOMEM;
+    *to = made;
+    return 0;
+}
+
+static int absolute_state(struct config *c, struct lh_err *reterr)
+{
+    char *cwd, *path;
+
+    if (c->state[0] == '/')
+        return 0;
+    cwd = getcwd(NULL, 0);
+    if (!cwd || asprintf(&path, "%s/%s", cwd, c->state) < 0) {
+        free(cwd);
+        return lh_err_set(reterr, -ENOMEM, "--state");
+    }
+    free(cwd);
+    free(c->state);
+    c->state = path;
+    return 0;
+}
+
+static int check_ports(const char *ports, struct lh_err *reterr)
+{
+    int low, high, used = 0;
+
+    if (sscanf(ports, "%d-%d%n", &low, &high, &used) == 2 && ports[used] == '\0' && low >= 1024 && high <= 65535 &&
+        high - low >= 15)
+        return 0;
+    return lh_err_set(reterr, LH_ESTATE, "ports is '%s'; give LOW-HIGH with at least 16 ports from 1024 to 65535", ports);
+}
+
+int config_finish(struct config *c, struct lh_err *reterr)
+{
+    int rc = 0;
+    char *store = NULL;
+
+    if (!c->state)
+        return lh_err_set(reterr, LH_ESTATE, "no state directory; give --state DIR (or state: in the configuration)");
+    rc = absolute_state(c, reterr);
+    if (rc < 0)
+        return rc;
+    if (!c->listen)
+        rc = default_text(&c->listen, strdup("127.0.0.1:7420"));
+    if (rc == 0 && !c->ports)
+        rc = default_text(&c->ports, strdup("24000-24999"));
+    if (rc == 0 && !c->store)
+        rc = default_text(&c->store, asprintf(&store, "file://%s/store", c->state) < 0 ? NULL : store);
+    if (rc < 0)
+        return lh_err_set(reterr, rc, "take the settings");
+    if (!c->auth_given)
+        c->auth = c->token_file ? HTTP_AUTH_TOKEN : HTTP_AUTH_LOCAL;
+    if (c->auth == HTTP_AUTH_TOKEN && !c->token_file)
+        return lh_err_set(reterr, LH_ESTATE, "auth: token needs a token_file (or --token-file)");
+    if (!c->tls_cert != !c->tls_key)
+        return lh_err_set(reterr, LH_ESTATE, "tls_cert and tls_key go together; one is missing");
+    if (c->core.down_ms < c->core.suspect_ms)
+        return lh_err_set(reterr, LH_ESTATE, "timers.down_ms must not be below timers.suspect_ms");
+    if (c->core.suspect_ms < c->heartbeat_ms)
+        return lh_err_set(reterr, LH_ESTATE, "timers.suspect_ms must not be below timers.heartbeat_ms");
+    c->core.store = c->store;
+    c->core.ports = c->ports;
+    return check_ports(c->ports, reterr);
+}
