@@ -6,7 +6,8 @@
  * and release. core_rig.c checks the tables after each step; here the physical side is checked: no slot runs two
  * attempts, and a cancelled job runs nowhere. In the end the faults stop and every job must come to its end.
  *
- * LONGHAUL_SIM_SEEDS=FIRST-LAST runs others than the default seeds; a failure prints its seed.
+ * LONGHAUL_SIM_SEEDS=FIRST-LAST runs others than the default seeds; a failure prints its seed. LONGHAUL_SIM_TRACE=1 prints
+ * every event and command.
  */
 #include "tests/unit/core_rig.h"
 
@@ -334,9 +335,9 @@ static void break_something(struct sim *s)
 {
     struct vnode *n = &s->nodes[rnd(s, NODES)];
 
-    if (chance(s, 4))
-        n->cut_until_ms = s->rig.now_ms + rnd(s, chance(s, 200) ? 900000 : 100000);
-    if (chance(s, 1))
+    if (chance(s, 8))
+        n->cut_until_ms = s->rig.now_ms + rnd(s, chance(s, 300) ? 1200000 : 100000);
+    if (chance(s, 2))
         reboot(n);
     if (chance(s, 2)) { /* the daemon alone: what it holds goes on */
         (void)snprintf(n->agent, sizeof(n->agent), "agent%u", ++n->agents);
@@ -363,7 +364,7 @@ static void use(struct sim *s)
                        (int)rnd(s, 3), chance(s, 100) ? "true" : "false", 1 + (unsigned)rnd(s, 9), after);
         rig_submit(&s->rig, id, spec);
     }
-    if (s->submitted > 0 && s->faults && chance(s, 20)) {
+    if (s->submitted > 0 && s->faults && chance(s, 40)) {
         (void)snprintf(id, sizeof(id), "j%u", (unsigned)rnd(s, s->submitted));
         rig_action(&s->rig, id, actions[rnd(s, 3)]);
     }
@@ -411,6 +412,8 @@ static void turn(struct sim *s)
             if (!n->held[k].gone)
                 live(s, n, &n->held[k]);
     }
+    if (getenv("LONGHAUL_SIM_TRACE") && s->rig.trace.len > 0)
+        print_message("@%llu\n%s", (unsigned long long)s->rig.now_ms, s->rig.trace.data);
     check_world(s);
     lh_buf_consume(&s->rig.trace, s->rig.trace.len);
 }
@@ -485,7 +488,7 @@ static void run_seed(uint64_t seed)
 
 static void random_worlds_keep_every_invariant_and_every_job_ends(void **state)
 {
-    unsigned long long first = 1, last = 12;
+    unsigned long long first = 1, last = 30;
     const char *seeds = getenv("LONGHAUL_SIM_SEEDS");
 
     (void)state;

@@ -172,6 +172,8 @@ void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt 
                    json_pack("{s:s,s:i}", "node", k->node, "slots", (int)k->slots));
     rows_claim(ev, &e->pub, a, claim);
     c->queue_changed = true;
+    if (e->list == LIST_CANCEL)
+        job_cancel_waiting(c, e);
 }
 
 /* Down so long that the attempt has ended itself: lease, 2 % drift of clocks, and the time to kill. */
@@ -232,6 +234,16 @@ static void finish(struct core *c, struct entry *e, struct core_attempt *a, enum
     retry_decide(c, e, a);
 }
 
+/* Attempts before the live one that were lost, and may still run on a node that is down. */
+static bool older_unclean(const struct core_job *j)
+{
+    for (unsigned i = 0; i + 1 < j->n_attempts; i++)
+        for (unsigned k = 0; k < j->attempts[i].n_claims; k++)
+            if (!j->attempts[i].claims[k].cleaned)
+                return true;
+    return false;
+}
+
 void attempt_settle(struct core *c, struct entry *e)
 {
     struct core_attempt *a = live_attempt(e);
@@ -250,6 +262,8 @@ void attempt_settle(struct core *c, struct entry *e)
         if (n && e->pub.cancel && !past_lease(c, e, n))
             return;
     }
+    if (e->pub.cancel && strcmp(a->outcome, "ok") != 0 && older_unclean(&e->pub))
+        return; /* the next tick looks again */
     finish(c, e, a, all_clean ? LH_ATTEMPT_EV_CLEANED : LH_ATTEMPT_EV_LOST);
 }
 

@@ -4,12 +4,15 @@
  * at jobs that it can move:
  *
  *     HELD ─ AFTER ─ PARKED (fits no node that is up) ─ PREFLIGHT_WAIT ─ PREFLIGHT ─ QUEUE ─ ACTIVE
+ *
+ * and CANCEL: cancelled while it waited, but an attempt that was lost may still run on a node that is down.
  */
 #pragma once
 #include "daemon/coordinator/core/core.h"
 
 enum list_id {
     LIST_NONE, LIST_HELD, LIST_AFTER, LIST_PARKED, LIST_PREFLIGHT_WAIT, LIST_PREFLIGHT, LIST_QUEUE, LIST_ACTIVE,
+    LIST_CANCEL,
     LIST_COUNT,
 };
 
@@ -133,6 +136,7 @@ void job_note(struct core *c, struct entry *e, const char *reason, const char *f
 void job_fail(struct core *c, struct entry *e, json_t *error /* stolen */, const char *reason);
 json_t *error_json(const char *code, const char *class, const char *pointer, const char *detail);
 void job_action(struct core *c, const struct core_event *ev);
+void job_cancel_waiting(struct core *c, struct entry *e); /* of LIST_CANCEL: cancelled as soon as nothing is left */
 
 /* ---- submit.c */
 void submit_step(struct core *c, const struct core_event *ev);
