@@ -1,8 +1,9 @@
 /* event.c - the worker's journal: writing it without ever stopping the work, reading it by offset.
  *
- * Written by one thread of one rank; read by the shim and the node daemon while it grows. A line is written
- * with one write(2) in append mode, so a reader sees whole lines or a tail without its newline, never a mix.
- * A full disk loses reports, not training; a line that was cut short by one is closed before the next.
+ * Written by one thread of one rank; read by the shim and the node daemon while it grows. A line is
+ * written with one write(2) in append mode, so a reader sees whole lines or a tail without its
+ * newline, never a mix. A full disk loses reports, not training; a line that was cut short by one
+ * is closed before the next.
  */
 #include "proto/event.h"
 #include "proto/base/clock.h"
@@ -37,7 +38,8 @@ static int open_in(const char *dir, int rank, const char *suffix, int flags, str
     return fd < 0 ? lh_err_set(reterr, -errno, "open the journal '%s'", path) : fd;
 }
 
-/* A rank that was killed while it wrote leaves a line without its end; ours must not be glued to it. */
+/* A rank that was killed while it wrote leaves a line without its end; ours must not be glued to
+ * it. */
 static bool ends_torn(int fd)
 {
     off_t size = lseek(fd, 0, SEEK_END);
@@ -46,7 +48,8 @@ static bool ends_torn(int fd)
     return size > 0 && pread(fd, &last, 1, size - 1) == 1 && last != '\n';
 }
 
-int lh_reporter_open(const char *dir, int rank, struct lh_reporter **ret_reporter, struct lh_err *reterr)
+int lh_reporter_open(const char *dir, int rank, struct lh_reporter **ret_reporter,
+                     struct lh_err *reterr)
 {
     struct lh_reporter *r = calloc(1, sizeof(*r));
 

@@ -1,5 +1,5 @@
-/* job.c - the public face of jobs: parse, load, free, names. The work is in job_parse.c and job_check.c,
- * driven by the table in job_table.c.
+/* job.c - the public face of jobs: parse, load, free, names. The work is in job_parse.c and
+ * job_check.c, driven by the table in job_table.c.
  */
 #include "proto/job.h"
 #include "proto/base/json.h"
@@ -12,11 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A body of LH_JOB_BODY_MAX that is all micro-batches of one row grows sixteenfold: "[1]," is a list head, an
- * array and a mark. */
+/* A body of LH_JOB_BODY_MAX that is all micro-batches of one row grows sixteenfold: "[1]," is a
+ * list head, an array and a mark. */
 #define ARENA_MAX_BYTES ((size_t)32 * LH_JOB_BODY_MAX)
 
-void lh_problem_add(struct lh_problems *p, const char *pointer, const char *code, const char *fmt, ...)
+void lh_problem_add(struct lh_problems *p, const char *pointer, const char *code, const char *fmt,
+                    ...)
 {
     struct lh_problem *problem;
     va_list ap;
@@ -54,10 +55,10 @@ int lh_job_parse(const json_t *spec, struct lh_job **ret_job, struct lh_problems
     } else {
         lh_problem_add(found, "", "wrong_type", "a job is a JSON object, as {\"kind\": \"check\"}");
     }
-    if (found->n > 0)
-        rc = lh_err_at(reterr, LH_EJOB, found->at[0].pointer, "%s", found->at[0].detail);
-    else if (parser.out_of_memory)
+    if (parser.out_of_memory) /* what was found may follow from it */
         rc = lh_err_set(reterr, -ENOMEM, "parse a job");
+    else if (found->n > 0)
+        rc = lh_err_at(reterr, LH_EJOB, found->at[0].pointer, "%s", found->at[0].detail);
     if (rc == 0) {
         *ret_job = job;
         job = NULL;
@@ -87,7 +88,8 @@ int lh_job_load(const char *path, struct lh_job **ret_job, struct lh_err *reterr
     int rc = lh_json_load(path, LH_JOB_BODY_MAX, &spec, reterr);
 
     if (rc == LH_EINPUT && reterr)
-        reterr->code = LH_EJOB; /* a job that is no JSON is a bad job, not a bad input file of one */
+        reterr->code =
+            LH_EJOB; /* a job that is no JSON is a bad job, not a bad input file of one */
     if (rc < 0)
         return rc == LH_EINPUT ? LH_EJOB : rc;
     problems = calloc(1, sizeof(*problems));

@@ -1,7 +1,7 @@
 /* job_check.c - what the members of a job mean together; the second half of lh_job_parse.
  *
- * Runs after every member has been read. A check looks away when a member that it needs is already refused.
- * Only arithmetic: whether files exist and fit is decided by `longhaul-worker --plan`.
+ * Runs after every member has been read. A check looks away when a member that it needs is already
+ * refused. Only arithmetic: whether files exist and fit is decided by `longhaul-worker --plan`.
  */
 #include "proto/base/attr.h"
 #include "proto/base/str.h"
@@ -29,7 +29,8 @@ static void check_group(struct job_parser *p)
     const struct lh_job *j = p->job;
     int64_t group = j->context.attention.group, length = j->context.length;
     bool given = input_get(p, "/context/attention/group") != NULL;
-    bool used = j->kind == LH_KIND_TRAIN || (j->eval.attention && strcmp(j->eval.attention, "train") == 0);
+    bool used =
+        j->kind == LH_KIND_TRAIN || (j->eval.attention && strcmp(j->eval.attention, "train") == 0);
 
     if (j->context.attention.type != LH_ATTENTION_S2 || has_problem(p, "/context/attention") ||
         has_problem(p, "/context/length") || length == 0)
@@ -38,7 +39,8 @@ static void check_group(struct job_parser *p)
         int64_t near = LH_MAX(length / 8 * 8, (int64_t)8);
 
         PROBLEM("/context/attention/group", "missing",
-                "context.attention.group is a quarter of context.length unless given, but a quarter of %lld is "
+                "context.attention.group is a quarter of context.length unless given, but a "
+                "quarter of %lld is "
                 "no even number; give a group, or a length that is a multiple of 8 (try %lld)",
                 ll(length), ll(near));
     }
@@ -46,12 +48,14 @@ static void check_group(struct job_parser *p)
         return;
     if (group % 2 != 0)
         PROBLEM("/context/attention/group", "bad_value",
-                "context.attention.group %lld is odd; S2 attention cuts half a group apart, so it must be even "
+                "context.attention.group %lld is odd; S2 attention cuts half a group apart, so it "
+                "must be even "
                 "(try %lld)",
                 ll(group), ll(LH_MAX(group - 1, (int64_t)2)));
     else if (group > length)
         PROBLEM("/context/attention/group", "out_of_range",
-                "context.attention.group %lld is longer than context.length %lld; give at most the length, or "
+                "context.attention.group %lld is longer than context.length %lld; give at most the "
+                "length, or "
                 "use context.attention.type \"dense\"",
                 ll(group), ll(length));
 }
@@ -63,7 +67,8 @@ static void check_rope(struct job_parser *p)
     if (!has_problem(p, "/context/rope") && j->context.rope.has_type &&
         j->context.rope.type == LH_ROPE_DEFAULT && j->context.rope.factor > 1)
         PROBLEM("/context/rope/factor", "conflict",
-                "context.rope.factor %g has no meaning with context.rope.type \"default\", which does not scale "
+                "context.rope.factor %g has no meaning with context.rope.type \"default\", which "
+                "does not scale "
                 "positions; use \"linear\" or \"yarn\"",
                 j->context.rope.factor);
 }
@@ -75,19 +80,22 @@ static void check_steps(struct job_parser *p)
     if (!sound(p, "/optim") || !sound(p, "/optim/steps") || !sound(p, "/optim/lr"))
         return;
     if (j->optim.has_lr && j->optim.steps == 0) {
-        PROBLEM("/optim/steps", "missing", "optim.steps is missing; a job with a learning rate needs it: %s",
+        PROBLEM("/optim/steps", "missing",
+                "optim.steps is missing; a job with a learning rate needs it: %s",
                 j->optim.minutes > 0 ? "at most so many updates are made within optim.minutes"
                                      : "the number of updates to make");
         return;
     }
     if (!j->optim.has_lr && j->optim.steps > 1)
         PROBLEM("/optim/steps", "conflict",
-                "optim.steps is %lld but there is no optim.lr, so nothing would be learned; give a rate "
+                "optim.steps is %lld but there is no optim.lr, so nothing would be learned; give a "
+                "rate "
                 "(for LoRA about 2e-5 to 1e-3), or leave steps out for one pass without an update",
                 ll(j->optim.steps));
     if (sound(p, "/optim/warmup_steps") && j->optim.warmup_steps > j->optim.steps)
         PROBLEM("/optim/warmup_steps", "conflict",
-                "optim.warmup_steps %lld is more than optim.steps %lld, so the rate would never be reached; "
+                "optim.warmup_steps %lld is more than optim.steps %lld, so the rate would never be "
+                "reached; "
                 "give fewer (0: none)",
                 ll(j->optim.warmup_steps), ll(j->optim.steps));
 }
@@ -101,7 +109,8 @@ static void check_batch(struct job_parser *p)
         return;
     if (sound(p, "/resources/slots") && sound(p, "/resources/sequence_parallel") && batch < slots)
         PROBLEM("/optim/batch_sequences", "conflict",
-                "optim.batch_sequences %lld is less than resources.slots %lld, but each rank trains at least "
+                "optim.batch_sequences %lld is less than resources.slots %lld, but each rank "
+                "trains at least "
                 "one sequence a step; ask for at least %lld sequences or at most %lld slots",
                 ll(batch), ll(slots), ll(slots), ll(batch));
     if (!has_problem(p, "/resources/micro_batches") && j->resources.n_micro_batches == 0 &&
@@ -131,7 +140,8 @@ static void check_micro_batches(struct job_parser *p)
 
             if (row >= batch || seen[row]++) {
                 PROBLEM("/resources/micro_batches", "bad_value",
-                        "resources.micro_batches %s row %lld; each row from 0 to optim.batch_sequences - 1 = %lld "
+                        "resources.micro_batches %s row %lld; each row from 0 to "
+                        "optim.batch_sequences - 1 = %lld "
                         "must stand there once",
                         row >= batch ? "names" : "repeats", ll(row), ll(batch - 1));
                 return;
@@ -141,7 +151,8 @@ static void check_micro_batches(struct job_parser *p)
     for (int64_t row = 0; row < batch; row++) {
         if (!seen[row]) {
             PROBLEM("/resources/micro_batches", "bad_value",
-                    "resources.micro_batches lacks row %lld; each row from 0 to optim.batch_sequences - 1 = %lld "
+                    "resources.micro_batches lacks row %lld; each row from 0 to "
+                    "optim.batch_sequences - 1 = %lld "
                     "must stand there once",
                     ll(row), ll(batch - 1));
             return;
@@ -153,9 +164,11 @@ static void check_data(struct job_parser *p)
 {
     const struct lh_job *j = p->job;
 
-    if (sound(p, "/data") && sound(p, "/data/format") && sound(p, "/data/pack") && j->data.format == LH_DATA_TEXT && j->data.pack == LH_PACK_NONE)
+    if (sound(p, "/data") && sound(p, "/data/format") && sound(p, "/data/pack") &&
+        j->data.format == LH_DATA_TEXT && j->data.pack == LH_PACK_NONE)
         PROBLEM("/data/pack", "not_supported",
-                "data.pack false is not supported yet for data.format \"text\"; use true (documents in one "
+                "data.pack false is not supported yet for data.format \"text\"; use true "
+                "(documents in one "
                 "window do not see each other) or \"join\"");
 }
 
@@ -166,13 +179,15 @@ static void check_eval(struct job_parser *p)
     if (has_problem(p, "/eval") || has_problem(p, "/context/length"))
         return;
     if (j->kind == LH_KIND_TRAIN && j->eval.every_steps > 0 && j->eval.perplexity.n == 0)
-        PROBLEM("/eval/perplexity", "missing",
-                "eval.perplexity is missing; eval.every_steps %lld needs held-out texts to evaluate on",
-                ll(j->eval.every_steps));
+        PROBLEM(
+            "/eval/perplexity", "missing",
+            "eval.perplexity is missing; eval.every_steps %lld needs held-out texts to evaluate on",
+            ll(j->eval.every_steps));
     for (unsigned i = 0; i < j->eval.lengths.n; i++) {
         if (j->context.length > 0 && j->eval.lengths.at[i] > j->context.length) {
             PROBLEM("/eval/lengths", "out_of_range",
-                    "eval.lengths holds %lld, but a window has context.length %lld; raise that or drop this length",
+                    "eval.lengths holds %lld, but a window has context.length %lld; raise that or "
+                    "drop this length",
                     ll(j->eval.lengths.at[i]), ll(j->context.length));
             return;
         }
@@ -185,7 +200,8 @@ static void check_adapter(struct job_parser *p)
 
     if (j->kind == LH_KIND_TRAIN && j->full_finetune && j->model.adapter)
         PROBLEM("/model/adapter", "conflict",
-                "model.adapter cannot be continued when adapter is null (every parameter trains); leave one of "
+                "model.adapter cannot be continued when adapter is null (every parameter trains); "
+                "leave one of "
                 "the two out");
 }
 
@@ -196,7 +212,8 @@ static void check_upload(struct job_parser *p)
     if (p->job->checkpoint.upload && !has_problem(p, "/checkpoint/upload") &&
         lh_uri_parse(p->job->checkpoint.upload, &uri, NULL) == 0 && uri.scheme == LH_URI_JOB)
         PROBLEM("/checkpoint/upload", "bad_value",
-                "checkpoint.upload \"%.100s\" names another job's output; give a file:///PATH or an s3://BUCKET/PREFIX",
+                "checkpoint.upload \"%.100s\" names another job's output; give a file:///PATH or "
+                "an s3://BUCKET/PREFIX",
                 p->job->checkpoint.upload);
 }
 

@@ -1,7 +1,8 @@
 /* job_schema.c - the JSON Schema (2020-12) of a job, made from the table.
  *
- * It describes what this build accepts: members and names that are known but not built are left out, so a
- * spec that it admits is refused by nothing but the checks between members (job_check.c).
+ * It describes what this build accepts: members and names that are known but not built are left
+ * out. What it admits is refused by nothing but the form of addresses and the checks between
+ * members (job_check.c).
  */
 #include "proto/base/attr.h"
 #include "proto/base/json.h"
@@ -18,6 +19,12 @@ static void put(json_t *object, const char *key, json_t *value)
 static json_t *number_json(double v)
 {
     return v == (double)(json_int_t)v ? json_integer((json_int_t)v) : json_real(v);
+}
+
+/* JOB-5 */
+static void put_no_controls(json_t *schema)
+{
+    put(schema, "pattern", json_string("^[^\\u0000-\\u001f\\u007f]*$"));
 }
 
 static void put_type(json_t *schema, const struct field *f, const char *type)
@@ -45,8 +52,7 @@ static void put_range(json_t *schema, const struct field *f)
         return;
     }
     put(schema, f->flags & FIELD_ABOVE ? "exclusiveMinimum" : "minimum", number_json(f->min));
-    if (f->max < JOB_WHOLE_MAX)
-        put(schema, f->flags & FIELD_BELOW ? "exclusiveMaximum" : "maximum", number_json(f->max));
+    put(schema, f->flags & FIELD_BELOW ? "exclusiveMaximum" : "maximum", number_json(f->max));
 }
 
 static void put_list(json_t *schema, const struct field *f)
@@ -72,11 +78,13 @@ static json_t *field_schema(const struct field *f)
         put_type(schema, f, "string");
         put(schema, "minLength", number_json(f->min));
         put(schema, "maxLength", number_json(f->max));
+        put_no_controls(schema);
         break;
     case FIELD_URI:
         put_type(schema, f, "string");
         put(schema, "minLength", json_integer(1));
         put(schema, "maxLength", json_integer(1023));
+        put_no_controls(schema);
         break;
     case FIELD_INT:
         put_type(schema, f, "integer");
@@ -108,7 +116,8 @@ static json_t *field_schema(const struct field *f)
     return schema;
 }
 
-/* The schema object under which the members of the section of path stand; its last name goes to *ret_leaf. */
+/* The schema object under which the members of the section of path stand; its last name goes to
+ * *ret_leaf. */
 static json_t *section_schema(json_t *root, const char *path, const char **ret_leaf)
 {
     json_t *at = root;
@@ -175,9 +184,10 @@ static json_t *kind_schema(unsigned kind)
 
 json_t *lh_job_schema(void)
 {
-    json_t *root = json_pack("{s:s, s:s, s:s, s:{}, s:b, s:[s], s:[]}", "$schema",
-                             "https://json-schema.org/draft/2020-12/schema", "title", "longhaul job", "type",
-                             "object", "properties", "additionalProperties", 0, "required", "kind", "allOf");
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:{}, s:b, s:[s], s:[]}", "$schema",
+                  "https://json-schema.org/draft/2020-12/schema", "title", "longhaul job", "type",
+                  "object", "properties", "additionalProperties", 0, "required", "kind", "allOf");
 
     for (unsigned i = 0; i < job_n_fields; i++) {
         const struct field *f = &job_fields[i];

@@ -1,10 +1,10 @@
 /* job_table.c - every member of a job, in the order in which it is read, checked and echoed.
  *
- * proto/spec/job-spec.md is this table for people; tests/unit/test_job_spec.c compares the two. A member whose
- * default follows from others (derive) stands below them.
+ * proto/spec/job-spec.md is this table for people; tests/unit/test_job_spec.c compares the two. A
+ * member whose default follows from others (derive) stands below them.
  */
-#include "proto/job_table.h"
 #include "proto/base/attr.h"
+#include "proto/job_parse.h"
 #include <string.h>
 
 #define AT(member) .offset = offsetof(struct lh_job, member)
@@ -12,8 +12,8 @@
 #define RANGE(lo, hi) .min = (lo), .max = (hi)
 #define NUMBER_IS(v) .flags = FIELD_HAS_DEFAULT, .otherwise = {.number = (v)}
 #define TEXT_IS(v) .flags = FIELD_HAS_DEFAULT, .otherwise = {.text = (v)}
-#define LARGE 9007199254740991.0 /* 2^53 - 1: the largest whole number that every JSON reader keeps */
-#define SECONDS_MAX 315360000.0  /* ten years */
+#define LARGE JOB_WHOLE_MAX
+#define SECONDS_MAX 315360000.0 /* ten years */
 
 #define P (1u << LH_KIND_PREPARE)
 #define T (1u << LH_KIND_TRAIN)
@@ -33,16 +33,17 @@ static const struct field_name kinds[] = {
     [LH_KIND_EVAL] = {"eval", true},       [LH_KIND_EXPORT] = {"export", false},
     [LH_KIND_CHECK] = {"check", true},     [LH_KIND_GENERATE] = {"generate", false},
 };
-static const struct field_name precisions[] = {[LH_FP32] = {"fp32", true}, [LH_BF16] = {"bf16", true}};
+static const struct field_name precisions[] = {
+    [LH_FP32] = {"fp32", true}, [LH_BF16] = {"bf16", true}};
 static const struct field_name attentions[] = {
     [LH_ATTENTION_S2] = {"s2", true},
     [LH_ATTENTION_DENSE] = {"dense", true},
     [LH_ATTENTION_FOT] = {"fot", false},
 };
 static const struct field_name ropes[] = {
-    [LH_ROPE_DEFAULT] = {"default", true}, [LH_ROPE_LINEAR] = {"linear", true},
-    [LH_ROPE_DYNAMIC] = {"dynamic", false}, [LH_ROPE_NTK] = {"ntk", false},
-    [LH_ROPE_YARN] = {"yarn", true},       [LH_ROPE_LLAMA3] = {"llama3", true},
+    [LH_ROPE_DEFAULT] = {"default", true},   [LH_ROPE_LINEAR] = {"linear", true},
+    [LH_ROPE_DYNAMIC] = {"dynamic", false},  [LH_ROPE_NTK] = {"ntk", false},
+    [LH_ROPE_YARN] = {"yarn", true},         [LH_ROPE_LLAMA3] = {"llama3", true},
     [LH_ROPE_LONGROPE] = {"longrope", true},
 };
 static const struct field_name formats[] = {
@@ -60,12 +61,14 @@ static const struct field_name devices[] = {
     [LH_DEVICE_CUDA] = {"cuda", false},
     [LH_DEVICE_CUDA_EMU] = {"cuda-emu", false},
 };
-static const struct field_name targets[] = {{"q", true},    {"k", true},  {"v", true},   {"o", true},
-                                            {"gate", true}, {"up", true}, {"down", true}};
-static const struct field_name whens[] = {
-    [LH_WHEN_OK] = {"ok", true}, [LH_WHEN_NOT_OK] = {"not_ok", true}, [LH_WHEN_ANY] = {"any", true}};
-static const struct field_name nonfinites[] = {[LH_NONFINITE_STOP] = {"stop", true},
-                                               [LH_NONFINITE_SKIP] = {"skip", true}};
+static const struct field_name targets[] = {{"q", true},   {"k", true},    {"v", true},
+                                            {"o", true},   {"gate", true}, {"up", true},
+                                            {"down", true}};
+static const struct field_name whens[] = {[LH_WHEN_OK] = {"ok", true},
+                                          [LH_WHEN_NOT_OK] = {"not_ok", true},
+                                          [LH_WHEN_ANY] = {"any", true}};
+static const struct field_name nonfinites[] = {
+    [LH_NONFINITE_STOP] = {"stop", true}, [LH_NONFINITE_SKIP] = {"skip", true}};
 static const struct field_name eval_attentions[] = {{"full", true}, {"train", true}};
 
 const struct field_names kind_names = NAMES(kinds), precision_names = NAMES(precisions),
@@ -76,7 +79,8 @@ static const struct field_names format_names = NAMES(formats), schedule_names = 
                                 nonfinite_names = NAMES(nonfinites),
                                 eval_attention_names = NAMES(eval_attentions);
 
-/* A quarter of the context, as in the paper. Odd or too small: none, and job_check says what to do. */
+/* A quarter of the context, as in the paper. Odd or too small: none, and job_check says what to do.
+ */
 static bool derive_group(const struct lh_job *job, double *ret_value)
 {
     if (job->context.attention.type != LH_ATTENTION_S2 || job->context.length < 8 ||
@@ -93,7 +97,8 @@ static bool derive_steps(const struct lh_job *job, double *ret_value)
     return !job->optim.has_lr;
 }
 
-/* The paper's 20 steps, but never more than a tenth of a short run, whose rate would else hardly rise. */
+/* The paper's 20 steps, but never more than a tenth of a short run, whose rate would else hardly
+ * rise. */
 static bool derive_warmup(const struct lh_job *job, double *ret_value)
 {
     int64_t tenth = job->optim.steps / 10;
@@ -105,6 +110,7 @@ static bool derive_warmup(const struct lh_job *job, double *ret_value)
 #define PATTERN_SCHEMA(entry)                                                                      \
     "{\"type\":\"object\",\"additionalProperties\":" entry ",\"maxProperties\":8192}"
 
+/* clang-format off */
 const struct field job_fields[] = {
     {"/name", FIELD_STRING, AT(name), TEXT_IS(""), RANGE(0, 120), .kinds = ALL,
      .about = "what people call the job; other jobs may name it in after"},
@@ -312,6 +318,7 @@ const struct field job_fields[] = {
                "\"when\":{\"enum\":[\"ok\",\"not_ok\",\"any\"],\"default\":\"ok\"}}}}",
      .about = "jobs that must have ended first"},
 };
+/* clang-format on */
 
 const unsigned job_n_fields = LH_ARRAY_LEN(job_fields);
 

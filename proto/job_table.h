@@ -1,7 +1,8 @@
 /* job_table.h - the table of all members of a job; shared by the job_*.c files and by nobody else.
  *
- * One entry a member: where it stands, what it may be, what it is when left out, which kinds of job use it.
- * Parsing, validation, defaults, the echoed spec and the JSON Schema all walk this one table, in its order.
+ * One entry a member: where it stands, what it may be, what it is when left out, which kinds of job
+ * use it. Parsing, validation, defaults, the echoed spec and the JSON Schema all walk this one
+ * table, in its order.
  */
 #pragma once
 #include "proto/job.h"
@@ -23,12 +24,12 @@ enum field_type {
 
 enum field_flag {
     FIELD_HAS_DEFAULT = 1,
-    FIELD_ABOVE = 2,        /* min itself is not allowed */
-    FIELD_BELOW = 4,        /* max itself is not allowed */
-    FIELD_NULL_OK = 8,      /* null means: left out */
-    FIELD_NOT_BUILT = 16,   /* known, refused whatever its value is */
+    FIELD_ABOVE = 2,         /* min itself is not allowed */
+    FIELD_BELOW = 4,         /* max itself is not allowed */
+    FIELD_NULL_OK = 8,       /* null means: left out */
+    FIELD_NOT_BUILT = 16,    /* known, refused whatever its value is */
     FIELD_DEFAULT_ONLY = 32, /* known, refused unless it is its default */
-    FIELD_IF_SECTION = 64,  /* its default is echoed only when its section was given */
+    FIELD_IF_SECTION = 64,   /* its default is echoed only when its section was given */
 };
 
 struct field_name {
@@ -56,20 +57,22 @@ struct field {
     unsigned kinds, required; /* bits 1 << enum lh_kind: who uses it, who must have it */
     /* The default that follows from members above it in the table; false: none. */
     bool (*derive)(const struct lh_job *job, double *ret_value);
-    /* FIELD_CUSTOM: checks and stores value; problems go to the parser. pointer is the member's own. */
+    /* FIELD_CUSTOM: checks and stores value; problems go to the parser. pointer is the member's
+     * own. */
     void (*take)(struct job_parser *p, const struct field *f, const json_t *value);
     const char *schema; /* FIELD_CUSTOM: its JSON Schema */
-    const char *about;  /* one line for people: the schema's description, and the end of "is missing" */
+    const char
+        *about; /* one line for people: the schema's description, and the end of "is missing" */
 };
 
 extern const struct field job_fields[];
 extern const unsigned job_n_fields;
-extern const struct field_names kind_names, precision_names, attention_names, rope_names, device_names,
-    target_names, when_names;
+extern const struct field_names kind_names, precision_names, attention_names, rope_names,
+    device_names, target_names, when_names;
 
 const struct field *field_find(const char *path);
 
-/* ---- the parser, as custom members and checks see it (job_parse.c) ---- */
+/* ---- the parser, as custom members and checks see it (job_parse.c, job_take.c) ---- */
 
 struct job_parser {
     struct lh_job *job;
@@ -80,19 +83,23 @@ struct job_parser {
 };
 
 #define DOTTED_MAX 200
-/* "context.attention.group", "data.train[2]" for a JSON pointer: how texts name members. Returns buf. */
+/* "context.attention.group", "data.train[2]" for a JSON pointer: how texts name members. Returns
+ * buf. */
 const char *dotted_name(const char *pointer, char buf[static DOTTED_MAX]);
 
 /* The value at a pointer of the input, or NULL. */
 const json_t *input_get(const struct job_parser *p, const char *pointer);
-/* True when a problem was recorded at this pointer or below it: what depends on it is not looked at. */
+/* True when a problem was recorded at this pointer or below it: what depends on it is not looked
+ * at. */
 bool has_problem(const struct job_parser *p, const char *pointer);
 
 /* Each records a problem and returns false, or returns true. pointer names the value. */
 bool take_string(struct job_parser *p, const char *pointer, const json_t *value, unsigned min_chars,
                  unsigned max_chars, const char **ret_text);
-bool take_uri(struct job_parser *p, const char *pointer, const json_t *value, const char **ret_text);
-bool take_number(struct job_parser *p, const char *pointer, const json_t *value, const struct field *range,
+bool take_uri(struct job_parser *p, const char *pointer, const json_t *value,
+              const char **ret_text);
+bool take_number(struct job_parser *p, const char *pointer, const json_t *value,
+                 const struct field *range,
                  double *ret_value); /* type, flags, min and max of range count */
 bool take_name(struct job_parser *p, const char *pointer, const json_t *value,
                const struct field_names *names, unsigned *ret_index);

@@ -1,10 +1,9 @@
 /* job_value.c - the members of a job that are lists, maps or unions; called through the table. */
 #include "proto/base/attr.h"
-#include "proto/job_table.h"
+#include "proto/job_parse.h"
 #include <stdio.h>
 #include <string.h>
 
-#define POINTER_MAX sizeof(((struct lh_problem *)0)->pointer)
 #define LABELS_MAX 64
 #define AFTER_MAX 64
 #define LENGTHS_MAX 64
@@ -17,8 +16,8 @@ static const char *entry_pointer(const char *path, size_t i, char buf[static POI
 }
 
 /* False (recorded) unless value is a list of min to max entries. */
-static bool is_list(struct job_parser *p, const char *pointer, const json_t *value, size_t min, size_t max,
-                    const char *wanted)
+static bool is_list(struct job_parser *p, const char *pointer, const json_t *value, size_t min,
+                    size_t max, const char *wanted)
 {
     size_t n = json_array_size(value);
     char name[DOTTED_MAX];
@@ -29,8 +28,9 @@ static bool is_list(struct job_parser *p, const char *pointer, const json_t *val
         lh_problem_add(p->problems, pointer, "bad_value", "%s has %zu entries; it must be %s",
                        dotted_name(pointer, name), n, wanted);
     else if (n > max)
-        lh_problem_add(p->problems, pointer, "too_long", "%s has %zu entries; at most %zu are allowed",
-                       dotted_name(pointer, name), n, max);
+        lh_problem_add(p->problems, pointer, "too_long",
+                       "%s has %zu entries; at most %zu are allowed", dotted_name(pointer, name), n,
+                       max);
     return n >= min && n <= max;
 }
 
@@ -39,10 +39,12 @@ void take_targets(struct job_parser *p, const struct field *f, const json_t *val
     char at[POINTER_MAX], name[DOTTED_MAX];
     unsigned set = 0, index;
 
-    if (!is_list(p, f->path, value, 1, 7, "a list of \"q\", \"k\", \"v\", \"o\", \"gate\", \"up\", \"down\""))
+    if (!is_list(p, f->path, value, 1, 7,
+                 "a list of \"q\", \"k\", \"v\", \"o\", \"gate\", \"up\", \"down\""))
         return;
     for (size_t i = 0; i < json_array_size(value); i++) {
-        if (!take_name(p, entry_pointer(f->path, i, at), json_array_get(value, i), &target_names, &index))
+        if (!take_name(p, entry_pointer(f->path, i, at), json_array_get(value, i), &target_names,
+                       &index))
             continue;
         if (set & 1u << index)
             lh_problem_add(p->problems, at, "bad_value", "%s names \"%s\" a second time",
@@ -55,7 +57,9 @@ void take_targets(struct job_parser *p, const struct field *f, const json_t *val
 void take_patterns(struct job_parser *p, const struct field *f, const json_t *value)
 {
     bool ranks = f->offset == offsetof(struct lh_job, adapter.rank_pattern);
-    struct field range = {.type = ranks ? FIELD_INT : FIELD_NUMBER, .min = f->min, .max = f->max,
+    struct field range = {.type = ranks ? FIELD_INT : FIELD_NUMBER,
+                          .min = f->min,
+                          .max = f->max,
                           .flags = ranks ? 0 : FIELD_ABOVE};
     size_t n = json_object_size(value);
     char name[DOTTED_MAX];
@@ -69,18 +73,21 @@ void take_patterns(struct job_parser *p, const struct field *f, const json_t *va
         return;
     }
     if (n > PATTERNS_MAX) {
-        lh_problem_add(p->problems, f->path, "too_long", "%s has %zu entries; at most %d are allowed",
-                       dotted_name(f->path, name), n, PATTERNS_MAX);
+        lh_problem_add(p->problems, f->path, "too_long",
+                       "%s has %zu entries; at most %d are allowed", dotted_name(f->path, name), n,
+                       PATTERNS_MAX);
         return;
     }
     patterns = parser_alloc(p, LH_MAX(n, (size_t)1) * sizeof(*patterns));
     if (!patterns)
         return;
-    json_object_foreach ((json_t *)(uintptr_t)value, key, entry) {
+    json_object_foreach((json_t *)(uintptr_t)value, key, entry)
+    {
         json_t *text = json_string(key);
         char at[POINTER_MAX];
 
-        (void)snprintf(at, sizeof(at), "%s/%.80s", f->path, key);
+        (void)snprintf(at, sizeof(at), "%s", f->path);
+        pointer_append(at, sizeof(at), key);
         if (!text)
             p->out_of_memory = true;
         else if (take_string(p, at, text, 1, 200, &patterns[i].module) &&
@@ -133,7 +140,8 @@ void take_lengths(struct job_parser *p, const struct field *f, const json_t *val
     if (!p->job->eval.lengths.at)
         return;
     for (size_t i = 0; i < n; i++) {
-        if (!take_number(p, entry_pointer(f->path, i, at), json_array_get(value, i), &range, &number))
+        if (!take_number(p, entry_pointer(f->path, i, at), json_array_get(value, i), &range,
+                         &number))
             continue;
         for (unsigned k = 0; k < p->job->eval.lengths.n; k++)
             if (p->job->eval.lengths.at[k] == (int64_t)number)
@@ -194,7 +202,8 @@ void take_micro_batches(struct job_parser *p, const struct field *f, const json_
 
 void take_labels(struct job_parser *p, const struct field *f, const json_t *value)
 {
-    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-";
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-";
     size_t n = json_object_size(value);
     char name[DOTTED_MAX];
     const char *key;
@@ -205,25 +214,28 @@ void take_labels(struct job_parser *p, const struct field *f, const json_t *valu
         return;
     }
     if (n > LABELS_MAX) {
-        lh_problem_add(p->problems, f->path, "too_long", "%s has %zu entries; at most %d are allowed",
-                       dotted_name(f->path, name), n, LABELS_MAX);
+        lh_problem_add(p->problems, f->path, "too_long",
+                       "%s has %zu entries; at most %d are allowed", dotted_name(f->path, name), n,
+                       LABELS_MAX);
         return;
     }
     p->job->labels = parser_alloc(p, LH_MAX(n, (size_t)1) * sizeof(*p->job->labels));
     if (!p->job->labels)
         return;
-    json_object_foreach ((json_t *)(uintptr_t)value, key, entry) {
+    json_object_foreach((json_t *)(uintptr_t)value, key, entry)
+    {
         struct lh_label *label = &p->job->labels[p->job->n_labels];
         char at[POINTER_MAX];
 
         if (key[0] == '\0' || strlen(key) > 63 || key[strspn(key, letters)] != '\0') {
-            lh_problem_add(p->problems, f->path, "bad_value",
-                           "the label name \"%.63s\" must be 1 to 63 of the characters A-Z a-z 0-9 . _ / -", key);
+            lh_problem_add(
+                p->problems, f->path, "bad_value",
+                "the label name \"%.63s\" must be 1 to 63 of the characters A-Z a-z 0-9 . _ / -",
+                key);
             continue;
         }
-        (void)snprintf(at, sizeof(at), "%s/", f->path);
-        for (const char *c = key; *c; c++) /* "/" is "~1" in a pointer */
-            (void)strcat(at, *c == '/' ? "~1" : (char[]){*c, '\0'});
+        (void)snprintf(at, sizeof(at), "%s", f->path);
+        pointer_append(at, sizeof(at), key);
         label->key = lh_arena_strdup(&p->job->arena, key);
         if (!label->key)
             p->out_of_memory = true;
@@ -232,7 +244,8 @@ void take_labels(struct job_parser *p, const struct field *f, const json_t *valu
     }
 }
 
-static bool take_dependency(struct job_parser *p, const char *at, const json_t *entry, struct lh_after *after)
+static bool take_dependency(struct job_parser *p, const char *at, const json_t *entry,
+                            struct lh_after *after)
 {
     static const char *const members[] = {"job", "when"};
     const json_t *job = json_object_get(entry, "job"), *when = json_object_get(entry, "when");
@@ -241,12 +254,13 @@ static bool take_dependency(struct job_parser *p, const char *at, const json_t *
     bool ok = true;
 
     if (!json_is_object(entry))
-        return wrong_type(p, at, entry, "an object, as {\"job\": \"ID or name\", \"when\": \"ok\"}");
+        return wrong_type(p, at, entry,
+                          "an object, as {\"job\": \"ID or name\", \"when\": \"ok\"}");
     refuse_unknown(p, at, entry, members, LH_ARRAY_LEN(members));
     (void)snprintf(sub, sizeof(sub), "%.100s/job", at);
     if (!job) {
-        lh_problem_add(p->problems, sub, "missing", "%s is missing; give the id or the name of a job",
-                       dotted_name(sub, name));
+        lh_problem_add(p->problems, sub, "missing",
+                       "%s is missing; give the id or the name of a job", dotted_name(sub, name));
         return false;
     }
     ok = take_string(p, sub, job, 1, 120, &after->job);
@@ -273,8 +287,9 @@ void take_after(struct job_parser *p, const struct field *f, const json_t *value
             continue;
         for (unsigned k = 0; k < n; k++)
             if (strcmp(list[k].job, list[n].job) == 0)
-                lh_problem_add(p->problems, at, "bad_value", "%s waits for job \"%.120s\" a second time",
-                               dotted_name(at, name), list[n].job);
+                lh_problem_add(p->problems, at, "bad_value",
+                               "%s waits for job \"%.120s\" a second time", dotted_name(at, name),
+                               list[n].job);
         n++;
     }
     p->job->after = list;

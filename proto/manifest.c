@@ -1,7 +1,9 @@
-/* manifest.c - writing, reading and verifying manifest.json; see manifest.h and proto/spec/checkpoint.md.
+/* manifest.c - writing, reading and verifying manifest.json; see manifest.h and
+ * proto/spec/checkpoint.md.
  *
- * Called by the worker (checkpoints, shards, exports) and by longhaul-node (uploads, staging). A manifest that
- * comes from elsewhere is hostile until read: names never leave the directory, numbers are bounded.
+ * Called by the worker (checkpoints, shards, exports) and by longhaul-node (uploads, staging). A
+ * manifest that comes from elsewhere is hostile until read: names never leave the directory,
+ * numbers are bounded.
  */
 #include "proto/manifest.h"
 #include "proto/base/fault.h"
@@ -30,7 +32,8 @@ static int add_file(struct lh_manifest *m, const char *dir, const char *name, st
     int rc;
 
     if (m->n_files == LH_MANIFEST_FILES_MAX)
-        return lh_err_set(reterr, -E2BIG, "'%s' holds more than %d files", dir, LH_MANIFEST_FILES_MAX);
+        return lh_err_set(reterr, -E2BIG, "'%s' holds more than %d files", dir,
+                          LH_MANIFEST_FILES_MAX);
     if (strlen(name) >= sizeof(f->name))
         return lh_err_set(reterr, -ENAMETOOLONG, "'%s/%s'", dir, name);
     if ((m->n_files & (m->n_files - 1)) == 0) { /* grow at powers of two */
@@ -71,7 +74,8 @@ static int collect_entry(struct lh_manifest *m, const char *dir, const char *nam
         return rc < 0 ? rc : lh_sync_path(path, reterr);
     }
     if (!S_ISREG(st.st_mode))
-        return lh_err_set(reterr, LH_EINPUT, "'%s' is neither a file nor a directory: remove it", path);
+        return lh_err_set(reterr, LH_EINPUT, "'%s' is neither a file nor a directory: remove it",
+                          path);
     return strcmp(name, LH_MANIFEST_NAME) == 0 ? 0 : add_file(m, dir, name, reterr);
 }
 
@@ -128,8 +132,8 @@ static json_t *manifest_json(const struct lh_manifest *m)
                      "bytes", (json_int_t)m->bytes, "files", files);
 }
 
-int lh_manifest_write(const char *dir, const char *kind, json_t *about, struct lh_manifest *ret_manifest,
-                      struct lh_err *reterr)
+int lh_manifest_write(const char *dir, const char *kind, json_t *about,
+                      struct lh_manifest *ret_manifest, struct lh_err *reterr)
 {
     struct lh_manifest m = {.about = about ? json_incref(about) : json_object()};
     LH_CLEANUP(lh_json_decrefp) json_t *json = NULL;
@@ -186,7 +190,8 @@ static bool name_is_safe(const char *name)
 
 static bool is_sha256(const char *s)
 {
-    return s && strlen(s) == LH_SHA256_HEX - 1 && strspn(s, "0123456789abcdef") == LH_SHA256_HEX - 1;
+    return s && strlen(s) == LH_SHA256_HEX - 1 &&
+           strspn(s, "0123456789abcdef") == LH_SHA256_HEX - 1;
 }
 
 static int parse_file(const json_t *entry, struct lh_manifest *m, unsigned i, const char *where,
@@ -197,15 +202,18 @@ static int parse_file(const json_t *entry, struct lh_manifest *m, unsigned i, co
     struct lh_manifest_file *f = &m->files[i];
 
     if (!name_is_safe(name))
-        return lh_err_set(reterr, LH_EINPUT, "%s: file %u has the name '%.80s', which is not a relative path",
-                          where, i, name);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "%s: file %u has the name '%.80s', which is not a relative path", where,
+                          i, name);
     if (bytes < 0 || m->bytes > (uint64_t)INT64_MAX - (uint64_t)bytes)
-        return lh_err_set(reterr, LH_EINPUT, "%s: file '%s' has no usable size in bytes", where, name);
-    if (!is_sha256(sha256))
-        return lh_err_set(reterr, LH_EINPUT, "%s: file '%s' has no SHA-256 of 64 lower-case digits", where,
+        return lh_err_set(reterr, LH_EINPUT, "%s: file '%s' has no usable size in bytes", where,
                           name);
+    if (!is_sha256(sha256))
+        return lh_err_set(reterr, LH_EINPUT, "%s: file '%s' has no SHA-256 of 64 lower-case digits",
+                          where, name);
     if (i > 0 && strcmp(m->files[i - 1].name, name) >= 0)
-        return lh_err_set(reterr, LH_EINPUT, "%s: file '%s' stands twice or out of order", where, name);
+        return lh_err_set(reterr, LH_EINPUT, "%s: file '%s' stands twice or out of order", where,
+                          name);
     (void)snprintf(f->name, sizeof(f->name), "%s", name);
     (void)snprintf(f->sha256, sizeof(f->sha256), "%s", sha256);
     f->bytes = (uint64_t)bytes;
@@ -214,7 +222,8 @@ static int parse_file(const json_t *entry, struct lh_manifest *m, unsigned i, co
     return 0;
 }
 
-static int parse_members(const json_t *json, struct lh_manifest *m, const char *where, struct lh_err *reterr)
+static int parse_members(const json_t *json, struct lh_manifest *m, const char *where,
+                         struct lh_err *reterr)
 {
     const json_t *files = json_object_get(json, "files");
     const char *kind = lh_json_str(json, "kind", "");
@@ -222,12 +231,13 @@ static int parse_members(const json_t *json, struct lh_manifest *m, const char *
     size_t n = json_array_size(files);
 
     if (lh_json_i64(json, "version", 0) != 1)
-        return lh_err_set(reterr, LH_EINPUT, "%s: member version is not 1: it was written by another release",
-                          where);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "%s: member version is not 1: it was written by another release", where);
     if (kind[0] == '\0' || strlen(kind) >= sizeof(m->kind))
         return lh_err_set(reterr, LH_EINPUT, "%s: member kind is missing or too long", where);
     if (!json_is_object(about) || !json_is_array(files))
-        return lh_err_set(reterr, LH_EINPUT, "%s: members about (object) and files (array) are needed", where);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "%s: members about (object) and files (array) are needed", where);
     if (n > LH_MANIFEST_FILES_MAX)
         return lh_err_set(reterr, LH_EINPUT, "%s: %zu files, at most %d are allowed", where, n,
                           LH_MANIFEST_FILES_MAX);
@@ -243,12 +253,13 @@ static int parse_members(const json_t *json, struct lh_manifest *m, const char *
             return rc;
     }
     if (lh_json_i64(json, "bytes", -1) != (int64_t)m->bytes)
-        return lh_err_set(reterr, LH_EINPUT, "%s: member bytes is not the sum of the files' sizes", where);
+        return lh_err_set(reterr, LH_EINPUT, "%s: member bytes is not the sum of the files' sizes",
+                          where);
     return 0;
 }
 
-int lh_manifest_parse(const char *text, size_t len, const char *where, struct lh_manifest *ret_manifest,
-                      struct lh_err *reterr)
+int lh_manifest_parse(const char *text, size_t len, const char *where,
+                      struct lh_manifest *ret_manifest, struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *json = NULL;
     struct lh_manifest m = {.about = NULL};
@@ -305,8 +316,10 @@ static int verify_file(const char *dir, const struct lh_manifest_file *f, struct
     if (rc < 0)
         return rc;
     if (strcmp(sha256, f->sha256) != 0)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' has other bytes than the manifest says (SHA-256 %.16s... "
-                          "instead of %.16s...)", path, sha256, f->sha256);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' has other bytes than the manifest says (SHA-256 %.16s... "
+                          "instead of %.16s...)",
+                          path, sha256, f->sha256);
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /* state.c - the transition tables of jobs and attempts, and the names of all states.
  *
- * The tables are the ones of proto/spec/job-states.md; tests/unit/test_state.c reads that page and compares.
- * The coordinator's core is the only one that moves states; it calls next() and refuses what gives -1.
+ * The tables are the ones of proto/spec/job-states.md; tests/unit/test_state.c reads that page and
+ * compares. The coordinator's core is the only one that moves states; it calls next() and refuses
+ * what gives -1.
  *
  *     held <──hold── blocked ──ready──> queued ──placed──> starting ──started──> running
  *        ──release──>   <──block──────     <────requeue────┴───────┬──────────────┘
@@ -17,13 +18,15 @@ struct transition {
     int from, event, to;
 };
 
+/* clang-format off: one line a transition, as on the page */
 static const struct transition job_table[] = {
     {LH_JOB_HELD, LH_JOB_EV_RELEASE, LH_JOB_BLOCKED},
     {LH_JOB_HELD, LH_JOB_EV_CANCEL, LH_JOB_CANCELLED},
 
     {LH_JOB_BLOCKED, LH_JOB_EV_HOLD, LH_JOB_HELD},
     {LH_JOB_BLOCKED, LH_JOB_EV_READY, LH_JOB_QUEUED},
-    {LH_JOB_BLOCKED, LH_JOB_EV_FAIL, LH_JOB_FAILED}, /* preflight, or a dependency that can never be met */
+    {LH_JOB_BLOCKED, LH_JOB_EV_FAIL,
+     LH_JOB_FAILED}, /* preflight, or a dependency that can never be met */
     {LH_JOB_BLOCKED, LH_JOB_EV_CANCEL, LH_JOB_CANCELLED},
 
     {LH_JOB_QUEUED, LH_JOB_EV_HOLD, LH_JOB_HELD},
@@ -34,7 +37,8 @@ static const struct transition job_table[] = {
     {LH_JOB_STARTING, LH_JOB_EV_STARTED, LH_JOB_RUNNING},
     {LH_JOB_STARTING, LH_JOB_EV_STOP, LH_JOB_STOPPING},
     {LH_JOB_STARTING, LH_JOB_EV_REQUEUE, LH_JOB_QUEUED},
-    {LH_JOB_STARTING, LH_JOB_EV_SUCCEED, LH_JOB_SUCCEEDED}, /* over before the last rank's report came in */
+    {LH_JOB_STARTING, LH_JOB_EV_SUCCEED,
+     LH_JOB_SUCCEEDED}, /* over before the last rank's report came in */
     {LH_JOB_STARTING, LH_JOB_EV_FAIL, LH_JOB_FAILED},
     {LH_JOB_STARTING, LH_JOB_EV_TIME_OUT, LH_JOB_TIMED_OUT},
 
@@ -45,7 +49,8 @@ static const struct transition job_table[] = {
     {LH_JOB_RUNNING, LH_JOB_EV_TIME_OUT, LH_JOB_TIMED_OUT},
 
     {LH_JOB_STOPPING, LH_JOB_EV_REQUEUE, LH_JOB_QUEUED},
-    {LH_JOB_STOPPING, LH_JOB_EV_SUCCEED, LH_JOB_SUCCEEDED}, /* it finished before it heard the stop */
+    {LH_JOB_STOPPING, LH_JOB_EV_SUCCEED,
+     LH_JOB_SUCCEEDED}, /* it finished before it heard the stop */
     {LH_JOB_STOPPING, LH_JOB_EV_FAIL, LH_JOB_FAILED},
     {LH_JOB_STOPPING, LH_JOB_EV_CANCEL, LH_JOB_CANCELLED},
     {LH_JOB_STOPPING, LH_JOB_EV_TIME_OUT, LH_JOB_TIMED_OUT},
@@ -54,12 +59,14 @@ static const struct transition job_table[] = {
 static const struct transition attempt_table[] = {
     {LH_ATTEMPT_ALLOCATED, LH_ATTEMPT_EV_PREPARED, LH_ATTEMPT_PREPARED},
     {LH_ATTEMPT_ALLOCATED, LH_ATTEMPT_EV_STOP, LH_ATTEMPT_STOPPING},
-    {LH_ATTEMPT_ALLOCATED, LH_ATTEMPT_EV_EXITED, LH_ATTEMPT_EXITED}, /* the head gave up while others staged */
+    {LH_ATTEMPT_ALLOCATED, LH_ATTEMPT_EV_EXITED,
+     LH_ATTEMPT_EXITED}, /* the head gave up while others staged */
     {LH_ATTEMPT_ALLOCATED, LH_ATTEMPT_EV_LOST, LH_ATTEMPT_LOST},
 
     {LH_ATTEMPT_PREPARED, LH_ATTEMPT_EV_LAUNCH, LH_ATTEMPT_LAUNCHING},
     {LH_ATTEMPT_PREPARED, LH_ATTEMPT_EV_STOP, LH_ATTEMPT_STOPPING},
-    {LH_ATTEMPT_PREPARED, LH_ATTEMPT_EV_EXITED, LH_ATTEMPT_EXITED}, /* the head's lease ended before the launch */
+    {LH_ATTEMPT_PREPARED, LH_ATTEMPT_EV_EXITED,
+     LH_ATTEMPT_EXITED}, /* the head's lease ended before the launch */
     {LH_ATTEMPT_PREPARED, LH_ATTEMPT_EV_LOST, LH_ATTEMPT_LOST},
 
     {LH_ATTEMPT_LAUNCHING, LH_ATTEMPT_EV_RUNNING, LH_ATTEMPT_RUNNING},
@@ -72,12 +79,14 @@ static const struct transition attempt_table[] = {
     {LH_ATTEMPT_RUNNING, LH_ATTEMPT_EV_LOST, LH_ATTEMPT_LOST},
 
     {LH_ATTEMPT_STOPPING, LH_ATTEMPT_EV_EXITED, LH_ATTEMPT_EXITED},
-    {LH_ATTEMPT_STOPPING, LH_ATTEMPT_EV_CLEANED, LH_ATTEMPT_CLEANED}, /* nothing had been launched */
+    {LH_ATTEMPT_STOPPING, LH_ATTEMPT_EV_CLEANED,
+     LH_ATTEMPT_CLEANED}, /* nothing had been launched */
     {LH_ATTEMPT_STOPPING, LH_ATTEMPT_EV_LOST, LH_ATTEMPT_LOST},
 
     {LH_ATTEMPT_EXITED, LH_ATTEMPT_EV_CLEANED, LH_ATTEMPT_CLEANED},
     {LH_ATTEMPT_EXITED, LH_ATTEMPT_EV_LOST, LH_ATTEMPT_LOST},
 };
+/* clang-format on */
 
 static const char *const job_names[] = {
     [LH_JOB_HELD] = "held",           [LH_JOB_BLOCKED] = "blocked",

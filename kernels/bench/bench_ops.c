@@ -1,9 +1,9 @@
 /* bench_ops.c - the program kn-bench: one op of a back end over several sizes.
  *
- * kn-bench OP [-d DEVICE] [-t THREADS] [-p f32|bf16] [-r REPEATS]
- * Random data, one warm-up, then the best of the repeats. GFLOP/s and GB/s are per second of wall
- * clock; "per cpu-s" divides by the processor time that all threads used, which a shared machine
- * disturbs less.
+ * kn-bench OP [-d DEVICE] [-t THREADS] [-p f32|bf16] [-r REPEATS] [-n PART]
+ * -n runs only those whose printed name contains PART. Random data, one warm-up, then the best of
+ * the repeats. GFLOP/s and GB/s are per second of wall clock; "per cpu-s" divides by the processor
+ * time that all threads used, which a shared machine disturbs less.
  */
 #include "kernels/ops.h"
 #include <getopt.h>
@@ -17,6 +17,7 @@ struct bench {
     struct kn_stream *s;
     enum kn_dtype t;
     int repeats;
+    const char *only; /* part of the names to run, or NULL */
     uint64_t random;
 };
 
@@ -77,6 +78,8 @@ static void bench_run(struct bench *b, const char *what, struct bench_cost cost,
     double best = 1e30, best_cpu = 1e30;
     struct lh_err err = {0};
 
+    if (b->only && !strstr(what, b->only))
+        return;
     for (int i = 0; i <= b->repeats; i++) {
         double wall = bench_seconds(CLOCK_MONOTONIC), cpu = bench_seconds(CLOCK_PROCESS_CPUTIME_ID);
 
@@ -374,7 +377,7 @@ static void bench_optim(struct bench *b)
 static void bench_usage(void)
 {
     bench_die("usage: kn-bench matmul|attention|rows|optim|all [-d DEVICE] [-t THREADS] [-p "
-              "f32|bf16] [-r REPEATS]");
+              "f32|bf16] [-r REPEATS] [-n PART]");
 }
 
 int main(int argc, char **argv)
@@ -384,11 +387,13 @@ int main(int argc, char **argv)
     struct lh_err err = {0};
     int threads = 1, c;
 
-    while ((c = getopt(argc, argv, "d:t:p:r:")) != -1) {
+    while ((c = getopt(argc, argv, "d:t:p:r:n:")) != -1) {
         if (c == 'd')
             device = optarg;
         else if (c == 't')
             threads = atoi(optarg);
+        else if (c == 'n')
+            b.only = optarg;
         else if (c == 'r')
             b.repeats = atoi(optarg);
         else if (c == 'p' && (strcmp(optarg, "f32") == 0 || strcmp(optarg, "bf16") == 0))

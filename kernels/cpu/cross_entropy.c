@@ -1,6 +1,6 @@
 /* cross_entropy.c - loss of each row, and its gradient (softmax - onehot) * grad_scale.
  *
- * One pass finds maximum and sum together: block after block that fits L1, the sum rescaled when
+ * Sums are fp32 in 16 lanes over a block, then double over the blocks. One pass finds maximum and sum together: block after block that fits L1, the sum rescaled when
  * the maximum grows. A second pass writes the gradient; it may overwrite the logits, since each
  * vector is read before it is written.
  */
@@ -30,7 +30,7 @@ VEC_INLINE struct ce_row ce_sum(struct kn_mat x, int64_t r)
     for (int64_t b = 0; b < x.cols; b += CE_BLOCK) {
         int64_t end = LH_MIN(x.cols, b + CE_BLOCK);
         v16 max = v16_all(-INFINITY);
-        v8d sum[2] = {{0}, {0}};
+        v16 sum = {0};
         float old = row.max;
 
         for (int64_t c = b; c < end; c += VEC) {
@@ -45,9 +45,9 @@ VEC_INLINE struct ce_row ce_sum(struct kn_mat x, int64_t r)
         for (int64_t c = b; c < end; c += VEC) {
             v16 e = v16_exp(v16_load(x, r, c, end - c) - row.max);
 
-            v16_add_to_double(sum, end - c >= VEC ? e : v16_tail(e, end - c, 0.0f));
+            sum += end - c >= VEC ? e : v16_tail(e, end - c, 0.0f);
         }
-        row.sum += v8d_sum(sum[0], sum[1]);
+        row.sum += (double)v16_sum(sum);
     }
     return row;
 }

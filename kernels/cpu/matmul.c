@@ -23,6 +23,7 @@
     128 /* a model has some 40 shapes; 512 primitives hold a few hundred MB at the very worst */
 #define CACHE_WAYS 4 /* one product has at most 4 shapes of tile, so it never drops its own */
 #define K_PAIRS_MIN 32
+#define TILES_MANY 8 /* enough for the threads to share, evenly on 2 and fairly on more */
 
 /* What decides which primitive a tile needs. Compared as bytes: always cleared first. */
 struct matmul_key {
@@ -221,22 +222,21 @@ static int64_t matmul_inner(const struct matmul_job *j)
     return j->ta ? j->a.rows : j->a.cols;
 }
 
-/* Sizes of tiles. Enough rows that oneDNN's repacking of b for each tile pays (13 % of the time at
- * 64 rows of 576 to 1536, 3 % at 256); few rows are cut across instead, so that the threads have
- * something to share. */
+/* Sizes of tiles. oneDNN repacks b for each tile, which costs 13 % of the time at 64 rows of 576 to 1536, 3 % at 256
+ * and more when b does not fit the cache: so many rows, as long as there are tiles enough to share. Few rows are cut
+ * across instead. Rows are not evened out over M: a smaller M must never need a larger tile, and with it more scratch.
+ */
 static void matmul_cut(struct matmul_job *j)
 {
     int64_t M = j->c.rows, N = j->c.cols;
     int64_t cols_max = j->wide ? 512 : M > 256 ? 2048 : M > 64 ? 512 : 256;
 
-    /* Not evened out over M: a smaller M must never need a larger tile, and with it more scratch.
-     */
-    j->rows = LH_MIN(M, 256);
-    j->n_rows = (M + j->rows - 1) / j->rows;
     j->n_cols = (N + cols_max - 1) / cols_max;
     j->cols = (N + j->n_cols - 1) / j->n_cols;
     j->cols = (j->cols + 63) / 64 * 64;
     j->n_cols = (N + j->cols - 1) / j->cols;
+    j->rows = LH_MIN(M, (M + 511) / 512 * j->n_cols >= TILES_MANY ? 512 : 256);
+    j->n_rows = (M + j->rows - 1) / j->rows;
 }
 
 static int64_t matmul_tile_rows(const struct matmul_job *j, int64_t i)

@@ -1,6 +1,6 @@
 /* rmsnorm.c - y = x * rstd * g, and its gradients.
  *
- * A row is read twice, the second time from L1. dg is summed in two stages: every item of rows
+ * Sums over a row are fp32 in 16 lanes, of C/16 terms each. A row is read twice, the second time from L1. dg is summed in two stages: every item of rows
  * leaves its own sums in scratch, then the items' sums are added in order, columns shared out.
  */
 #include "kernels/cpu/level.h"
@@ -25,16 +25,16 @@ static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1
     struct kn_mat x = j->x, y = j->y;
 
     for (int64_t r = r0; r < r1; r++) {
-        v8d squares[2] = {{0}, {0}};
+        v16 squares = {0};
         float rstd;
 
         for (int64_t c = 0; c < x.cols; c += VEC) {
             v16 v = v16_load(x, r, c, x.cols - c);
 
-            v16_add_to_double(squares, v * v);
+            squares += v * v;
         }
         rstd =
-            (float)(1.0 / sqrt(v8d_sum(squares[0], squares[1]) / (double)x.cols + (double)j->eps));
+            (float)(1.0 / sqrt((double)v16_sum(squares) / (double)x.cols + (double)j->eps));
         j->rstd[r] = rstd;
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;
@@ -49,18 +49,18 @@ static void rmsnorm_bwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1
     struct kn_mat x = j->x, dx = j->dx, dy = j->dy;
 
     for (int64_t r = r0; r < r1; r++) {
-        v8d dots[2] = {{0}, {0}};
+        v16 dots = {0};
         float rstd = j->rstd_in[r], mean;
 
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;
             v16 part = v16_load(dy, r, c, n) * (v16_load(x, r, c, n) * rstd);
 
-            v16_add_to_double(dots, part * v16_load_f32(j->g + c, n));
+            dots += part * v16_load_f32(j->g + c, n);
             if (dg)
                 v16_store_f32(dg + c, n, v16_load_f32(dg + c, n) + part);
         }
-        mean = (float)(v8d_sum(dots[0], dots[1]) / (double)x.cols);
+        mean = (float)((double)v16_sum(dots) / (double)x.cols);
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;
             v16 xhat = v16_load(x, r, c, n) * rstd;

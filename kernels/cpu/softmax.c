@@ -11,6 +11,15 @@
 
 static const v16i softmax_lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+/* The most of a long segment: given as a constant, so that its loops have fixed bounds and no mask.
+ */
+static const struct attn_span softmax_whole = {0, TILE_TOKENS, false};
+
+VEC_INLINE bool softmax_is_whole(struct attn_span span)
+{
+    return !span.masked && span.n0 == 0 && span.n1 == TILE_TOKENS;
+}
+
 VEC_INLINE v16i v16i_all(int32_t x)
 {
     return x - (v16i){0};
@@ -43,23 +52,36 @@ VEC_INLINE v16 softmax_score(const struct softmax_rows *rows, int64_t r, const f
                       v16_all(-INFINITY));
 }
 
+/* The maximum of 16 rows from r on, their factors, and what to take off their scores. */
+VEC_INLINE void forward_max(struct softmax_rows *rows, int64_t r, const float *s,
+                            struct attn_span span, float scale2, float *base)
+{
+    v16 max[VEC], now, old = *(const v16 *)(rows->max + r), off;
+
+    for (int i = 0; i < VEC; i++) {
+        max[i] = v16_all(-INFINITY);
+        for (int64_t n = span.n0; n < span.n1; n += VEC)
+            max[i] = v16_max(max[i], softmax_score(rows, r + i, s, n, span.masked, scale2));
+    }
+    now = v16_max(v16_max_rows(max), old);
+    off = v16_select(now == v16_all(-INFINITY), (v16){0}, now);
+    *(v16 *)(rows->max + r) = now;
+    *(v16 *)(rows->factor + r) = v16_select(old == now, v16_all(1.0f), v16_exp2(old - off));
+    *(v16 *)base = off;
+}
+
 VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float *s, void *p,
                              struct attn_span span, float scale2)
 {
-    for (int64_t r = 0; r < TILE_ROWS; r++) {
-        v16 max = v16_all(-INFINITY), sum;
-        float old = rows->max[r], now, base;
+    float base[TILE_ROWS];
 
-        for (int64_t n = span.n0; n < span.n1; n += VEC)
-            max = v16_max(max, softmax_score(rows, r, s, n, span.masked, scale2));
-        now = v16_max_lane(max);
-        now = old > now ? old : now;
-        base = now == -INFINITY ? 0.0f : now;
-        rows->max[r] = now;
-        rows->factor[r] = old == now ? 1.0f : v16_exp2(v16_all(old - base))[0];
-        sum = *(const v16 *)rows->sum[r] * rows->factor[r];
+    for (int64_t r = 0; r < TILE_ROWS; r += VEC)
+        forward_max(rows, r, s, span, scale2, base + r);
+    for (int64_t r = 0; r < TILE_ROWS; r++) {
+        v16 sum = *(const v16 *)rows->sum[r] * rows->factor[r];
+
         for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            v16 w = v16_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - base);
+            v16 w = v16_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - base[r]);
 
             sum += w;
             softmax_put(pairs, p, r * TILE_TOKENS + n, w);
@@ -71,7 +93,9 @@ VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float 
 void softmax_forward(const struct tile_ops *ops, struct softmax_rows *rows, const float *s, void *p,
                      struct attn_span span, float scale2)
 {
-    if (ops->pairs)
+    if (ops->pairs && softmax_is_whole(span))
+        forward_rows(true, rows, s, p, softmax_whole, scale2);
+    else if (ops->pairs)
         forward_rows(true, rows, s, p, span, scale2);
     else
         forward_rows(false, rows, s, p, span, scale2);
@@ -119,7 +143,9 @@ VEC_INLINE void backward_q_rows(bool pairs, const struct softmax_rows *rows, con
 void softmax_backward_q(const struct tile_ops *ops, const struct softmax_rows *rows, const float *s,
                         const float *dp, void *ds, struct attn_span span, float scale2, float scale)
 {
-    if (ops->pairs)
+    if (ops->pairs && softmax_is_whole(span))
+        backward_q_rows(true, rows, s, dp, ds, softmax_whole, scale2, scale);
+    else if (ops->pairs)
         backward_q_rows(true, rows, s, dp, ds, span, scale2, scale);
     else
         backward_q_rows(false, rows, s, dp, ds, span, scale2, scale);
@@ -157,7 +183,9 @@ void softmax_backward_k(const struct tile_ops *ops, struct softmax_cols cols, co
                         const float *dp, void *p, void *ds, struct attn_span span, float scale2,
                         float scale)
 {
-    if (ops->pairs)
+    if (ops->pairs && softmax_is_whole(span))
+        backward_k_rows(true, cols, s, dp, p, ds, softmax_whole, scale2, scale);
+    else if (ops->pairs)
         backward_k_rows(true, cols, s, dp, p, ds, span, scale2, scale);
     else
         backward_k_rows(false, cols, s, dp, p, ds, span, scale2, scale);

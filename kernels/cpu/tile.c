@@ -35,14 +35,10 @@ VEC_INLINE v16 tile_get(struct kn_mat x, int64_t r, int64_t c)
 /* The same as raw bf16, for pairs. */
 VEC_INLINE v16h tile_get_bf16(struct kn_mat x, int64_t r, int64_t c)
 {
-    v16h h = {0};
-
     assert(x.t == KN_BF16);
-    if (r < x.rows && c + VEC <= x.cols)
-        h = *(const v16h *)((const uint16_t *)x.p + r * x.ld + c);
-    else if (r < x.rows && c < x.cols)
-        memcpy(&h, (const uint16_t *)x.p + r * x.ld + c, (size_t)(x.cols - c) * 2);
-    return h;
+    if (r >= x.rows || c >= x.cols)
+        return (v16h){0};
+    return v16_load_bf16((const uint16_t *)x.p + r * x.ld + c, x.cols - c);
 }
 
 void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)

@@ -2,12 +2,17 @@
  * instruction set.
  *
  * Loads and stores take both element types and a count n, so that a row's tail needs no second
- * loop: lanes from n on read as 0 and are not written. Functions are inlined into callers that are
- * compiled once per vector width (CPU_CLONES). Sums of lanes are always taken in the same order.
+ * loop: lanes from n on read as 0 and are not written. Included only by files that are compiled
+ * once per vector level (level.h). Sums of lanes are always taken in the same order. Where GCC 12
+ * makes several instructions of what AVX-512 does in one, that one is asked for by name.
  */
 #pragma once
 #include "kernels/tensor.h"
+#include <math.h>
 #include <string.h>
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
 
 #define VEC 16
 
@@ -34,82 +39,110 @@ VEC_INLINE v16 v16_select(v16i mask, v16 a, v16 b)
 /* A NaN in a stays one. */
 VEC_INLINE v16 v16_max(v16 a, v16 b)
 {
+#ifdef __AVX512F__
+    return (v16)_mm512_max_ps((__m512)b, (__m512)a);
+#else
     return v16_select(a < b, b, a);
+#endif
 }
 
 VEC_INLINE v16 v16_from_bf16(v16h h)
 {
+#ifdef __AVX512BW__
+    return (v16)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#else
     return (v16)(__builtin_convertvector(h, v16u) << 16);
+#endif
 }
 
-/* Round to nearest even; NaN stays NaN, as kn_f32_to_bf16. */
+/* Round to nearest even; NaN stays NaN, as kn_f32_to_bf16. The instruction takes numbers below
+ * 2^-126 for 0. */
 VEC_INLINE v16h v16_to_bf16(v16 x)
 {
+#ifdef __AVX512BF16__
+    return (v16h)_mm512_cvtneps_pbh((__m512)x);
+#else
     v16u bits = (v16u)x;
     v16u rounded = bits + (0x7fffu + (bits >> 16 & 1u));
     v16u mask = (v16u)(x != x);
 
     return __builtin_convertvector(((rounded & ~mask) | ((bits | 0x400000u) & mask)) >> 16, v16h);
+#endif
 }
 
-VEC_INLINE v16 v16_load_n(const void *p, enum kn_dtype t, int64_t n)
+#ifdef __AVX512BW__
+VEC_INLINE __mmask16 v16_mask(int64_t n)
 {
-    if (t == KN_F32) {
-        v16 x = {0};
-
-        memcpy(&x, p, (size_t)n * 4);
-        return x;
-    }
-    v16h h = {0};
-
-    memcpy(&h, p, (size_t)n * 2);
-    return v16_from_bf16(h);
+    return (__mmask16)(n >= VEC ? 0xffffu : (1u << n) - 1u);
 }
-
-/* n lanes (1..16) of row r of m from column c. */
-VEC_INLINE v16 v16_load(struct kn_mat m, int64_t r, int64_t c, int64_t n)
-{
-    if (m.t == KN_F32) {
-        const float *p = (const float *)m.p + r * m.ld + c;
-
-        return n >= VEC ? *(const v16 *)p : v16_load_n(p, KN_F32, n);
-    }
-    const uint16_t *p = (const uint16_t *)m.p + r * m.ld + c;
-
-    return n >= VEC ? v16_from_bf16(*(const v16h *)p) : v16_load_n(p, KN_BF16, n);
-}
-
-VEC_INLINE void v16_store(struct kn_mat m, int64_t r, int64_t c, int64_t n, v16 x)
-{
-    if (m.t == KN_F32) {
-        float *p = (float *)m.p + r * m.ld + c;
-
-        if (n >= VEC)
-            *(v16 *)p = x;
-        else
-            memcpy(p, &x, (size_t)n * 4);
-        return;
-    }
-    uint16_t *p = (uint16_t *)m.p + r * m.ld + c;
-    v16h h = v16_to_bf16(x);
-
-    if (n >= VEC)
-        *(v16h *)p = h;
-    else
-        memcpy(p, &h, (size_t)n * 2);
-}
+#endif
 
 VEC_INLINE v16 v16_load_f32(const float *p, int64_t n)
 {
-    return n >= VEC ? *(const v16 *)p : v16_load_n(p, KN_F32, n);
+#ifdef __AVX512BW__
+    return (v16)_mm512_maskz_loadu_ps(v16_mask(n), p);
+#else
+    v16 x = {0};
+
+    if (n >= VEC)
+        return *(const v16 *)p;
+    memcpy(&x, p, (size_t)n * 4);
+    return x;
+#endif
+}
+
+VEC_INLINE v16h v16_load_bf16(const uint16_t *p, int64_t n)
+{
+#ifdef __AVX512BW__
+    return (v16h)_mm256_maskz_loadu_epi16(v16_mask(n), p);
+#else
+    v16h h = {0};
+
+    if (n >= VEC)
+        return *(const v16h *)p;
+    memcpy(&h, p, (size_t)n * 2);
+    return h;
+#endif
 }
 
 VEC_INLINE void v16_store_f32(float *p, int64_t n, v16 x)
 {
+#ifdef __AVX512BW__
+    _mm512_mask_storeu_ps(p, v16_mask(n), (__m512)x);
+#else
     if (n >= VEC)
         *(v16 *)p = x;
     else
         memcpy(p, &x, (size_t)n * 4);
+#endif
+}
+
+VEC_INLINE void v16_store_bf16(uint16_t *p, int64_t n, v16h h)
+{
+#ifdef __AVX512BW__
+    _mm256_mask_storeu_epi16(p, v16_mask(n), (__m256i)h);
+#else
+    if (n >= VEC)
+        *(v16h *)p = h;
+    else
+        memcpy(p, &h, (size_t)n * 2);
+#endif
+}
+
+/* Of row r of m, the lanes from column c; n of them (1 to VEC, more counts as VEC). */
+VEC_INLINE v16 v16_load(struct kn_mat m, int64_t r, int64_t c, int64_t n)
+{
+    if (m.t == KN_F32)
+        return v16_load_f32((const float *)m.p + r * m.ld + c, n);
+    return v16_from_bf16(v16_load_bf16((const uint16_t *)m.p + r * m.ld + c, n));
+}
+
+VEC_INLINE void v16_store(struct kn_mat m, int64_t r, int64_t c, int64_t n, v16 x)
+{
+    if (m.t == KN_F32)
+        v16_store_f32((float *)m.p + r * m.ld + c, n, x);
+    else
+        v16_store_bf16((uint16_t *)m.p + r * m.ld + c, n, v16_to_bf16(x));
 }
 
 /* The first n lanes of x, fill in the others. */
@@ -127,26 +160,47 @@ VEC_INLINE v16 v16_sqrt(v16 x)
     return x;
 }
 
+/* Lanes i and i + half side by side: the step of every reduction below. */
+VEC_INLINE v16 v16_rotate(v16 x, int half)
+{
+    v16i from;
+
+    for (int i = 0; i < VEC; i++)
+        from[i] = (i + half) % VEC;
+    return __builtin_shuffle(x, from);
+}
+
 VEC_INLINE float v16_sum(v16 x)
 {
-    float part[VEC];
-
-    memcpy(part, &x, sizeof(part));
     for (int half = VEC / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            part[i] += part[i + half];
-    return part[0];
+        x += v16_rotate(x, half);
+    return x[0];
 }
 
 VEC_INLINE float v16_max_lane(v16 x)
 {
-    float part[VEC];
-
-    memcpy(part, &x, sizeof(part));
     for (int half = VEC / 2; half > 0; half /= 2)
+        x = v16_max(x, v16_rotate(x, half));
+    return x[0];
+}
+
+/* Lane i of the result is the greatest lane of x[i]; x is used up. Pairs of vectors are folded into
+ * one, half their lanes each, until one is left: 15 maxima for 16 rows. */
+VEC_INLINE v16 v16_max_rows(v16 x[VEC])
+{
+    for (int half = VEC / 2; half > 0; half /= 2) {
+        v16i low, high;
+
+        for (int i = 0; i < VEC; i++) {
+            /* Lanes with bit half set come from the second vector. */
+            low[i] = (i & half ? VEC : 0) + (i & ~half);
+            high[i] = (i & half ? VEC : 0) + (i | half);
+        }
         for (int i = 0; i < half; i++)
-            part[i] = part[i] < part[i + half] ? part[i + half] : part[i];
-    return part[0];
+            x[i] = v16_max(__builtin_shuffle(x[i], x[i + half], low),
+                           __builtin_shuffle(x[i], x[i + half], high));
+    }
+    return x[0];
 }
 
 /* acc[0..1] += x, in double. */
@@ -170,45 +224,39 @@ VEC_INLINE double v8d_sum(v8d a, v8d b)
     return sum;
 }
 
-/* 2^x to within 2 ulp; 0 below the smallest normal number, NaN stays NaN, above 2^127.99 a large
- * finite number. */
+/* 2^x with a relative error of 5e-7; 0 below 2^-126, NaN stays NaN, above 2^127.99 a large number
+ * or infinity. The polynomial is the best of degree 5 on [-1/2, 1/2] that is exact at 0. */
 VEC_INLINE v16 v16_exp2(v16 x)
 {
+    v16 p = v16_all(1.112550768e-3f);
+#ifdef __AVX512F__
+    __m512 z = _mm512_max_ps(_mm512_set1_ps(-127.0f), (__m512)x); /* of a NaN the second */
+    __m512 n = _mm512_roundscale_ps(z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    v16 r = (v16)(z - n);
+#else
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
     v16i below = x < v16_all(-126.0f);
     v16 z =
         v16_select(x > v16_all(127.99f), v16_all(127.99f), v16_select(below, v16_all(-126.0f), x));
-    v16 shifted = z + magic;
+    v16 shifted = z + magic; /* the whole number now sits in the low bits of the mantissa */
     v16 r = z - (shifted - magic);
-    v16i n = (v16i)shifted << 23; /* the whole number sits in the low bits of the mantissa */
-    v16 p = v16_all(1.535336188319500e-4f);
+#endif
 
-    p = p * r + 1.339887440266574e-3f;
-    p = p * r + 9.618437357674640e-3f;
-    p = p * r + 5.550332471162809e-2f;
-    p = p * r + 2.402264791363012e-1f;
-    p = p * r + 6.931472028550421e-1f;
+    p = p * r + 9.666282525e-3f;
+    p = p * r + 5.557400473e-2f;
+    p = p * r + 2.402235065e-1f;
+    p = p * r + 6.931428306e-1f;
     p = p * r + 1.0f;
-    return v16_select(below, (v16){0}, (v16)((v16i)p + n));
+#ifdef __AVX512F__
+    return (v16)_mm512_maskz_scalef_ps(
+        _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), (__m512)p, n);
+#else
+    return v16_select(below, (v16){0}, (v16)((v16i)p + ((v16i)shifted << 23)));
+#endif
 }
 
-/* e^x, with the product x/ln 2 split so that large |x| keep their accuracy. */
+/* e^x to within 2e-6 for |x| < 30: the product x / ln 2 is rounded. */
 VEC_INLINE v16 v16_exp(v16 x)
 {
-    const float magic = 12582912.0f;
-    v16i below = x < v16_all(-87.336544f);
-    v16 z = v16_select(x > v16_all(88.72f), v16_all(88.72f),
-                       v16_select(below, v16_all(-87.336544f), x));
-    v16 shifted = z * 1.44269504088896341f + magic;
-    v16 n = shifted - magic;
-    v16 r = (z - n * 0.693359375f) + n * 2.12194440e-4f;
-    v16 p = v16_all(1.9875691500e-4f);
-
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    return v16_select(below, (v16){0}, (v16)((v16i)p + ((v16i)shifted << 23)));
+    return v16_exp2(x * (float)M_LOG2E);
 }

@@ -33,7 +33,8 @@ const char *lh_rfc3339(uint64_t unix_ms, char buf[static LH_RFC3339_MAX])
     struct tm tm = {.tm_mday = 1, .tm_year = 70};
     size_t used;
 
-    if (unix_ms / 1000u <= 253402300799u) /* the last second of year 9999; beyond it: 1970, not garbage */
+    if (unix_ms / 1000u <=
+        253402300799u) /* the last second of year 9999; beyond it: 1970, not garbage */
         (void)gmtime_r(&seconds, &tm);
     used = strftime(buf, LH_RFC3339_MAX, "%Y-%m-%dT%H:%M:%S", &tm);
     (void)snprintf(buf + used, LH_RFC3339_MAX - used, ".%03uZ", (unsigned)(unix_ms % 1000u));
@@ -67,12 +68,14 @@ uint64_t lh_pid_start_ticks(int pid)
     n = fread(stat, 1, sizeof(stat) - 1, f);
     (void)fclose(f);
     stat[n] = '\0';
-    /* The name may hold spaces and brackets: fields are counted from the last ')'. Field 22 is the start. */
+    /* The name may hold spaces and brackets: fields are counted from the last ')'. Field 22 is the
+     * start. */
     after_name = strrchr(stat, ')');
-    if (!after_name || sscanf(after_name + 1,
-                              " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
-                              "%*d %llu",
-                              &ticks) != 1)
+    if (!after_name ||
+        sscanf(after_name + 1,
+               " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
+               "%*d %llu",
+               &ticks) != 1)
         return 0;
     return ticks;
 }

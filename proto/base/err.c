@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static void err_vset(struct lh_err *reterr, int code, const char *pointer, const char *fmt, va_list ap)
+LH_PRINTF(4, 0)
+static void err_vset(struct lh_err *reterr, int code, const char *pointer, const char *fmt,
+                     va_list ap)
 {
     struct lh_err err = {.code = code}; /* apart: the arguments may be the old text of *reterr */
     size_t used;
@@ -56,7 +58,8 @@ int lh_err_prefix(struct lh_err *reterr, int code, const char *fmt, ...)
     (void)vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     used = strlen(text);
-    (void)snprintf(text + used, sizeof(text) - used, ": %.*s", (int)(sizeof(text) - used), reterr->text);
+    (void)snprintf(text + used, sizeof(text) - used, ": %.*s", (int)(sizeof(text) - used),
+                   reterr->text);
     lh_utf8_trim(text);
     memcpy(reterr->text, text, sizeof(text));
     return reterr->code;

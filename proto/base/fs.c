@@ -214,10 +214,9 @@ int64_t lh_file_size(const char *path)
 bool lh_is_network_fs(const char *path)
 {
     /* Magic numbers of linux/magic.h and of kernel sources where that header has none. */
-    static const unsigned network[] = {0x6969 /* NFS */,      0xff534d42 /* CIFS */,
-                                       0xfe534d42 /* SMB2 */, 0x517b /* SMB */,
-                                       0x01021997 /* 9p */,   0x5346414f /* AFS */,
-                                       0x00c36400 /* Ceph */, 0x0bd00bd0 /* Lustre */};
+    static const unsigned network[] = {
+        0x6969 /* NFS */,    0xff534d42 /* CIFS */, 0xfe534d42 /* SMB2 */, 0x517b /* SMB */,
+        0x01021997 /* 9p */, 0x5346414f /* AFS */,  0x00c36400 /* Ceph */, 0x0bd00bd0 /* Lustre */};
     struct statfs fs;
 
     if (statfs(path, &fs) < 0)

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Text is at most what one list of jobs or one page of events makes; a larger value is our own mistake. */
+/* Text is at most what one list of jobs or one page of events makes; a larger value is our own
+ * mistake. */
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
 #define DEPTH_MAX 2048 /* jansson's own limit when it reads */
 
@@ -67,7 +68,8 @@ int lh_json_load(const char *path, size_t max_bytes, json_t **ret_value, struct 
     return rc < 0 ? lh_err_prefix(reterr, rc, "'%s'", path) : 0;
 }
 
-/* ---- writing: jansson prints a rate of 2e-5 as 2.0000000000000002e-05; people get to see our text ---- */
+/* ---- writing: jansson prints a rate of 2e-5 as 2.0000000000000002e-05; people get to see our text
+ * ---- */
 
 struct writer {
     struct lh_buf out;
@@ -119,7 +121,8 @@ static void put_string(struct writer *w, const char *s)
     put(w, "\"", 1);
 }
 
-/* The shortest of 15 to 17 digits that reads back as the same number; never without a sign of being real. */
+/* The shortest of 15 to 17 digits that reads back as the same number; never without a sign of being
+ * real. */
 static void put_real(struct writer *w, double v)
 {
     char text[40], *e;
@@ -150,7 +153,8 @@ static void put_members(struct writer *w, const json_t *object, int level)
     size_t n = 0;
 
     put(w, "{", 1);
-    json_object_foreach ((json_t *)(uintptr_t)object, key, member) {
+    json_object_foreach((json_t *)(uintptr_t)object, key, member)
+    {
         if (n++ > 0)
             put(w, ",", 1);
         put_newline(w, level + 1);
@@ -170,7 +174,8 @@ static void put_entries(struct writer *w, const json_t *array, int level)
     int nested = 0;
 
     for (size_t i = 0; i < n; i++)
-        nested |= json_is_object(json_array_get(array, i)) || json_is_array(json_array_get(array, i));
+        nested |=
+            json_is_object(json_array_get(array, i)) || json_is_array(json_array_get(array, i));
     put(w, "[", 1);
     for (size_t i = 0; i < n; i++) {
         if (i > 0)

@@ -1,4 +1,5 @@
-/* log.c - the log sink; see log.h. Each line is one write(2), so lines of several processes never mix. */
+/* log.c - the log sink; see log.h. Each line is one write(2), so lines of several processes never
+ * mix. */
 #include "proto/base/log.h"
 #include "proto/base/clock.h"
 #include <pthread.h>
@@ -53,8 +54,8 @@ void lh_log(enum lh_log_level level, const char *event, const char *fmt, ...)
     if (sink.journal)
         used = (size_t)snprintf(line, sizeof(line), "%s%s ", journal_prefix[level], event);
     else
-        used = (size_t)snprintf(line, sizeof(line), "%s %-5s %s ",
-                                lh_rfc3339(lh_now_ms(), now), level_names[level], event);
+        used = (size_t)snprintf(line, sizeof(line), "%s %-5s %s ", lh_rfc3339(lh_now_ms(), now),
+                                level_names[level], event);
     if (sink.context[0] && used < sizeof(line))
         used += (size_t)snprintf(line + used, sizeof(line) - used, "%s ", sink.context);
     if (used < sizeof(line)) {

@@ -111,7 +111,8 @@ void lh_utf8_trim(char *s)
         s[lead - 1] = '\0';
 }
 
-/* "", "." and ".." as parts: they would step out of a bucket's or a job's folder once it is a path. */
+/* "", "." and ".." as parts: they would step out of a bucket's or a job's folder once it is a path.
+ */
 static bool has_dots(const char *path)
 {
     for (const char *part = path; *part;) {
@@ -132,7 +133,8 @@ static size_t scheme_length(const char *text)
     return text[n] == ':' ? n : 0;
 }
 
-static int uri_split(const char *rest, struct lh_uri *ret_uri, const char *text, struct lh_err *reterr)
+static int uri_split(const char *rest, struct lh_uri *ret_uri, const char *text,
+                     struct lh_err *reterr)
 {
     const char *slash = strchr(rest, '/');
     size_t n = slash ? (size_t)(slash - rest) : strlen(rest);
@@ -170,13 +172,16 @@ int lh_uri_parse(const char *text, struct lh_uri *ret_uri, struct lh_err *reterr
     }
     if (lh_starts_with(text, "job:")) {
         ret_uri->scheme = LH_URI_JOB;
-        if (has_dots(text + 4) || uri_split(text + 4, ret_uri, text, reterr) < 0 || ret_uri->path[0] == '\0')
+        if (has_dots(text + 4) || uri_split(text + 4, ret_uri, text, reterr) < 0 ||
+            ret_uri->path[0] == '\0')
             return lh_err_set(reterr, LH_EJOB, "'%s' must be job:ID/NAME", text);
         return 0;
     }
     if (scheme > 0)
-        return lh_err_set(reterr, LH_EJOB, "'%s' has a scheme that is none of file:///, s3://, job: (a file of that "
-                          "name: './%s')", text, text);
+        return lh_err_set(reterr, LH_EJOB,
+                          "'%s' has a scheme that is none of file:///, s3://, job: (a file of that "
+                          "name: './%s')",
+                          text, text);
     ret_uri->scheme = LH_URI_FILE;
     (void)snprintf(ret_uri->path, sizeof(ret_uri->path), "%s", text);
     return 0;
@@ -200,7 +205,8 @@ static void random_bytes(void *out, size_t n)
 
 void lh_id_new(const char *prefix, char ret_id[static LH_ID_MAX])
 {
-    static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz"; /* Crockford: sorts as its value */
+    static const char digits[] =
+        "0123456789abcdefghjkmnpqrstvwxyz"; /* Crockford: sorts as its value */
     uint64_t ms = lh_now_ms() & ((UINT64_C(1) << 48) - 1), high;
     uint32_t noise;
     size_t used = strlen(prefix);

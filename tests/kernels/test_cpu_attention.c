@@ -266,7 +266,7 @@ static void queries_against_cached_keys_match_the_reference(void **state)
 static void a_group_too_large_for_one_round_gives_the_same_gradients(void **state)
 {
     struct kt_rng r = kt_rng(36);
-    const struct heads n = {40, 1, 256};
+    const struct heads n = {20, 1, 256};
     struct kn_segments_spec spec = {.rows = 1, .row_tokens = 900, .group = 32, .heads = n.H};
     struct problem p = problem_new(&r, KN_F32, n, &spec, 1.0), want = problem_f64(&p);
 

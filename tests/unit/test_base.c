@@ -82,11 +82,27 @@ static void an_arena_larger_than_a_block_keeps_earlier_bytes(void **state)
 
 static void utf8_is_told_from_what_only_looks_like_it(void **state)
 {
-    static const char *const good[] = {"", "plain", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80",
-                                       "\xed\x9f\xbf", "\xee\x80\x80", "\xf4\x8f\xbf\xbf"};
-    static const char *const bad[] = {"\x80", "\xc3", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe2\x82",
-                                      "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80",
-                                      "\xf5\x80\x80\x80", "\xff", "a\xe2\x28\xa1"};
+    static const char *const good[] = {"",
+                                       "plain",
+                                       "\xc3\xa4",
+                                       "\xe2\x82\xac",
+                                       "\xf0\x9f\x98\x80",
+                                       "\xed\x9f\xbf",
+                                       "\xee\x80\x80",
+                                       "\xf4\x8f\xbf\xbf"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc3",
+                                      "\xc0\x80",
+                                      "\xc1\xbf",
+                                      "\xe0\x80\x80",
+                                      "\xe2\x82",
+                                      "\xed\xa0\x80",
+                                      "\xed\xbf\xbf",
+                                      "\xf0\x80\x80\x80",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xff",
+                                      "a\xe2\x28\xa1"};
 
     (void)state;
     for (size_t i = 0; i < LH_ARRAY_LEN(good); i++)
@@ -127,7 +143,9 @@ static void the_nearest_name_is_near_or_there_is_none(void **state)
     assert_string_equal(lh_nearest("atention", names, 3), "attention");
     assert_null(lh_nearest("quota", names, 3));
     assert_null(lh_nearest("length", names, 0));
-    assert_null(lh_nearest("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", names, 3));
+    assert_null(lh_nearest(
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", names,
+        3));
 }
 
 static void addresses_are_taken_apart(void **state)
@@ -157,9 +175,10 @@ static void addresses_are_taken_apart(void **state)
 
 static void wrong_addresses_are_refused_with_the_address_in_the_text(void **state)
 {
-    static const char *const bad[] = {"",           "file://relative", "https://x/y",   "S3://b/k",  "gs://b/k",
-                                      "s3:///key",  "s3://b/../k",     "s3://b/./k",    "job:x",     "job:/name",
-                                      "job:../etc", "job:a/..",        "file:/etc/x",   "data:x"};
+    static const char *const bad[] = {
+        "",           "file://relative", "https://x/y", "S3://b/k", "gs://b/k",
+        "s3:///key",  "s3://b/../k",     "s3://b/./k",  "job:x",    "job:/name",
+        "job:../etc", "job:a/..",        "file:/etc/x", "data:x"};
     struct lh_uri u;
     char longest[2000];
 
@@ -229,7 +248,8 @@ static void random_hex_has_the_asked_length(void **state)
 
 static void whole_numbers_are_whole_strings(void **state)
 {
-    static const char *const bad[] = {"", " 1", "1 ", "1x", "+1", "0x10", "9223372036854775808", "101", "-11", "--1", "1.0"};
+    static const char *const bad[] = {
+        "", " 1", "1 ", "1x", "+1", "0x10", "9223372036854775808", "101", "-11", "--1", "1.0"};
     int64_t v = 77;
 
     (void)state;
@@ -263,7 +283,8 @@ static void an_error_may_be_made_of_its_own_text(void **state)
 
     (void)state;
     assert_int_equal(lh_err_at(&err, LH_EJOB, "/a", "first"), LH_EJOB);
-    assert_int_equal(lh_err_at(&err, LH_EINPUT, err.pointer, "second after %s", err.text), LH_EINPUT);
+    assert_int_equal(lh_err_at(&err, LH_EINPUT, err.pointer, "second after %s", err.text),
+                     LH_EINPUT);
     assert_string_equal(err.text, "second after first");
     assert_string_equal(err.pointer, "/a");
     assert_int_equal(lh_err_prefix(&err, -1, "file"), LH_EINPUT);
@@ -328,8 +349,20 @@ static int parse(const char *text, size_t len, unsigned depth, struct lh_err *er
 
 static void json_is_strict(void **state)
 {
-    static const char *const bad[] = {"", "{", "{\"a\":1,}", "{\"a\":1,\"a\":2}", "[1] x", "'a'", "NaN", "1e999", "\"\xff\"",
-                                      "\"\\u0000\"", "{\"\xed\xa0\x80\":1}", "99999999999999999999", "[01]", "\"a\nb\""};
+    static const char *const bad[] = {"",
+                                      "{",
+                                      "{\"a\":1,}",
+                                      "{\"a\":1,\"a\":2}",
+                                      "[1] x",
+                                      "'a'",
+                                      "NaN",
+                                      "1e999",
+                                      "\"\xff\"",
+                                      "\"\\u0000\"",
+                                      "{\"\xed\xa0\x80\":1}",
+                                      "99999999999999999999",
+                                      "[01]",
+                                      "\"a\nb\""};
 
     (void)state;
     for (size_t i = 0; i < LH_ARRAY_LEN(bad); i++) {
@@ -358,8 +391,16 @@ static void numbers_are_written_with_the_fewest_digits_that_read_back(void **sta
     static const struct {
         double value;
         const char *text;
-    } cases[] = {{2e-5, "2e-5"},   {0.9, "0.9"},       {1.0, "1.0"},     {1e300, "1e300"},   {-0.1, "-0.1"},
-                 {1e-8, "1e-8"},   {123456.75, "123456.75"}, {0, "0.0"}, {1e20, "1e20"},     {0.1 + 0.2, "0.30000000000000004"}};
+    } cases[] = {{2e-5, "2e-5"},
+                 {0.9, "0.9"},
+                 {1.0, "1.0"},
+                 {1e300, "1e300"},
+                 {-0.1, "-0.1"},
+                 {1e-8, "1e-8"},
+                 {123456.75, "123456.75"},
+                 {0, "0.0"},
+                 {1e20, "1e20"},
+                 {0.1 + 0.2, "0.30000000000000004"}};
 
     (void)state;
     for (size_t i = 0; i < LH_ARRAY_LEN(cases); i++) {
@@ -381,7 +422,8 @@ static void numbers_of_any_size_read_back_as_the_same_bits(void **state)
     (void)state;
     print_message("LONGHAUL_SEED=%u\n", seed);
     for (int i = 0; i < 20000; i++) {
-        uint64_t bits = (uint64_t)rand_r(&seed) << 42 ^ (uint64_t)rand_r(&seed) << 21 ^ (uint64_t)rand_r(&seed);
+        uint64_t bits =
+            (uint64_t)rand_r(&seed) << 42 ^ (uint64_t)rand_r(&seed) << 21 ^ (uint64_t)rand_r(&seed);
         struct lh_err err = {0};
         json_t *value, *back = NULL;
         double v;
@@ -392,7 +434,8 @@ static void numbers_of_any_size_read_back_as_the_same_bits(void **state)
         if (!value)
             continue; /* not finite */
         text = lh_json_text(value, 0);
-        if (lh_json_parse(text, strlen(text), 1, &back, &err) < 0 || !json_is_real(back) || json_real_value(back) != v)
+        if (lh_json_parse(text, strlen(text), 1, &back, &err) < 0 || !json_is_real(back) ||
+            json_real_value(back) != v)
             fail_msg("%s does not read back: %s", text, err.text);
         free(text);
         json_decref(value);
@@ -408,8 +451,10 @@ static void text_is_escaped_and_laid_out(void **state)
     (void)state;
     json_object_set_new(value, "s", json_string("\"\\\n\t\x01 \xe2\x82\xac"));
     text = lh_json_text(value, 2);
-    assert_string_equal(text, "{\n  \"a\": {\n    \"b\": [\n      1,\n      2,\n      []\n    ],\n    \"c\": {}\n  },\n"
-                              "  \"s\": \"\\\"\\\\\\n\\t\\u0001 \xe2\x82\xac\"\n}");
+    assert_string_equal(
+        text,
+        "{\n  \"a\": {\n    \"b\": [\n      1,\n      2,\n      []\n    ],\n    \"c\": {}\n  },\n"
+        "  \"s\": \"\\\"\\\\\\n\\t\\u0001 \xe2\x82\xac\"\n}");
     assert_int_equal(lh_json_parse(text, strlen(text), 64, &back, NULL), 0);
     assert_true(json_equal(value, back));
     free(text);

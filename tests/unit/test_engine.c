@@ -1,4 +1,5 @@
-/* test_engine.c - the pure parts of the engine: memory plan, table of parameters, schedule, clip, rows of micro-batches. */
+/* test_engine.c - the pure parts of the engine: memory plan, table of parameters, schedule, clip,
+ * rows of micro-batches. */
 #include "tests/unit/tiny_model.h"
 #include "worker/kinds/batches.h"
 #include "worker/optim/optim.h"
@@ -64,7 +65,11 @@ static void a_plan_that_does_not_fit_shows_its_table(void **state)
 static void what_is_planned_is_what_a_model_uses(void **state)
 {
     const char *dir = tiny_model_write(&shape, 1);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_BF16), .rows = 2, .row_tokens = 8};
+    struct tiny_options o = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_BF16),
+                             .rows = 2,
+                             .row_tokens = 8};
     struct tiny t;
 
     (void)state;
@@ -76,7 +81,8 @@ static void what_is_planned_is_what_a_model_uses(void **state)
         assert_true((const char *)p->w.p >= (const char *)t.model.block);
         assert_true((const char *)p->w.p + (size_t)p->n * kn_dtype_bytes(p->w.t) <= end);
         if (p->trains)
-            assert_true(p->grad >= t.model.params.grad && p->grad + p->n <= t.model.params.grad + t.model.params.n_region);
+            assert_true(p->grad >= t.model.params.grad &&
+                        p->grad + p->n <= t.model.params.grad + t.model.params.n_region);
     }
     assert_true(t.model.plan.bytes[PLAN_ACTIVATIONS] >= (uint64_t)(3 * 2 * 8 * 16 * 2));
     tiny_close(&t);
@@ -85,7 +91,13 @@ static void what_is_planned_is_what_a_model_uses(void **state)
 
 static void an_adapter_trains_its_factors_embeddings_and_norms(void **state)
 {
-    struct model_config c = {.n_layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .ff = 24, .vocab = 29};
+    struct model_config c = {.n_layers = 2,
+                             .hidden = 16,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .head_dim = 4,
+                             .ff = 24,
+                             .vocab = 29};
     struct params_spec spec = tiny_spec(KN_BF16);
     struct params p;
     const struct param *at;
@@ -114,7 +126,13 @@ static void an_adapter_trains_its_factors_embeddings_and_norms(void **state)
 
 static void full_fine_tuning_trains_everything_under_plain_names(void **state)
 {
-    struct model_config c = {.n_layers = 1, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .ff = 24, .vocab = 29};
+    struct model_config c = {.n_layers = 1,
+                             .hidden = 16,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .head_dim = 4,
+                             .ff = 24,
+                             .vocab = 29};
     struct params_spec spec = {.full = true, .trains = true};
     struct params p;
 
@@ -129,8 +147,10 @@ static void full_fine_tuning_trains_everything_under_plain_names(void **state)
 
 static void the_longest_pattern_that_fits_a_module_counts(void **state)
 {
-    const struct lh_pattern ranks[] = {{"down_proj", 3}, {"layers.1.mlp.down_proj", 7}, {"proj", 9}};
-    struct params_spec spec = {.lora = true, .rank = 4, .alpha = 6, .rank_pattern = ranks, .n_rank_pattern = 3};
+    const struct lh_pattern ranks[] = {
+        {"down_proj", 3}, {"layers.1.mlp.down_proj", 7}, {"proj", 9}};
+    struct params_spec spec = {
+        .lora = true, .rank = 4, .alpha = 6, .rank_pattern = ranks, .n_rank_pattern = 3};
 
     (void)state;
     assert_int_equal(params_rank(&spec, "model.layers.1.mlp.down_proj"), 7);
@@ -143,7 +163,13 @@ static void the_longest_pattern_that_fits_a_module_counts(void **state)
 
 static void a_rank_above_its_matrix_is_refused(void **state)
 {
-    struct model_config c = {.n_layers = 1, .hidden = 16, .heads = 4, .kv_heads = 1, .head_dim = 4, .ff = 24, .vocab = 29};
+    struct model_config c = {.n_layers = 1,
+                             .hidden = 16,
+                             .heads = 4,
+                             .kv_heads = 1,
+                             .head_dim = 4,
+                             .ff = 24,
+                             .vocab = 29};
     struct params_spec spec = tiny_spec(KN_F32);
     struct params p;
     struct lh_err err = {0};
@@ -157,7 +183,11 @@ static void a_rank_above_its_matrix_is_refused(void **state)
 static void fresh_factors_depend_on_the_seed_alone_and_stay_in_their_bound(void **state)
 {
     const char *dir = tiny_model_write(&shape, 1);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_F32), .rows = 1, .row_tokens = 8};
+    struct tiny_options o = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_F32),
+                             .rows = 1,
+                             .row_tokens = 8};
     const char *key = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight";
     struct tiny a, b;
     const struct param *pa, *pb;

@@ -105,7 +105,8 @@ static void what_a_killed_rank_left_is_ended_and_skipped(void **state)
     scratch_free(dir);
 }
 
-/* A limit on the file's size stands for a full disk: the write that crosses it is cut short. EVENT-3 */
+/* A limit on the file's size stands for a full disk: the write that crosses it is cut short.
+ * EVENT-3 */
 static void a_full_disk_loses_reports_and_nothing_else(void **state)
 {
     char *dir = scratch_new();

@@ -213,7 +213,8 @@ static void a_write_that_fails_leaves_nothing_behind(void **state)
 
     (void)state;
     assert_int_equal(lh_mkdir_p(in_dir(dir, "target/inside"), NULL), 0);
-    assert_true(lh_write_file(in_dir(dir, "target"), "x", 1, NULL) < 0); /* a directory that is not empty */
+    assert_true(lh_write_file(in_dir(dir, "target"), "x", 1, NULL) <
+                0); /* a directory that is not empty */
     d = opendir(dir);
     while ((entry = readdir(d)))
         assert_null(strstr(entry->d_name, ".tmp"));

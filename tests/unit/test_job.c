@@ -1,6 +1,6 @@
 /* test_job.c - jobs: what is taken, what is refused and with which words, what is echoed. */
-#include "proto/job.h"
 #include "proto/base/str.h"
+#include "proto/job.h"
 #include "tests/unit/unit.h"
 #include <errno.h>
 #include <glob.h>
@@ -120,20 +120,29 @@ static void a_train_job_gets_every_default(void **state)
 
 static void every_member_of_a_full_job_arrives(void **state)
 {
-    struct lh_job *j = good(
-        "{'name':'n','kind':'train','precision':'fp32','model':{'base':'s3://b/m','adapter':'job:j1/checkpoint'},"
-        "'context':{'length':70,'rope':{'type':'yarn','factor':2.5,'skip_check':true},'attention':{'type':'s2','group':16}},"
-        "'data':{'train':['a','b*'],'format':'tokens','pack':'join','field':'body'},"
-        "'adapter':{'rank':4,'alpha':6.5,'dropout':0,'targets':['down','q'],'embeddings':false,'norms':false,"
-        "'use_rslora':true,'rank_pattern':{'layers.1.mlp.down_proj':7},'alpha_pattern':{'q_proj':0.5}},"
-        "'optim':{'lr':1,'schedule':'cosine','betas':[0,0.5],'eps':1e-6,'weight_decay':0.1,'clip':0,'lora_plus_ratio':1,"
-        "'batch_sequences':4,'steps':9,'warmup_steps':9,'minutes':3,'seed':9007199254740991},"
-        "'on_nonfinite':{'action':'skip','budget':5},"
-        "'eval':{'perplexity':['p'],'every_steps':2,'lengths':[8,70],'windows':3,'attention':'train','passkey':false},"
-        "'checkpoint':{'every_steps':5,'every_s':6,'keep':7,'upload':'s3://b/u/'},"
-        "'resources':{'slots':2,'device':'cpu','sequence_parallel':1,'threads':3,'micro_batches':[[3,0],[1],[2]],'constraints':[]},"
-        "'limits':{'wall_s':1,'lease_s':2,'memory_bytes':3},'retry':{'infra':0,'app':1},'priority':-5,'hold':true,"
-        "'labels':{'team/x':'\xc3\xa4','b':''},'after':[{'job':'first','when':'any'},{'job':'j2'}]}");
+    struct lh_job *j =
+        good("{'name':'n','kind':'train','precision':'fp32','model':{'base':'s3://b/"
+             "m','adapter':'job:j1/checkpoint'},"
+             "'context':{'length':70,'rope':{'type':'yarn','factor':2.5,'skip_check':true},'"
+             "attention':{'type':'s2','group':16}},"
+             "'data':{'train':['a','b*'],'format':'tokens','pack':'join','field':'body'},"
+             "'adapter':{'rank':4,'alpha':6.5,'dropout':0,'targets':['down','q'],'embeddings':"
+             "false,'norms':false,"
+             "'use_rslora':true,'rank_pattern':{'layers.1.mlp.down_proj':7},'alpha_pattern':{'q_"
+             "proj':0.5}},"
+             "'optim':{'lr':1,'schedule':'cosine','betas':[0,0.5],'eps':1e-6,'weight_decay':0.1,'"
+             "clip':0,'lora_plus_ratio':1,"
+             "'batch_sequences':4,'steps':9,'warmup_steps':9,'minutes':3,'seed':9007199254740991},"
+             "'on_nonfinite':{'action':'skip','budget':5},"
+             "'eval':{'perplexity':['p'],'every_steps':2,'lengths':[8,70],'windows':3,'attention':'"
+             "train','passkey':false},"
+             "'checkpoint':{'every_steps':5,'every_s':6,'keep':7,'upload':'s3://b/u/'},"
+             "'resources':{'slots':2,'device':'cpu','sequence_parallel':1,'threads':3,'micro_"
+             "batches':[[3,0],[1],[2]],'constraints':[]},"
+             "'limits':{'wall_s':1,'lease_s':2,'memory_bytes':3},'retry':{'infra':0,'app':1},'"
+             "priority':-5,'hold':true,"
+             "'labels':{'team/"
+             "x':'\xc3\xa4','b':''},'after':[{'job':'first','when':'any'},{'job':'j2'}]}");
 
     (void)state;
     assert_int_equal(j->precision, LH_FP32);
@@ -195,17 +204,20 @@ static const char *const good_jobs[] = {
     "{'check':{'seconds':0.5},'kind':'check','resources':{'slots':4},'labels':{'z':'1','a':'2'}}",
     "{'kind':'prepare','model':{'base':'m'},'data':{'train':['x']}}",
     "{'kind':'eval','model':{'base':'m'},'context':{'length':100},'eval':{'perplexity':['t']}}",
-    "{'kind':'eval','model':{'base':'m','adapter':null},'context':{'length':512,'attention':{'type':'dense'}},"
+    "{'kind':'eval','model':{'base':'m','adapter':null},'context':{'length':512,'attention':{'type'"
+    ":'dense'}},"
     "'eval':{'perplexity':['t'],'attention':'train','lengths':[2,512]}}",
     TRAIN "}",
     TRAIN ",'adapter':null}",
     TRAIN ",'eval':{}}",
     TRAIN ",'checkpoint':{'upload':null}}",
     TRAIN ",'priority':3,'check':{'matrix':32}}",
-    "{" TRAIN_HEAD "'context':{'length':64},'optim':{'lr':0.00002,'steps':3,'warmup_steps':0,'clip':0.3333333333333333}}",
+    "{" TRAIN_HEAD "'context':{'length':64},'optim':{'lr':0.00002,'steps':3,'warmup_steps':0,'clip'"
+                   ":0.3333333333333333}}",
     "{" TRAIN_HEAD "'context':{'length':100,'attention':{'group':24}}}",
     "{" TRAIN_HEAD "'context':{'length':100,'attention':{'type':'dense'}},'optim':{'steps':1}}",
-    "{" TRAIN_HEAD "'context':{'length':64,'rope':{'type':'default','factor':1}},'optim':{'batch_sequences':3},"
+    "{" TRAIN_HEAD
+    "'context':{'length':64,'rope':{'type':'default','factor':1}},'optim':{'batch_sequences':3},"
     "'resources':{'micro_batches':2,'slots':3}}",
 };
 
@@ -216,19 +228,28 @@ static void good_jobs_are_taken_and_their_echo_is_a_fixed_point(void **state)
         what_is_echoed_parses_to_the_same_text(good_jobs[i]);
 }
 
-/* JOB-6, over random jobs: any subset of members with random good values. LONGHAUL_SEED repeats a run. */
+/* JOB-6, over random jobs: any subset of members with random good values. LONGHAUL_SEED repeats a
+ * run. */
 static void the_echo_of_random_jobs_is_a_fixed_point(void **state)
 {
-    static const char *const optim[] = {"'schedule':'cosine'", "'eps':1e-7",    "'clip':0.1",  "'minutes':4",
-                                        "'betas':[0.1,0.2]",   "'seed':12",     "'weight_decay':1e-3",
-                                        "'batch_sequences':8", "'warmup_steps':1"};
-    static const char *const root[] = {"'name':'x y'",          "'precision':'fp32'",
-                                       "'adapter':{'rank':3}",  "'adapter':null",
-                                       "'hold':true",           "'priority':-1",
-                                       "'labels':{'k':'v'}",    "'after':[{'job':'a'}]",
-                                       "'retry':{'app':0}",     "'limits':{'wall_s':5}",
-                                       "'eval':{'windows':1}",  "'checkpoint':{'every_s':9}",
-                                       "'on_nonfinite':{'action':'skip'}", "'check':{'seconds':0.25}"};
+    static const char *const optim[] = {
+        "'schedule':'cosine'", "'eps':1e-7",          "'clip':0.1",
+        "'minutes':4",         "'betas':[0.1,0.2]",   "'seed':12",
+        "'weight_decay':1e-3", "'batch_sequences':8", "'warmup_steps':1"};
+    static const char *const root[] = {"'name':'x y'",
+                                       "'precision':'fp32'",
+                                       "'adapter':{'rank':3}",
+                                       "'adapter':null",
+                                       "'hold':true",
+                                       "'priority':-1",
+                                       "'labels':{'k':'v'}",
+                                       "'after':[{'job':'a'}]",
+                                       "'retry':{'app':0}",
+                                       "'limits':{'wall_s':5}",
+                                       "'eval':{'windows':1}",
+                                       "'checkpoint':{'every_s':9}",
+                                       "'on_nonfinite':{'action':'skip'}",
+                                       "'check':{'seconds':0.25}"};
     const char *given = getenv("LONGHAUL_SEED");
     unsigned seed = given ? (unsigned)atoi(given) : 20261;
 
@@ -236,8 +257,11 @@ static void the_echo_of_random_jobs_is_a_fixed_point(void **state)
     print_message("LONGHAUL_SEED=%u\n", seed);
     for (int i = 0; i < 300; i++) {
         char text[4000];
-        size_t n = (size_t)snprintf(text, sizeof(text), "{" TRAIN_HEAD "'context':{'length':%d},'optim':{'lr':%.17g,'steps':%d",
-                                    8 * (1 + rand_r(&seed) % 5000), (rand_r(&seed) % 1000) / 777.0, 1 + rand_r(&seed) % 999);
+        size_t n = (size_t)snprintf(text, sizeof(text),
+                                    "{" TRAIN_HEAD
+                                    "'context':{'length':%d},'optim':{'lr':%.17g,'steps':%d",
+                                    8 * (1 + rand_r(&seed) % 5000), (rand_r(&seed) % 1000) / 777.0,
+                                    1 + rand_r(&seed) % 999);
         bool adapter = false;
 
         for (size_t k = 0; k < LH_ARRAY_LEN(optim); k++)
@@ -316,15 +340,19 @@ struct bad {
     const char *text, *pointer, *code, *says;
 };
 
+/* clang-format off: one line a case */
 static const struct bad bad_jobs[] = {
     /* JOB-2 */
     {"{'kind':'check','checks':{}}", "/checks", "unknown_member", "did you mean check?"},
-    {"{'kind':'check','check':{'second':1}}", "/check/second", "unknown_member", "did you mean check.seconds?"},
-    {"{'kind':'check','group':4}", "/group", "unknown_member", "did you mean context.attention.group?"},
+    {"{'kind':'check','check':{'second':1}}", "/check/second", "unknown_member",
+     "did you mean check.seconds?"},
+    {"{'kind':'check','group':4}", "/group", "unknown_member",
+     "did you mean context.attention.group?"},
     {"{'kind':'check','qqqqqqq':4}", "/qqqqqqq", "unknown_member", "unknown member qqqqqqq"},
     {"{'kind':'check','a/b~c':1}", "/a~1b~0c", "unknown_member", "a/b~c"},
     {"{'kind':'check','':1}", "/", "unknown_member", "unknown member"},
-    {TRAIN ",'context':{'length':64,'rope':{'scale':2}}}", "/context/rope/scale", "unknown_member", "context.rope.scale"},
+    {TRAIN ",'context':{'length':64,'rope':{'scale':2}}}", "/context/rope/scale", "unknown_member",
+     "context.rope.scale"},
     {TRAIN ",'after':[{'job':'a','if':'ok'}]}", "/after/0/if", "unknown_member", "after[0].if"},
     {"{'kind':'check','queue':'a'}", "/queue", "not_supported", "queue"},
     {"{'kind':'check','account':'a'}", "/account", "not_supported", "account"},
@@ -333,30 +361,44 @@ static const struct bad bad_jobs[] = {
     {"{'kind':'export'}", "/kind", "not_supported", "export"},
     {"{'kind':'generate','generate':{}}", "/kind", "not_supported", "generate"},
     {"{'kind':'check','generate':{}}", "/generate", "not_supported", "generate"},
-    {TRAIN ",'context':{'length':64,'attention':{'type':'fot'}}}", "/context/attention/type", "not_supported", "fot"},
-    {TRAIN ",'context':{'length':64,'attention':{'memory_layers':[1]}}}", "/context/attention/memory_layers", "not_supported",
-     "context.attention.memory_layers"},
-    {TRAIN ",'context':{'length':64,'attention':{'cross_batch_range':1}}}", "/context/attention/cross_batch_range",
-     "not_supported", "cross_batch_range"},
-    {TRAIN ",'context':{'length':64,'attention':{'rows_per_document':1}}}", "/context/attention/rows_per_document",
-     "not_supported", "rows_per_document"},
-    {TRAIN ",'context':{'length':64,'attention':{'stepping':true}}}", "/context/attention/stepping", "not_supported", "stepping"},
-    {TRAIN ",'context':{'length':64,'attention':{'last_context':1}}}", "/context/attention/last_context", "not_supported",
-     "last_context"},
-    {TRAIN ",'context':{'length':64,'attention':{'wrap':true}}}", "/context/attention/wrap", "not_supported", "wrap"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'ntk'}}}", "/context/rope/type", "not_supported", "ntk"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'dynamic'}}}", "/context/rope/type", "not_supported", "dynamic"},
+    {TRAIN ",'context':{'length':64,'attention':{'type':'fot'}}}", "/context/attention/type",
+     "not_supported", "fot"},
+    {TRAIN ",'context':{'length':64,'attention':{'memory_layers':[1]}}}",
+     "/context/attention/memory_layers", "not_supported", "context.attention.memory_layers"},
+    {TRAIN ",'context':{'length':64,'attention':{'cross_batch_range':1}}}",
+     "/context/attention/cross_batch_range", "not_supported", "cross_batch_range"},
+    {TRAIN ",'context':{'length':64,'attention':{'rows_per_document':1}}}",
+     "/context/attention/rows_per_document", "not_supported", "rows_per_document"},
+    {TRAIN ",'context':{'length':64,'attention':{'stepping':true}}}", "/context/attention/stepping",
+     "not_supported", "stepping"},
+    {TRAIN ",'context':{'length':64,'attention':{'last_context':1}}}",
+     "/context/attention/last_context", "not_supported", "last_context"},
+    {TRAIN ",'context':{'length':64,'attention':{'wrap':true}}}", "/context/attention/wrap",
+     "not_supported", "wrap"},
+    {TRAIN ",'context':{'length':64,'rope':{'type':'ntk'}}}", "/context/rope/type", "not_supported",
+     "ntk"},
+    {TRAIN ",'context':{'length':64,'rope':{'type':'dynamic'}}}", "/context/rope/type",
+     "not_supported", "dynamic"},
     {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/format", "not_supported", "sft"},
-    {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "not_supported", "data.template"},
-    {TRAIN ",'data':{'train':['d'],'pack':false}}", "/data/pack", "not_supported", "data.pack false"},
-    {TRAIN ",'adapter':{'dropout':0.1}}", "/adapter/dropout", "not_supported", "adapter.dropout 0.1"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'lora_plus_ratio':16}}", "/optim/lora_plus_ratio", "not_supported", "16"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'schedule':'linear'}}", "/optim/schedule", "not_supported", "linear"},
+    {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "not_supported",
+     "data.template"},
+    {TRAIN ",'data':{'train':['d'],'pack':false}}", "/data/pack", "not_supported",
+     "data.pack false"},
+    {TRAIN ",'adapter':{'dropout':0.1}}", "/adapter/dropout", "not_supported",
+     "adapter.dropout 0.1"},
+    {TRAIN ",'optim':{'lr':1,'steps':9,'lora_plus_ratio':16}}", "/optim/lora_plus_ratio",
+     "not_supported", "16"},
+    {TRAIN ",'optim':{'lr':1,'steps':9,'schedule':'linear'}}", "/optim/schedule", "not_supported",
+     "linear"},
     {TRAIN ",'eval':{'passkey':true}}", "/eval/passkey", "not_supported", "eval.passkey"},
-    {"{'kind':'check','resources':{'device':'cuda'}}", "/resources/device", "not_supported", "must be \"cpu\""},
-    {"{'kind':'check','resources':{'device':'cuda-emu'}}", "/resources/device", "not_supported", "cuda-emu"},
-    {"{'kind':'check','resources':{'sequence_parallel':2}}", "/resources/sequence_parallel", "not_supported", "2"},
-    {"{'kind':'check','resources':{'constraints':['gpu']}}", "/resources/constraints", "not_supported", "constraints"},
+    {"{'kind':'check','resources':{'device':'cuda'}}", "/resources/device", "not_supported",
+     "must be \"cpu\""},
+    {"{'kind':'check','resources':{'device':'cuda-emu'}}", "/resources/device", "not_supported",
+     "cuda-emu"},
+    {"{'kind':'check','resources':{'sequence_parallel':2}}", "/resources/sequence_parallel",
+     "not_supported", "2"},
+    {"{'kind':'check','resources':{'constraints':['gpu']}}", "/resources/constraints",
+     "not_supported", "constraints"},
     /* names and types */
     {"[]", "", "wrong_type", "object"},
     {"3", "", "wrong_type", "object"},
@@ -367,28 +409,37 @@ static const struct bad bad_jobs[] = {
     {"{'kind':'check','name':5}", "/name", "wrong_type", "a string"},
     {"{'kind':'check','name':null}", "/name", "wrong_type", "left out"},
     {"{'kind':'check','name':'a\\u0007b'}", "/name", "bad_value", "control character (byte 0x07)"},
-    {"{'kind':'check','check':{'seconds':'5'}}", "/check/seconds", "wrong_type", "check.seconds is \"5\"; it must be a number"},
+    {"{'kind':'check','check':{'seconds':'5'}}", "/check/seconds", "wrong_type",
+     "check.seconds is \"5\"; it must be a number"},
     {"{'kind':'check','check':[1]}", "/check", "wrong_type", "a list; it must be an object"},
     {"{'kind':'check','check':{'matrix':32.0}}", "/check/matrix", "wrong_type", "write 32"},
     {"{'kind':'check','check':{'matrix':32.5}}", "/check/matrix", "wrong_type", "32.5"},
     {"{'kind':'check','hold':1}", "/hold", "wrong_type", "true or false"},
     {TRAIN ",'precision':'fp16'}", "/precision", "bad_value", "did you mean"},
-    {TRAIN ",'eval':{'attention':'sparse'}}", "/eval/attention", "bad_value", "\"full\", \"train\""},
+    {TRAIN ",'eval':{'attention':'sparse'}}", "/eval/attention", "bad_value",
+     "\"full\", \"train\""},
     /* ranges */
-    {"{'kind':'check','check':{'matrix':15}}", "/check/matrix", "out_of_range", "at least 16 and at most 16384"},
+    {"{'kind':'check','check':{'matrix':15}}", "/check/matrix", "out_of_range",
+     "at least 16 and at most 16384"},
     {"{'kind':'check','check':{'seconds':-1}}", "/check/seconds", "out_of_range", "at least 0"},
-    {"{'kind':'check','resources':{'slots':0}}", "/resources/slots", "out_of_range", "resources.slots is 0"},
-    {"{'kind':'check','resources':{'slots':9223372036854775807}}", "/resources/slots", "out_of_range", "4096"},
-    {"{'kind':'check','limits':{'memory_bytes':9223372036854775807}}", "/limits/memory_bytes", "out_of_range", "at least 0"},
+    {"{'kind':'check','resources':{'slots':0}}", "/resources/slots", "out_of_range",
+     "resources.slots is 0"},
+    {"{'kind':'check','resources':{'slots':9223372036854775807}}", "/resources/slots",
+     "out_of_range", "4096"},
+    {"{'kind':'check','limits':{'memory_bytes':9223372036854775807}}", "/limits/memory_bytes",
+     "out_of_range", "at least 0"},
     {TRAIN ",'context':{'length':1}}", "/context/length", "out_of_range", "at least 2"},
-    {TRAIN ",'context':{'length':64,'rope':{'factor':0.5}}}", "/context/rope/factor", "out_of_range", "at least 1"},
+    {TRAIN ",'context':{'length':64,'rope':{'factor':0.5}}}", "/context/rope/factor",
+     "out_of_range", "at least 1"},
     {TRAIN ",'adapter':{'alpha':0}}", "/adapter/alpha", "out_of_range", "above 0"},
     {TRAIN ",'adapter':{'rank':0}}", "/adapter/rank", "out_of_range", "adapter.rank is 0"},
     {TRAIN ",'adapter':{'dropout':1}}", "/adapter/dropout", "out_of_range", "below 1"},
     {TRAIN ",'optim':{'lr':-1,'steps':9}}", "/optim/lr", "out_of_range", "optim.lr is -1"},
     {TRAIN ",'optim':{'lr':1,'steps':9,'eps':0}}", "/optim/eps", "out_of_range", "above 0"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'betas':[0.9,1]}}", "/optim/betas/1", "out_of_range", "optim.betas[1] is 1"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'betas':[0.9]}}", "/optim/betas", "bad_value", "two numbers"},
+    {TRAIN ",'optim':{'lr':1,'steps':9,'betas':[0.9,1]}}", "/optim/betas/1", "out_of_range",
+     "optim.betas[1] is 1"},
+    {TRAIN ",'optim':{'lr':1,'steps':9,'betas':[0.9]}}", "/optim/betas", "bad_value",
+     "two numbers"},
     {TRAIN ",'optim':{'lr':1,'steps':9,'betas':[0.9,0.9,0.9]}}", "/optim/betas", "too_long", "3"},
     {TRAIN ",'optim':{'lr':1,'steps':9,'betas':0.9}}", "/optim/betas", "wrong_type", "two numbers"},
     {TRAIN ",'optim':{'lr':1,'steps':9,'seed':-1}}", "/optim/seed", "out_of_range", "optim.seed"},
@@ -402,37 +453,58 @@ static const struct bad bad_jobs[] = {
     {TRAIN ",'data':{'train':[]}}", "/data/train", "bad_value", "empty list"},
     {TRAIN ",'data':{'train':'d'}}", "/data/train", "wrong_type", "list"},
     {TRAIN ",'data':{'train':[7]}}", "/data/train/0", "wrong_type", "data.train[0]"},
-    {TRAIN ",'checkpoint':{'upload':'job:a/checkpoint'}}", "/checkpoint/upload", "bad_value", "another job"},
+    {TRAIN ",'checkpoint':{'upload':'job:a/checkpoint'}}", "/checkpoint/upload", "bad_value",
+     "another job"},
     /* what a kind needs (JOB-12) */
     {"{'kind':'train'}", "/model/base", "missing", "train needs it"},
-    {"{'kind':'train','model':{'base':'m'},'context':{'length':64}}", "/data/train", "missing", "files"},
-    {"{'kind':'train','model':{'base':'m'},'data':{'train':['d']}}", "/context/length", "missing", "tokens"},
-    {"{'kind':'eval','model':{'base':'m'},'context':{'length':64}}", "/eval/perplexity", "missing", "eval needs it"},
+    {"{'kind':'train','model':{'base':'m'},'context':{'length':64}}", "/data/train", "missing",
+     "files"},
+    {"{'kind':'train','model':{'base':'m'},'data':{'train':['d']}}", "/context/length", "missing",
+     "tokens"},
+    {"{'kind':'eval','model':{'base':'m'},'context':{'length':64}}", "/eval/perplexity", "missing",
+     "eval needs it"},
     {"{'kind':'prepare','model':{'base':'m'}}", "/data/train", "missing", "prepare"},
     /* arithmetic (JOB-13, 14, 15, 18, 19, 20, 21, 22, 23) */
-    {TRAIN ",'context':{'length':16384,'attention':{'group':4097}}}", "/context/attention/group", "bad_value",
-     "context.attention.group 4097 is odd; S2 attention cuts half a group apart, so it must be even (try 4096)"},
-    {TRAIN ",'context':{'length':64,'attention':{'group':66}}}", "/context/attention/group", "out_of_range", "longer"},
-    {TRAIN ",'context':{'length':64,'attention':{'group':1}}}", "/context/attention/group", "out_of_range", "at least 2"},
-    {TRAIN ",'context':{'length':100}}", "/context/attention/group", "missing", "multiple of 8 (try 96)"},
+    {TRAIN ",'context':{'length':16384,'attention':{'group':4097}}}", "/context/attention/group",
+     "bad_value",
+     "context.attention.group 4097 is odd; S2 attention cuts half a group apart, so it must be "
+     "even (try 4096)"},
+    {TRAIN ",'context':{'length':64,'attention':{'group':66}}}", "/context/attention/group",
+     "out_of_range", "longer"},
+    {TRAIN ",'context':{'length':64,'attention':{'group':1}}}", "/context/attention/group",
+     "out_of_range", "at least 2"},
+    {TRAIN ",'context':{'length':100}}", "/context/attention/group", "missing",
+     "multiple of 8 (try 96)"},
     {TRAIN ",'context':{'length':4}}", "/context/attention/group", "missing", "try 8"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'default','factor':2}}}", "/context/rope/factor", "conflict", "linear"},
-    {TRAIN ",'model':{'base':'m','adapter':'a'},'adapter':null}", "/model/adapter", "conflict", "null"},
+    {TRAIN ",'context':{'length':64,'rope':{'type':'default','factor':2}}}", "/context/rope/factor",
+     "conflict", "linear"},
+    {TRAIN ",'model':{'base':'m','adapter':'a'},'adapter':null}", "/model/adapter", "conflict",
+     "null"},
     {TRAIN ",'optim':{'lr':1}}", "/optim/steps", "missing", "learning rate"},
     {TRAIN ",'optim':{'lr':1,'minutes':5}}", "/optim/steps", "missing", "optim.minutes"},
     {TRAIN ",'optim':{'steps':5}}", "/optim/steps", "conflict", "no optim.lr"},
-    {TRAIN ",'optim':{'lr':1,'steps':5,'warmup_steps':6}}", "/optim/warmup_steps", "conflict", "6 is more than"},
-    {TRAIN ",'resources':{'slots':2}}", "/optim/batch_sequences", "conflict", "at least 2 sequences or at most 1 slots"},
-    {TRAIN ",'resources':{'micro_batches':2}}", "/resources/micro_batches", "out_of_range", "2 rows"},
-    {TRAIN ",'resources':{'micro_batches':0}}", "/resources/micro_batches", "out_of_range", "at least 1"},
-    {TRAIN ",'resources':{'micro_batches':'all'}}", "/resources/micro_batches", "wrong_type", "list of lists"},
-    {TRAIN ",'resources':{'micro_batches':[]}}", "/resources/micro_batches", "bad_value", "0 entries"},
-    {TRAIN ",'resources':{'micro_batches':[[0],[0]]}}", "/resources/micro_batches", "bad_value", "repeats row 0"},
-    {TRAIN ",'resources':{'micro_batches':[[1]]}}", "/resources/micro_batches", "bad_value", "names row 1"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'batch_sequences':2},'resources':{'micro_batches':[[1]]}}", "/resources/micro_batches",
-     "bad_value", "lacks row 0"},
-    {TRAIN ",'resources':{'micro_batches':[0]}}", "/resources/micro_batches/0", "wrong_type", "list of rows"},
-    {TRAIN ",'resources':{'micro_batches':[[-1]]}}", "/resources/micro_batches/0/0", "out_of_range", "at least 0"},
+    {TRAIN ",'optim':{'lr':1,'steps':5,'warmup_steps':6}}", "/optim/warmup_steps", "conflict",
+     "6 is more than"},
+    {TRAIN ",'resources':{'slots':2}}", "/optim/batch_sequences", "conflict",
+     "at least 2 sequences or at most 1 slots"},
+    {TRAIN ",'resources':{'micro_batches':2}}", "/resources/micro_batches", "out_of_range",
+     "2 rows"},
+    {TRAIN ",'resources':{'micro_batches':0}}", "/resources/micro_batches", "out_of_range",
+     "at least 1"},
+    {TRAIN ",'resources':{'micro_batches':'all'}}", "/resources/micro_batches", "wrong_type",
+     "list of lists"},
+    {TRAIN ",'resources':{'micro_batches':[]}}", "/resources/micro_batches", "bad_value",
+     "0 entries"},
+    {TRAIN ",'resources':{'micro_batches':[[0],[0]]}}", "/resources/micro_batches", "bad_value",
+     "repeats row 0"},
+    {TRAIN ",'resources':{'micro_batches':[[1]]}}", "/resources/micro_batches", "bad_value",
+     "names row 1"},
+    {TRAIN ",'optim':{'lr':1,'steps':9,'batch_sequences':2},'resources':{'micro_batches':[[1]]}}",
+     "/resources/micro_batches", "bad_value", "lacks row 0"},
+    {TRAIN ",'resources':{'micro_batches':[0]}}", "/resources/micro_batches/0", "wrong_type",
+     "list of rows"},
+    {TRAIN ",'resources':{'micro_batches':[[-1]]}}", "/resources/micro_batches/0/0", "out_of_range",
+     "at least 0"},
     {TRAIN ",'eval':{'every_steps':5}}", "/eval/perplexity", "missing", "held-out"},
     {TRAIN ",'eval':{'lengths':[65]}}", "/eval/lengths", "out_of_range", "65"},
     {TRAIN ",'eval':{'lengths':[8,8]}}", "/eval/lengths/1", "bad_value", "second time"},
@@ -440,12 +512,16 @@ static const struct bad bad_jobs[] = {
     /* lists and maps (JOB-17, 24, 25) */
     {TRAIN ",'adapter':{'targets':[]}}", "/adapter/targets", "bad_value", "0 entries"},
     {TRAIN ",'adapter':{'targets':['q','q']}}", "/adapter/targets/1", "bad_value", "second time"},
-    {TRAIN ",'adapter':{'targets':['q','gat']}}", "/adapter/targets/1", "bad_value", "did you mean \"gate\"?"},
+    {TRAIN ",'adapter':{'targets':['q','gat']}}", "/adapter/targets/1", "bad_value",
+     "did you mean \"gate\"?"},
     {TRAIN ",'adapter':{'targets':'q'}}", "/adapter/targets", "wrong_type", "list"},
-    {TRAIN ",'adapter':{'rank_pattern':{'a':0.5}}}", "/adapter/rank_pattern/a", "wrong_type", "whole number"},
+    {TRAIN ",'adapter':{'rank_pattern':{'a':0.5}}}", "/adapter/rank_pattern/a", "wrong_type",
+     "whole number"},
+    {TRAIN ",'adapter':{'rank_pattern':{'a/b':0}}}", "/adapter/rank_pattern/a~1b", "out_of_range", "is 0"},
     {TRAIN ",'adapter':{'rank_pattern':{'':1}}}", "/adapter/rank_pattern/", "bad_value", "empty"},
     {TRAIN ",'adapter':{'rank_pattern':[1]}}", "/adapter/rank_pattern", "wrong_type", "object"},
-    {TRAIN ",'adapter':{'alpha_pattern':{'a':0}}}", "/adapter/alpha_pattern/a", "out_of_range", "above 0"},
+    {TRAIN ",'adapter':{'alpha_pattern':{'a':0}}}", "/adapter/alpha_pattern/a", "out_of_range",
+     "above 0"},
     {"{'kind':'check','labels':{'a b':'c'}}", "/labels", "bad_value", "\"a b\""},
     {"{'kind':'check','labels':{'':'c'}}", "/labels", "bad_value", "1 to 63"},
     {"{'kind':'check','labels':{'a/b':3}}", "/labels/a~1b", "wrong_type", "labels.a/b is 3"},
@@ -454,9 +530,11 @@ static const struct bad bad_jobs[] = {
     {"{'kind':'check','after':['a']}", "/after/0", "wrong_type", "after[0]"},
     {"{'kind':'check','after':[{}]}", "/after/0/job", "missing", "after[0].job"},
     {"{'kind':'check','after':[{'job':''}]}", "/after/0/job", "bad_value", "empty"},
-    {"{'kind':'check','after':[{'job':'a','when':'okay'}]}", "/after/0/when", "bad_value", "did you mean \"ok\"?"},
+    {"{'kind':'check','after':[{'job':'a','when':'okay'}]}", "/after/0/when", "bad_value",
+     "did you mean \"ok\"?"},
     {"{'kind':'check','after':[{'job':'a'},{'job':'a'}]}", "/after/1", "bad_value", "second time"},
 };
+/* clang-format on */
 
 /* Later members win: a case may start with TRAIN and give a section again. */
 static json_t *merged(const char *text)
@@ -485,11 +563,12 @@ static void bad_jobs_are_refused_with_pointer_code_and_words(void **state)
         if (job)
             fail_msg("taken: %s", b->text);
         for (unsigned k = 0; k < problems.n && !found; k++)
-            found = strcmp(problems.at[k].pointer, b->pointer) == 0 && strcmp(problems.at[k].code, b->code) == 0 &&
+            found = strcmp(problems.at[k].pointer, b->pointer) == 0 &&
+                    strcmp(problems.at[k].code, b->code) == 0 &&
                     strstr(problems.at[k].detail, b->says);
         if (!found)
-            fail_msg("%s\n  wants %s %s '%s'\n  has   %s %s '%s'", b->text, b->pointer, b->code, b->says,
-                     problems.at[0].pointer, problems.at[0].code, problems.at[0].detail);
+            fail_msg("%s\n  wants %s %s '%s'\n  has   %s %s '%s'", b->text, b->pointer, b->code,
+                     b->says, problems.at[0].pointer, problems.at[0].code, problems.at[0].detail);
     }
 }
 
@@ -503,21 +582,25 @@ static void one_mistake_gives_one_problem(void **state)
         assert_null(parse(merged(bad_jobs[i].text), &problems));
         if (problems.n != 1 && strcmp(bad_jobs[i].text, "{'kind':'generate','generate':{}}") != 0 &&
             strcmp(bad_jobs[i].text, "{'kind':'train'}") != 0)
-            fail_msg("%s: also %s: %s", bad_jobs[i].text, problems.at[1].pointer, problems.at[1].detail);
+            fail_msg("%s: also %s: %s", bad_jobs[i].text, problems.at[1].pointer,
+                     problems.at[1].detail);
     }
 }
 
 /* JOB-3 */
 static void all_problems_are_collected(void **state)
 {
-    static const char *const want[] = {"/context/lenght", "/adapter/alfa", "/model/base", "/context/length",
-                                       "/data",           "/optim",        "/retry/app"};
+    static const char *const want[] = {"/context/lenght", "/adapter/alfa", "/model/base",
+                                       "/context/length", "/data",         "/optim",
+                                       "/retry/app"};
     struct lh_problems problems;
 
     (void)state;
-    assert_null(parse(json_of("{'kind':'train','context':{'lenght':100},'optim':[],'data':'x','adapter':{'alfa':3},"
-                              "'retry':{'app':-1}}"),
-                      &problems));
+    assert_null(parse(
+        json_of(
+            "{'kind':'train','context':{'lenght':100},'optim':[],'data':'x','adapter':{'alfa':3},"
+            "'retry':{'app':-1}}"),
+        &problems));
     assert_int_equal(problems.n, LH_ARRAY_LEN(want));
     for (size_t i = 0; i < LH_ARRAY_LEN(want); i++) {
         bool found = false;
@@ -671,7 +754,8 @@ static void reference_cases_are_jobs(void **state)
     glob_t found;
 
     (void)state;
-    (void)snprintf(pattern, sizeof(pattern), "%s/*/case.json", dir ? dir : LH_SOURCE_DIR "/../shared/golden");
+    (void)snprintf(pattern, sizeof(pattern), "%s/*/case.json",
+                   dir ? dir : LH_SOURCE_DIR "/../shared/golden");
     if (glob(pattern, 0, NULL, &found) != 0) {
         print_message("skipped: no reference cases in %s\n", pattern);
         skip();

@@ -1,4 +1,5 @@
-/* test_job_spec.c - proto/spec/job-spec.md and the JSON Schema say what the table of members says. */
+/* test_job_spec.c - proto/spec/job-spec.md and the JSON Schema say what the table of members says.
+ */
 #include "proto/job_parse.h"
 #include "tests/unit/unit.h"
 
@@ -45,7 +46,8 @@ static void kinds_text(unsigned kinds, char *buf, size_t cap)
     }
     for (unsigned i = 0; i < kind_names.n; i++)
         if (kinds & 1u << i && (built & 1u << i || !(kinds & built)))
-            (void)snprintf(buf + strlen(buf), cap - strlen(buf), "%s%s", buf[0] ? " " : "", kind_names.at[i].name);
+            (void)snprintf(buf + strlen(buf), cap - strlen(buf), "%s%s", buf[0] ? " " : "",
+                           kind_names.at[i].name);
 }
 
 static void default_text(const struct field *f, char *buf, size_t cap)
@@ -139,7 +141,8 @@ static void the_table_is_sound(void **state)
         double v = f->otherwise.number;
 
         assert_ptr_equal(field_find(f->path), f);
-        (void)snprintf(section, sizeof(section), "%.*s", (int)(strrchr(f->path, '/') - f->path), f->path);
+        (void)snprintf(section, sizeof(section), "%.*s", (int)(strrchr(f->path, '/') - f->path),
+                       f->path);
         if (section[0]) {
             assert_non_null(field_find(section));
             assert_true(field_find(section) < f);
@@ -198,7 +201,8 @@ static void the_schema_has_every_member_that_is_built(void **state)
     }
     assert_null(property(schema, "/queue"));
     assert_true(json_is_false(json_object_get(schema, "additionalProperties")));
-    assert_true(json_is_false(json_object_get(property(schema, "/context/rope"), "additionalProperties")));
+    assert_true(
+        json_is_false(json_object_get(property(schema, "/context/rope"), "additionalProperties")));
     json_decref(schema);
 }
 
@@ -211,8 +215,10 @@ static void the_schema_requires_what_a_kind_needs(void **state)
     (void)state;
     want = json_of("{'properties':{'model':{'required':['base']},'context':{'required':['length']},"
                    "'data':{'required':['train']}},'required':['model','context','data']}");
-    json_array_foreach (json_object_get(schema, "allOf"), i, rule) {
-        const json_t *kind = json_object_get(property(json_object_get(rule, "if"), "/kind"), "const");
+    json_array_foreach(json_object_get(schema, "allOf"), i, rule)
+    {
+        const json_t *kind =
+            json_object_get(property(json_object_get(rule, "if"), "/kind"), "const");
 
         if (strcmp(json_string_value(kind), "train") != 0)
             continue;

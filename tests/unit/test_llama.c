@@ -1,4 +1,5 @@
-/* test_llama.c - the whole model: gradients against finite differences, and what must not change its results. */
+/* test_llama.c - the whole model: gradients against finite differences, and what must not change
+ * its results. */
 #include "tests/unit/tiny_model.h"
 #include <math.h>
 #include <setjmp.h>
@@ -16,7 +17,8 @@
 #define TOKENS (ROWS * ROW)
 
 /* Grouped heads with an odd number of query heads, so one kv head serves both classes. */
-static const struct tiny_shape tied = {2, 20, 3, 1, 4, 28, 37, true}, untied = {2, 16, 4, 2, 4, 24, 29, false};
+static const struct tiny_shape tied = {2, 20, 3, 1, 4, 28, 37, true},
+                               untied = {2, 16, 4, 2, 4, 24, 29, false};
 
 struct tokens {
     int32_t ids[TOKENS], labels[TOKENS], documents[TOKENS];
@@ -40,7 +42,8 @@ static void make_tokens(struct tokens *t, int32_t vocab)
 
 static struct llama_batch batch_of(const struct tokens *t, int64_t group)
 {
-    return (struct llama_batch){.rows = ROWS, .row_tokens = ROW, .ids = t->ids, .labels = t->labels, .group = group};
+    return (struct llama_batch){
+        .rows = ROWS, .row_tokens = ROW, .ids = t->ids, .labels = t->labels, .group = group};
 }
 
 static void zero_grads(struct tiny *t)
@@ -60,9 +63,11 @@ static double mean_loss(struct tiny *t, const struct llama_batch *b, double n)
 }
 
 /* Moves p by h * (g / |g| + r / |r|) and back: the loss must change by what the gradient says. */
-static void check_direction(struct tiny *t, const struct llama_batch *b, const struct param *p, double n_labels)
+static void check_direction(struct tiny *t, const struct llama_batch *b, const struct param *p,
+                            double n_labels)
 {
-    double *dir = malloc((size_t)p->n * sizeof(double)), gg = 0, rr = 0, expected = 0, up, down, h, got;
+    double *dir = malloc((size_t)p->n * sizeof(double)), gg = 0, rr = 0, expected = 0, up, down, h,
+           got;
     float *saved = malloc((size_t)p->n * sizeof(float));
 
     assert_non_null(dir);
@@ -78,7 +83,8 @@ static void check_direction(struct tiny *t, const struct llama_batch *b, const s
         dir[i] = (double)p->grad[i] / sqrt(gg) + dir[i] / sqrt(rr);
         expected += dir[i] * (double)p->grad[i];
     }
-    h = 5e-4 / fmax(expected, 0.1); /* the loss moves by 1e-3: far above fp32 noise, below its curvature */
+    h = 5e-4 /
+        fmax(expected, 0.1); /* the loss moves by 1e-3: far above fp32 noise, below its curvature */
     for (int side = 0; side < 2; side++) {
         double sign = side ? -h : h;
 
@@ -89,17 +95,20 @@ static void check_direction(struct tiny *t, const struct llama_batch *b, const s
     }
     got = (up - down) / (2 * h);
     if (fabs(got - expected) > 2e-3 * fabs(expected))
-        fail_msg("%s: the loss changes by %.8g a unit, the gradient says %.8g", p->name, got, expected);
+        fail_msg("%s: the loss changes by %.8g a unit, the gradient says %.8g", p->name, got,
+                 expected);
     memcpy(p->master, saved, (size_t)p->n * sizeof(float));
     params_refresh(&t->model.params, t->ops, t->stream);
     free(dir);
     free(saved);
 }
 
-static void check_gradients(const struct tiny_shape *shape, struct params_spec spec, int64_t group, bool documents)
+static void check_gradients(const struct tiny_shape *shape, struct params_spec spec, int64_t group,
+                            bool documents)
 {
     const char *dir = tiny_model_write(shape, 3);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = spec, .rows = ROWS, .row_tokens = ROW};
+    struct tiny_options o = {
+        .dir = dir, .ops = &kn_reference_ops, .spec = spec, .rows = ROWS, .row_tokens = ROW};
     struct tokens tokens;
     struct llama_batch b;
     struct tiny t;
@@ -112,8 +121,10 @@ static void check_gradients(const struct tiny_shape *shape, struct params_spec s
         b.documents = tokens.documents;
     tiny_open(&t, &o);
     zero_grads(&t);
-    assert_int_equal(llama_train(&t.model, &b, (float)(1.0 / (double)tokens.n_labels), &nll, &err), 0);
-    assert_true(fabs(nll / (double)tokens.n_labels - mean_loss(&t, &b, (double)tokens.n_labels)) < 1e-9);
+    assert_int_equal(llama_train(&t.model, &b, (float)(1.0 / (double)tokens.n_labels), &nll, &err),
+                     0);
+    assert_true(fabs(nll / (double)tokens.n_labels - mean_loss(&t, &b, (double)tokens.n_labels)) <
+                1e-9);
     for (unsigned i = 0; i < t.model.params.n; i++)
         if (t.model.params.at[i].trains)
             check_direction(&t, &b, &t.model.params.at[i], (double)tokens.n_labels);
@@ -143,8 +154,8 @@ static void gradients_with_packed_documents_match_finite_differences(void **stat
 }
 
 /* Loss and gradients of one pass over all rows, of the model that the options describe. */
-static double pass(const struct tiny_options *o, const struct tokens *tokens, int64_t group, bool row_by_row,
-                   float **ret_grads, int64_t *ret_n)
+static double pass(const struct tiny_options *o, const struct tokens *tokens, int64_t group,
+                   bool row_by_row, float **ret_grads, int64_t *ret_n)
 {
     struct llama_batch b = batch_of(tokens, group);
     struct tiny t;
@@ -170,9 +181,10 @@ static double pass(const struct tiny_options *o, const struct tokens *tokens, in
     return sum;
 }
 
-/* Two ways to the same: losses and gradients within a relative tolerance of the largest gradient. */
-static void check_same(const struct tiny_options *a, int64_t group_a, bool rows_a, const struct tiny_options *b,
-                       int64_t group_b, bool rows_b, double tolerance)
+/* Two ways to the same: losses and gradients within a relative tolerance of the largest gradient.
+ */
+static void check_same(const struct tiny_options *a, int64_t group_a, bool rows_a,
+                       const struct tiny_options *b, int64_t group_b, bool rows_b, double tolerance)
 {
     struct tokens tokens;
     float *ga, *gb;
@@ -197,8 +209,13 @@ static void check_same(const struct tiny_options *a, int64_t group_a, bool rows_
 static void tiles_of_any_size_give_the_same_loss_and_gradients(void **state)
 {
     const char *dir = tiny_model_write(&untied, 4);
-    struct tiny_options a = {.dir = dir, .ops = &kn_reference_ops, .spec = {.full = true, .trains = true},
-                             .rows = ROWS, .row_tokens = ROW, .mlp_tile = TOKENS, .head_tile = TOKENS};
+    struct tiny_options a = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = {.full = true, .trains = true},
+                             .rows = ROWS,
+                             .row_tokens = ROW,
+                             .mlp_tile = TOKENS,
+                             .head_tile = TOKENS};
     struct tiny_options b = a, c = a;
 
     (void)state;
@@ -214,7 +231,10 @@ static void tiles_of_any_size_give_the_same_loss_and_gradients(void **state)
 static void rows_one_by_one_give_the_same_as_all_together(void **state)
 {
     const char *dir = tiny_model_write(&untied, 5);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_F32), .rows = ROWS,
+    struct tiny_options o = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_F32),
+                             .rows = ROWS,
                              .row_tokens = ROW};
 
     (void)state;
@@ -225,7 +245,10 @@ static void rows_one_by_one_give_the_same_as_all_together(void **state)
 static void a_group_as_long_as_twice_the_window_is_dense_attention(void **state)
 {
     const char *dir = tiny_model_write(&untied, 6);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_F32), .rows = ROWS,
+    struct tiny_options o = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_F32),
+                             .rows = ROWS,
                              .row_tokens = ROW};
 
     (void)state;
@@ -236,7 +259,10 @@ static void a_group_as_long_as_twice_the_window_is_dense_attention(void **state)
 static void a_group_shorter_than_the_window_is_not_dense_attention(void **state)
 {
     const char *dir = tiny_model_write(&untied, 6);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_F32), .rows = ROWS,
+    struct tiny_options o = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_F32),
+                             .rows = ROWS,
                              .row_tokens = ROW};
     struct tokens tokens;
     float *grads;
@@ -256,7 +282,10 @@ static void a_group_shorter_than_the_window_is_not_dense_attention(void **state)
 static void bf16_stays_close_to_fp32(void **state)
 {
     const char *dir = tiny_model_write(&untied, 8);
-    struct tiny_options a = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_F32), .rows = ROWS,
+    struct tiny_options a = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_F32),
+                             .rows = ROWS,
                              .row_tokens = ROW};
     struct tiny_options b = a;
 
@@ -269,8 +298,12 @@ static void bf16_stays_close_to_fp32(void **state)
 static void a_row_without_labels_adds_nothing(void **state)
 {
     const char *dir = tiny_model_write(&untied, 9);
-    struct tiny_options o = {.dir = dir, .ops = &kn_reference_ops, .spec = tiny_spec(KN_F32), .rows = ROWS,
-                             .row_tokens = ROW, .head_tile = 8};
+    struct tiny_options o = {.dir = dir,
+                             .ops = &kn_reference_ops,
+                             .spec = tiny_spec(KN_F32),
+                             .rows = ROWS,
+                             .row_tokens = ROW,
+                             .head_tile = 8};
     struct llama_batch b;
     struct tokens tokens;
     struct tiny t;

@@ -2,7 +2,9 @@
 #include "proto/manifest.h"
 #include "tests/unit/unit.h"
 #include <errno.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define DIGEST "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" /* of "abc" */
@@ -44,7 +46,8 @@ static void a_manifest_names_every_file_with_size_and_digest(void **state)
     assert_string_equal(hex, m.sha256);
     lh_manifest_release(&m);
     lh_manifest_release(&back);
-    assert_int_equal(lh_manifest_write(dir, "checkpoint", about, NULL, &err), 0); /* again: not of itself */
+    assert_int_equal(lh_manifest_write(dir, "checkpoint", about, NULL, &err),
+                     0); /* again: not of itself */
     assert_int_equal(lh_manifest_verify(dir, &err), 0);
     json_decref(about);
     scratch_free(dir);
@@ -72,6 +75,33 @@ static void a_directory_without_a_manifest_is_not_there(void **state)
     (void)state;
     assert_int_equal(lh_manifest_read(dir, &m, NULL), -ENOENT);
     assert_int_equal(lh_manifest_verify(dir, NULL), -ENOENT);
+    scratch_free(dir);
+}
+
+/* CKPT-2, CKPT-10: this program again, as `test_manifest --write DIR`, killed between the files and
+ * the manifest. */
+static void a_death_before_the_manifest_leaves_no_manifest(void **state)
+{
+    static const char *const points[] = {"manifest.before_write", "fs.before_sync",
+                                         "fs.before_rename"};
+    char *dir = checkpoint();
+    struct lh_manifest m;
+
+    (void)state;
+    for (size_t i = 0; i < LH_ARRAY_LEN(points); i++) {
+        pid_t pid = fork();
+        int status = 0;
+
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            setenv("LONGHAUL_FAULT", points[i], 1);
+            execl("/proc/self/exe", "test_manifest", "--write", dir, (char *)NULL);
+            _exit(127);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        assert_int_equal(lh_manifest_read(dir, &m, NULL), -ENOENT);
+    }
     scratch_free(dir);
 }
 
@@ -122,7 +152,8 @@ static void hostile_manifests_are_refused_with_the_reason(void **state)
         {"[]", "version"},
         {"{'version':2,'kind':'x','about':{},'bytes':0,'files':[]}", "version"},
         {"{'version':1,'about':{},'bytes':0,'files':[]}", "kind"},
-        {"{'version':1,'kind':'012345678901234567890123456789012','about':{},'bytes':0,'files':[]}", "kind"},
+        {"{'version':1,'kind':'012345678901234567890123456789012','about':{},'bytes':0,'files':[]}",
+         "kind"},
         {"{'version':1,'kind':'x','bytes':0,'files':[]}", "about"},
         {HEAD "'bytes':0,'files':{}}", "files"},
         {HEAD "'bytes':3,'files':[" ENTRY("../up") "]}", "../up"},
@@ -144,7 +175,8 @@ static void hostile_manifests_are_refused_with_the_reason(void **state)
         {HEAD "'bytes':3,'files':[{'name':'a','bytes':3}]}", "SHA-256"},
         {HEAD "'bytes':3,'files':[7]}", "relative path"},
         {HEAD "'bytes':1,'files':[{'name':'a','bytes':9223372036854775807,'sha256':'" DIGEST
-              "'},{'name':'b','bytes':2,'sha256':'" DIGEST "'}]}", "size"},
+              "'},{'name':'b','bytes':2,'sha256':'" DIGEST "'}]}",
+         "size"},
     };
 
     (void)state;
@@ -175,7 +207,8 @@ static void too_many_files_are_refused(void **state)
         char name[16];
 
         (void)snprintf(name, sizeof(name), "f%05d", i);
-        json_array_append_new(files, json_pack("{s:s, s:i, s:s}", "name", name, "bytes", 0, "sha256", DIGEST));
+        json_array_append_new(
+            files, json_pack("{s:s, s:i, s:s}", "name", name, "bytes", 0, "sha256", DIGEST));
     }
     text = lh_json_text(json, 0);
     assert_int_equal(lh_manifest_parse(text, strlen(text), "x", &m, NULL), LH_EINPUT);
@@ -189,17 +222,20 @@ static void too_many_files_are_refused(void **state)
     json_decref(json);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_manifest_names_every_file_with_size_and_digest),
         TEST(an_empty_directory_has_a_manifest_without_files),
         TEST(a_directory_without_a_manifest_is_not_there),
+        TEST(a_death_before_the_manifest_leaves_no_manifest),
         TEST(what_differs_is_named),
         TEST(links_and_pipes_are_not_taken_for_files),
         TEST(hostile_manifests_are_refused_with_the_reason),
         TEST(too_many_files_are_refused),
     };
 
+    if (argc == 3 && strcmp(argv[1], "--write") == 0)
+        return lh_manifest_write(argv[2], "checkpoint", NULL, NULL, NULL) == 0 ? 0 : 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* test_rope.c - positions: closed forms, how a job's wish composes with the base, and the golden angles. */
+/* test_rope.c - positions: closed forms, how a job's wish composes with the base, and the golden
+ * angles. */
 #include "worker/formats/safetensors.h"
 #include "worker/model/rope.h"
 #include <math.h>
@@ -49,7 +50,8 @@ static void a_factor_left_out_is_what_the_length_needs(void **state)
 
 static void linear_multiplies_a_linear_base(void **state)
 {
-    struct model_config base = base_of((struct rope_config){.type = LH_ROPE_LINEAR, .theta = 500, .factor = 2});
+    struct model_config base =
+        base_of((struct rope_config){.type = LH_ROPE_LINEAR, .theta = 500, .factor = 2});
     struct lh_job job = job_of(512, true, LH_ROPE_LINEAR, 4);
     struct rope_config rope;
     double inv[8], scaling;
@@ -65,8 +67,11 @@ static void linear_multiplies_a_linear_base(void **state)
 
 static void factor_one_leaves_the_base_as_it_is(void **state)
 {
-    struct model_config base = base_of((struct rope_config){.type = LH_ROPE_LLAMA3, .theta = 10000, .factor = 8,
-                                                            .original_length = 32, .low_freq_factor = 1,
+    struct model_config base = base_of((struct rope_config){.type = LH_ROPE_LLAMA3,
+                                                            .theta = 10000,
+                                                            .factor = 8,
+                                                            .original_length = 32,
+                                                            .low_freq_factor = 1,
                                                             .high_freq_factor = 4});
     struct lh_job job = job_of(64, true, LH_ROPE_LINEAR, 1);
     struct rope_config rope;
@@ -89,8 +94,8 @@ static void yarn_on_a_plain_base_takes_its_length_as_the_original(void **state)
     assert_true(rope.original_length == 64);
     assert_int_equal(rope_frequencies(&rope, &base, 128, inv, &scaling, NULL), 0);
     assert_true(fabs(scaling - (0.1 * log(2) + 1)) < 1e-15);
-    assert_true(inv[0] == 1);                                            /* fast: kept */
-    assert_true(fabs(inv[7] - pow(10000, -14.0 / 16) / 2) < 1e-15);      /* slow: divided */
+    assert_true(inv[0] == 1);                                       /* fast: kept */
+    assert_true(fabs(inv[7] - pow(10000, -14.0 / 16) / 2) < 1e-15); /* slow: divided */
 }
 
 static void ntk_raises_theta_so_that_the_slowest_angle_is_divided(void **state)
@@ -109,7 +114,8 @@ static void ntk_raises_theta_so_that_the_slowest_angle_is_divided(void **state)
 
 static void another_mixture_is_refused_at_the_member(void **state)
 {
-    struct model_config base = base_of((struct rope_config){.type = LH_ROPE_YARN, .theta = 10000, .factor = 4});
+    struct model_config base =
+        base_of((struct rope_config){.type = LH_ROPE_YARN, .theta = 10000, .factor = 4});
     struct lh_job job = job_of(1024, true, LH_ROPE_LINEAR, 2);
     struct rope_config rope;
     struct lh_err err = {0};
@@ -124,8 +130,12 @@ static void another_mixture_is_refused_at_the_member(void **state)
 
 static void llama3_keeps_fast_angles_and_divides_slow_ones(void **state)
 {
-    struct rope_config rope = {.type = LH_ROPE_LLAMA3, .theta = 10000, .factor = 8, .original_length = 32,
-                               .low_freq_factor = 1, .high_freq_factor = 4};
+    struct rope_config rope = {.type = LH_ROPE_LLAMA3,
+                               .theta = 10000,
+                               .factor = 8,
+                               .original_length = 32,
+                               .low_freq_factor = 1,
+                               .high_freq_factor = 4};
     struct model_config base = base_of(rope);
     double inv[8], scaling;
 
@@ -181,7 +191,9 @@ static void check_golden(const char *folder, const char *name)
     (void)snprintf(path, sizeof(path), "%s/%s/expected.safetensors", folder, name);
     assert_int_equal(st_open(path, &expected, &err), 0);
     assert_int_equal(rope_compose(job, model_source_config(source), &rope, &err), 0);
-    assert_int_equal(rope_frequencies(&rope, model_source_config(source), job->context.length, inv, &scaling, &err), 0);
+    assert_int_equal(rope_frequencies(&rope, model_source_config(source), job->context.length, inv,
+                                      &scaling, &err),
+                     0);
     t = st_find(expected, "rope.inv_freq");
     assert_non_null(t);
     for (int64_t i = 0; i < t->n; i++) {
@@ -189,7 +201,8 @@ static void check_golden(const char *folder, const char *name)
 
         memcpy(&want, (const char *)t->data + i * 4, sizeof(want));
         if (fabs(inv[i] - (double)want) > 1e-7 * (double)want)
-            fail_msg("%s: inv_freq[%lld] is %.9g, want %.9g", name, (long long)i, inv[i], (double)want);
+            fail_msg("%s: inv_freq[%lld] is %.9g, want %.9g", name, (long long)i, inv[i],
+                     (double)want);
     }
     t = st_find(expected, "rope.attention_scaling");
     assert_non_null(t);
@@ -208,8 +221,9 @@ static void check_golden(const char *folder, const char *name)
 static void angles_equal_the_goldens(void **state)
 {
     const char *folder = getenv("LONGHAUL_GOLDEN");
-    static const char *const names[] = {"dense-mha", "s2-mha", "rope-llama3", "rope-yarn", "rope-longrope",
-                                        "rope-linear-composed", "s2-gqa-9-3"};
+    static const char *const names[] = {"dense-mha", "s2-mha",        "rope-llama3",
+                                        "rope-yarn", "rope-longrope", "rope-linear-composed",
+                                        "s2-gqa-9-3"};
 
     (void)state;
     if (!folder)

@@ -1,10 +1,13 @@
-/* test_state.c - the tables of proto/state.c are those of proto/spec/job-states.md, in both directions. */
+/* test_state.c - the tables of proto/state.c are those of proto/spec/job-states.md, in both
+ * directions. */
 #include "proto/state.h"
 #include "tests/unit/unit.h"
 
-static const char *const job_events[] = {"hold",    "release", "ready", "block",   "placed", "started",
-                                         "stop",    "requeue", "succeed", "fail",  "cancel", "time_out"};
-static const char *const attempt_events[] = {"prepared", "launch", "running", "stop", "exited", "cleaned", "lost"};
+static const char *const job_events[] = {"hold",    "release", "ready",  "block",
+                                         "placed",  "started", "stop",   "requeue",
+                                         "succeed", "fail",    "cancel", "time_out"};
+static const char *const attempt_events[] = {"prepared", "launch",  "running", "stop",
+                                             "exited",   "cleaned", "lost"};
 #define N_JOB_STATES ((int)LH_JOB_TIMED_OUT + 1)
 #define N_ATTEMPT_STATES ((int)LH_ATTEMPT_LOST + 1)
 
@@ -17,8 +20,8 @@ static int event_of(const char *const *names, int n, const char *name)
 }
 
 /* Reads the rows of the n-th table headed "| from | event | to |" into next[state][event]. */
-static unsigned read_table(int which, int (*parse)(const char *), const char *const *events, int n_events,
-                           int next[][12])
+static unsigned read_table(int which, int (*parse)(const char *), const char *const *events,
+                           int n_events, int next[][12])
 {
     char *page = get_file(LH_SOURCE_DIR, "proto/spec/job-states.md"), *save = NULL;
     unsigned rows = 0;
@@ -32,7 +35,8 @@ static unsigned read_table(int which, int (*parse)(const char *), const char *co
             table++;
             continue;
         }
-        if (table != which || sscanf(line, "| %31[a-z_] | %31[a-z_] | %31[a-z_] |", from, event, to) != 3)
+        if (table != which ||
+            sscanf(line, "| %31[a-z_] | %31[a-z_] | %31[a-z_] |", from, event, to) != 3)
             continue;
         e = event_of(events, n_events, event);
         if (parse(from) < 0 || parse(to) < 0 || e < 0)
@@ -68,7 +72,8 @@ static void the_table_of_attempts_is_the_one_of_the_page(void **state)
     for (int s = 0; s < N_ATTEMPT_STATES; s++)
         for (int e = 0; e < 7; e++)
             if (lh_attempt_next((enum lh_attempt_state)s, (enum lh_attempt_event)e) != next[s][e])
-                fail_msg("%s + %s differs", lh_attempt_state_name((enum lh_attempt_state)s), attempt_events[e]);
+                fail_msg("%s + %s differs", lh_attempt_state_name((enum lh_attempt_state)s),
+                         attempt_events[e]);
 }
 
 /* STATE-2 */
@@ -108,7 +113,8 @@ static void every_job_can_be_cancelled_and_one_with_slots_stops_first(void **sta
     for (int s = 0; s < (int)LH_JOB_SUCCEEDED; s++) {
         bool has_slots = s == LH_JOB_STARTING || s == LH_JOB_RUNNING;
 
-        assert_int_equal(lh_job_next((enum lh_job_state)s, LH_JOB_EV_CANCEL), has_slots ? -1 : (int)LH_JOB_CANCELLED);
+        assert_int_equal(lh_job_next((enum lh_job_state)s, LH_JOB_EV_CANCEL),
+                         has_slots ? -1 : (int)LH_JOB_CANCELLED);
         if (has_slots)
             assert_int_equal(lh_job_next((enum lh_job_state)s, LH_JOB_EV_STOP), LH_JOB_STOPPING);
     }
@@ -130,7 +136,8 @@ static void a_live_attempt_can_be_lost_and_can_exit_whatever_was_heard(void **st
 {
     (void)state;
     for (int s = 0; s < (int)LH_ATTEMPT_CLEANED; s++) {
-        assert_int_equal(lh_attempt_next((enum lh_attempt_state)s, LH_ATTEMPT_EV_LOST), LH_ATTEMPT_LOST);
+        assert_int_equal(lh_attempt_next((enum lh_attempt_state)s, LH_ATTEMPT_EV_LOST),
+                         LH_ATTEMPT_LOST);
         assert_int_equal(lh_attempt_next((enum lh_attempt_state)s, LH_ATTEMPT_EV_EXITED),
                          s == LH_ATTEMPT_EXITED ? -1 : (int)LH_ATTEMPT_EXITED);
     }
@@ -143,7 +150,8 @@ static void names_go_there_and_back(void **state)
     for (int s = 0; s < N_JOB_STATES; s++)
         assert_int_equal(lh_job_state_parse(lh_job_state_name((enum lh_job_state)s)), s);
     for (int s = 0; s < N_ATTEMPT_STATES; s++)
-        assert_int_equal(lh_attempt_state_parse(lh_attempt_state_name((enum lh_attempt_state)s)), s);
+        assert_int_equal(lh_attempt_state_parse(lh_attempt_state_name((enum lh_attempt_state)s)),
+                         s);
     for (int s = 0; s <= (int)LH_NODE_DRAINED; s++)
         assert_int_equal(lh_node_state_parse(lh_node_state_name((enum lh_node_state)s)), s);
     assert_int_equal(lh_job_state_parse("pausing"), -1);

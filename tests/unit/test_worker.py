@@ -267,6 +267,66 @@ class Preflight(WorkerTest):
         self.assertEqual((answer["ok"], answer["pointer"]), (False, "/resources/device"))
 
 
+def byte_tokenizer():
+    """tokenizer.json with one token a byte and no merges, spelled as byte-level BPE spells bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    letters = {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "vocab": {letters[byte]: byte for byte in range(256)}, "merges": []}}
+
+
+class Texts(WorkerTest):
+    def setUp(self):
+        super().setUp()
+        shutil.copytree(CASES / "full-dense-yarn" / "model", self.dir / "model")
+        (self.dir / "model" / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+        (self.dir / "texts").mkdir()
+        (self.dir / "texts" / "a.txt").write_text("A first text.\n")
+        (self.dir / "texts" / "b.txt").write_text("Ein zweiter, mit \u00e4.\n")
+        self.job = {"kind": "prepare", "model": {"base": str(self.dir / "model")},
+                    "data": {"train": [str(self.dir / "texts" / "*.txt")]}}
+
+    def test_prepare_leaves_shards_with_a_manifest_that_is_true(self):
+        for attempt in range(2): # the second finds everything done
+            done = self.run_worker(self.write(self.job), "--out", self.out)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        shards = self.out / "shards"
+        manifest = json.loads((shards / "manifest.json").read_text())
+        self.assertEqual(manifest["kind"], "shards")
+        self.assertEqual({file["name"] for file in manifest["files"]} | {"manifest.json"}, set(os.listdir(shards)))
+        for file in manifest["files"]:
+            self.assertEqual(hashlib.sha256((shards / file["name"]).read_bytes()).hexdigest(), file["sha256"])
+        tokens = b"".join(path.read_bytes() for path in sorted(shards.glob("tokens-*.bin")))
+        ids = struct.unpack(f"<{len(tokens) // 4}i", tokens)
+        self.assertIn("A first text.\n", bytes(i for i in ids if 0 <= i < 256).decode())
+        self.assertEqual(self.journal()[-1]["result"]["train"]["about"]["documents"], 2)
+
+    def test_the_option_prepare_fills_the_cache_and_nothing_else(self):
+        job = {**train_job("full-dense-yarn"), "data": self.job["data"], "model": self.job["model"]}
+        done = self.run_worker(self.write(job), "--prepare")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(list((self.dir / "cache" / "shards").glob("*/manifest.json"))), 1)
+        self.assertFalse(self.out.exists())
+
+    def test_text_that_is_empty_or_not_utf8_is_named(self):
+        (self.dir / "texts" / "b.txt").write_bytes(b"fine, then \xff\xfe\n")
+        self.refused(self.run_worker(self.write(self.job), "--out", self.out), 65, "b.txt")
+        (self.dir / "texts" / "b.txt").write_bytes(b"")
+        self.refused(self.run_worker(self.write(self.job), "--out", self.out), 65, "b.txt")
+
+    def test_a_tokenizer_that_does_not_match_the_vocabulary_is_refused(self):
+        job = {**train_job("full-dense-yarn"), "data": self.job["data"], "model": self.job["model"]}
+        answer = json.loads(self.run_worker(self.write(job), "--plan").stdout)
+        self.assertEqual((answer["ok"], answer["code"], answer["pointer"]), (False, "bad_input", "/model/base"))
+        self.assertIn("256", answer["detail"])
+        self.assertIn("29", answer["detail"])
+
+
 class Training(WorkerTest):
     def final(self, out, step):
         """Digests of what a checkpoint holds of numbers, and its loss."""

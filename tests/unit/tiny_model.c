@@ -42,7 +42,10 @@ static void declare(struct writing *w, const char *name, int64_t rows, int64_t c
 
 static void declare_layer(struct writing *w, const struct tiny_shape *s, int layer)
 {
-    struct { const char *module; int64_t rows, cols; } part[] = {
+    struct {
+        const char *module;
+        int64_t rows, cols;
+    } part[] = {
         {"input_layernorm", s->hidden, 0},
         {"post_attention_layernorm", s->hidden, 0},
         {"self_attn.q_proj", s->heads * s->head_dim, s->hidden},
@@ -94,13 +97,18 @@ const char *tiny_model_write(const struct tiny_shape *s, uint64_t seed)
     assert_non_null(w);
     (void)snprintf(dir, sizeof(dir), "/tmp/longhaul-tiny-XXXXXX");
     assert_non_null(mkdtemp(dir));
-    (void)snprintf(config, sizeof(config),
-                   "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_act\":\"silu\","
-                   "\"attention_bias\":false,\"mlp_bias\":false,\"hidden_size\":%d,\"intermediate_size\":%d,"
-                   "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,\"num_hidden_layers\":%d,"
-                   "\"vocab_size\":%d,\"max_position_embeddings\":64,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,"
-                   "\"tie_word_embeddings\":%s}",
-                   s->hidden, s->ff, s->heads, s->kv_heads, s->head_dim, s->layers, s->vocab, s->tied ? "true" : "false");
+    (void)snprintf(
+        config, sizeof(config),
+        "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_act\":"
+        "\"silu\","
+        "\"attention_bias\":false,\"mlp_bias\":false,\"hidden_size\":%d,\"intermediate_size\":%d,"
+        "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,\"num_hidden_"
+        "layers\":%d,"
+        "\"vocab_size\":%d,\"max_position_embeddings\":64,\"rms_norm_eps\":1e-5,\"rope_theta\":"
+        "10000.0,"
+        "\"tie_word_embeddings\":%s}",
+        s->hidden, s->ff, s->heads, s->kv_heads, s->head_dim, s->layers, s->vocab,
+        s->tied ? "true" : "false");
     (void)snprintf(path, sizeof(path), "%s/config.json", dir);
     assert_int_equal(lh_write_file(path, config, strlen(config), NULL), 0);
     declare(w, "model.embed_tokens.weight", s->vocab, s->hidden);
@@ -122,8 +130,14 @@ void tiny_model_remove(const char *dir)
 
 struct params_spec tiny_spec(enum kn_dtype dtype)
 {
-    return (struct params_spec){.lora = true, .trains = true, .embeddings = true, .norms = true, .rank = 2, .alpha = 4,
-                                .targets = 0x7f, .dtype = dtype};
+    return (struct params_spec){.lora = true,
+                                .trains = true,
+                                .embeddings = true,
+                                .norms = true,
+                                .rank = 2,
+                                .alpha = 4,
+                                .targets = 0x7f,
+                                .dtype = dtype};
 }
 
 /* LoRA's B starts at zero, and then the gradient of A is zero too. */
@@ -140,18 +154,25 @@ static void shake_b(struct tiny *t)
 
 void tiny_open(struct tiny *t, const struct tiny_options *o)
 {
-    struct llama_options options = {.params = &o->spec, .tokens = o->rows * o->row_tokens, .row_tokens = o->row_tokens,
-                                    .backward = o->spec.trains, .mlp_tile = o->mlp_tile, .head_tile = o->head_tile};
+    struct llama_options options = {.params = &o->spec,
+                                    .tokens = o->rows * o->row_tokens,
+                                    .row_tokens = o->row_tokens,
+                                    .backward = o->spec.trains,
+                                    .mlp_tile = o->mlp_tile,
+                                    .head_tile = o->head_tile};
     double inv_freq[64], scaling;
     struct lh_err err = {0};
 
     *t = (struct tiny){.ops = o->ops};
     assert_int_equal(model_source_open(o->dir, &t->source, &err), 0);
     options.config = model_source_config(t->source);
-    assert_int_equal(rope_frequencies(&options.config->rope, options.config, o->row_tokens, inv_freq, &scaling, &err), 0);
+    assert_int_equal(rope_frequencies(&options.config->rope, options.config, o->row_tokens,
+                                      inv_freq, &scaling, &err),
+                     0);
     assert_int_equal(t->ops->stream_new(1, &t->stream, &err), 0);
     assert_int_equal(llama_init(&options, &t->model, &err), 0);
-    assert_int_equal(llama_load(&t->model, t->ops, t->stream, t->source, NULL, 7, inv_freq, scaling, &err), 0);
+    assert_int_equal(
+        llama_load(&t->model, t->ops, t->stream, t->source, NULL, 7, inv_freq, scaling, &err), 0);
     shake_b(t);
     assert_int_equal(t->ops->sync(t->stream, &err), 0);
 }

@@ -1,4 +1,5 @@
-/* tiny_model.h - a small random Llama for tests: a Hugging Face directory in a temporary place, and a model over it. */
+/* tiny_model.h - a small random Llama for tests: a Hugging Face directory in a temporary place, and
+ * a model over it. */
 #pragma once
 #include "worker/formats/source.h"
 #include "worker/model/llama.h"
@@ -8,15 +9,16 @@ struct tiny_shape {
     bool tied;
 };
 
-/* Writes config.json and model.safetensors below a new directory, and returns its path (static until the next call).
- * Fails the test when it cannot. */
+/* Writes config.json and model.safetensors below a new directory, and returns its path (static
+ * until the next call). Fails the test when it cannot. */
 const char *tiny_model_write(const struct tiny_shape *shape, uint64_t seed);
 void tiny_model_remove(const char *dir);
 
 /* A job for it, for engine-level helpers: only what the table of parameters needs. */
 struct params_spec tiny_spec(enum kn_dtype dtype);
 
-/* A loaded model on a back end; tiles 0: chosen. Every LoRA B is made non-zero, so that its A has a gradient. */
+/* A loaded model on a back end; tiles 0: chosen. Every LoRA B is made non-zero, so that its A has a
+ * gradient. */
 struct tiny {
     struct model_source *source;
     struct llama model;

@@ -243,8 +243,11 @@ static json_t *model_config_json(const struct save *s)
 static int write_files(struct save *s, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run->job;
-    int rc;
+    char base[1024]; /* as PEFT opens it: a path, no file:// */
+    int rc = run_path(job->model.base, "/model/base", base, reterr);
 
+    if (rc < 0)
+        return rc;
     if (job->full_finetune) {
         rc = write_trained(s, CKPT_MODEL, reterr);
         if (rc == 0)
@@ -253,7 +256,7 @@ static int write_files(struct save *s, struct lh_err *reterr)
         rc = write_trained(s, CKPT_ADAPTER, reterr);
         if (rc == 0)
             rc = write_json(s, "adapter_config.json",
-                            peft_config(job, job->model.base, s->config->tied), reterr);
+                            peft_config(job, base, s->config->tied), reterr);
     }
     lh_fault("ckpt.after_adapter");
     if (rc == 0)

@@ -27,10 +27,12 @@ static int64_t rows_of(const struct lh_job *job, int64_t batch, int ranks)
     return LH_MIN(each, job->optim.batch_sequences - batch * each);
 }
 
-void batches_part(const struct lh_job *job, int64_t batch, int rank, int ranks, int64_t *ret_first, int64_t *ret_n)
+void batches_part(const struct lh_job *job, int64_t batch, int rank, int ranks, int64_t *ret_first,
+                  int64_t *ret_n)
 {
     int64_t rows = rows_of(job, batch, ranks);
-    int64_t first = (rows * rank + ranks - 1) / ranks, end = (rows * (rank + 1) + ranks - 1) / ranks;
+    int64_t first = (rows * rank + ranks - 1) / ranks,
+            end = (rows * (rank + 1) + ranks - 1) / ranks;
 
     assert(rank >= 0);
     assert(rank < ranks);

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DUMP_BYTES_MAX ((uint64_t)4 << 30) /* a dump is for small models; whole logits of a large one are a mistake */
+#define DUMP_BYTES_MAX                                                                             \
+    ((uint64_t)4 << 30) /* a dump is for small models; whole logits of a large one are a mistake   \
+                         */
 #define DUMP_TENSORS_MAX 32768u
 
 struct tensor {
@@ -71,10 +73,11 @@ static int grow(struct dump *d, struct lh_err *reterr)
     return 0;
 }
 
-int dump_add(struct dump *d, const char *key, enum st_dtype dtype, int n_dims, const int64_t *shape, bool over_ranks,
-             void **ret_data, struct lh_err *reterr)
+int dump_add(struct dump *d, const char *key, enum st_dtype dtype, int n_dims, const int64_t *shape,
+             bool over_ranks, void **ret_data, struct lh_err *reterr)
 {
-    struct tensor t = {.entry = {.dtype = dtype, .n_dims = n_dims}, .bytes = st_dtype_bytes(dtype),
+    struct tensor t = {.entry = {.dtype = dtype, .n_dims = n_dims},
+                       .bytes = st_dtype_bytes(dtype),
                        .over_ranks = over_ranks};
     char room[32];
     int rc;
@@ -91,8 +94,10 @@ int dump_add(struct dump *d, const char *key, enum st_dtype dtype, int n_dims, c
             t.bytes *= (uint64_t)shape[i];
     }
     if (d->bytes + t.bytes >= DUMP_BYTES_MAX)
-        return lh_err_set(reterr, LH_EJOB, "--dump would hold more than %s with '%s'; take fewer or shorter sequences",
-                          lh_bytes_text(DUMP_BYTES_MAX, room), key);
+        return lh_err_set(
+            reterr, LH_EJOB,
+            "--dump would hold more than %s with '%s'; take fewer or shorter sequences",
+            lh_bytes_text(DUMP_BYTES_MAX, room), key);
     rc = grow(d, reterr);
     if (rc < 0)
         return rc;
@@ -121,8 +126,8 @@ void dump_shorten(struct dump *d, const char *key, int64_t first_dim)
     }
 }
 
-static int add_param(struct dump *d, const struct device *device, const char *prefix, const struct param *p,
-                     const float *from, struct lh_err *reterr)
+static int add_param(struct dump *d, const struct device *device, const char *prefix,
+                     const struct param *p, const float *from, struct lh_err *reterr)
 {
     int64_t shape[2] = {p->rows, p->cols};
     char key[224];
@@ -137,7 +142,8 @@ static int add_param(struct dump *d, const struct device *device, const char *pr
     return device->ops->sync(device->stream, reterr);
 }
 
-int dump_grads(struct dump *d, const struct device *device, const struct params *p, struct lh_err *reterr)
+int dump_grads(struct dump *d, const struct device *device, const struct params *p,
+               struct lh_err *reterr)
 {
     int rc = 0;
 
@@ -147,7 +153,8 @@ int dump_grads(struct dump *d, const struct device *device, const struct params 
     return rc;
 }
 
-int dump_finals(struct dump *d, const struct device *device, const struct params *p, struct lh_err *reterr)
+int dump_finals(struct dump *d, const struct device *device, const struct params *p,
+                struct lh_err *reterr)
 {
     int rc = 0;
 
@@ -157,7 +164,8 @@ int dump_finals(struct dump *d, const struct device *device, const struct params
     return rc;
 }
 
-int dump_rope(struct dump *d, const double *inv_freq, int64_t n, double scaling, struct lh_err *reterr)
+int dump_rope(struct dump *d, const double *inv_freq, int64_t n, double scaling,
+              struct lh_err *reterr)
 {
     int64_t one = 1;
     void *data;
@@ -173,7 +181,8 @@ int dump_rope(struct dump *d, const double *inv_freq, int64_t n, double scaling,
     return rc;
 }
 
-static int take_logits(void *arg, const struct device *d, int64_t t0, struct kn_mat logits, struct lh_err *reterr)
+static int take_logits(void *arg, const struct device *d, int64_t t0, struct kn_mat logits,
+                       struct lh_err *reterr)
 {
     const struct dump_logits *l = arg;
 
@@ -181,7 +190,8 @@ static int take_logits(void *arg, const struct device *d, int64_t t0, struct kn_
         int64_t row = l->rows[(t0 + t) / l->row_tokens], at = (t0 + t) % l->row_tokens;
         struct kn_mat from = kn_rows(logits, t, 1);
 
-        d->ops->download(d->stream, l->to + (row * l->row_tokens + at) * l->V, from.p, (uint64_t)l->V * sizeof(float));
+        d->ops->download(d->stream, l->to + (row * l->row_tokens + at) * l->V, from.p,
+                         (uint64_t)l->V * sizeof(float));
     }
     return d->ops->sync(d->stream, reterr);
 }
@@ -229,7 +239,8 @@ int dump_write(struct dump *d, struct run *r, struct lh_err *reterr)
         return 0;
     for (unsigned i = 0; i < d->n && rc == 0; i++)
         if (d->at[i].over_ranks)
-            rc = r->comm->ops->sum_f32(r->comm, d->at[i].data, (int64_t)(d->at[i].bytes / sizeof(float)), reterr);
+            rc = r->comm->ops->sum_f32(r->comm, d->at[i].data,
+                                       (int64_t)(d->at[i].bytes / sizeof(float)), reterr);
     if (rc == 0 && r->comm->rank == 0)
         rc = write_file(d, reterr);
     return run_agree(r, rc, reterr);

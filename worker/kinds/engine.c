@@ -6,24 +6,29 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define ARENA_MAX ((size_t)4 << 20) /* patterns of an adapter: at most one per linear of 1024 layers */
+#define ARENA_MAX                                                                                  \
+    ((size_t)4 << 20) /* patterns of an adapter: at most one per linear of 1024 layers */
 
 int64_t engine_group(const struct lh_job *job)
 {
     if (job->context.attention.type != LH_ATTENTION_S2)
         return 0;
-    return job->context.attention.group > 0 ? job->context.attention.group : job->context.length / 4;
+    return job->context.attention.group > 0 ? job->context.attention.group
+                                            : job->context.length / 4;
 }
 
 /* Known members that the engine has not: refused here, before anything is read. */
 static int refuse(const struct lh_job *job, struct lh_err *reterr)
 {
     if (job->context.attention.type == LH_ATTENTION_FOT)
-        return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/type", "attention of type fot is not supported yet");
+        return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/type",
+                         "attention of type fot is not supported yet");
     if (job->context.attention.wrap)
-        return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap", "attention that wraps is not supported yet");
+        return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap",
+                         "attention that wraps is not supported yet");
     if (job->adapter.dropout > 0)
-        return lh_err_at(reterr, LH_ENOTSUP, "/adapter/dropout", "dropout is not supported yet; leave it out or give 0");
+        return lh_err_at(reterr, LH_ENOTSUP, "/adapter/dropout",
+                         "dropout is not supported yet; leave it out or give 0");
     if (job->resources.sequence_parallel > 1)
         return lh_err_at(reterr, LH_ENOTSUP, "/resources/sequence_parallel",
                          "sequence parallelism is not supported yet; leave it out or give 1");
@@ -65,14 +70,16 @@ static int open_positions(const struct lh_job *job, struct engine *e, struct lh_
     e->inv_freq = calloc((size_t)e->config->head_dim, sizeof(*e->inv_freq));
     if (!e->inv_freq)
         return lh_err_set(reterr, -ENOMEM, "the angles of positions");
-    return rope_frequencies(&e->rope, e->config, job->context.length, e->inv_freq, &e->scaling, reterr);
+    return rope_frequencies(&e->rope, e->config, job->context.length, e->inv_freq, &e->scaling,
+                            reterr);
 }
 
 int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr)
 {
     bool train = job->kind == LH_KIND_TRAIN;
     int64_t rows = train ? batches_most_rows(job, ranks) : 1;
-    struct llama_options options = {.params = &e->spec, .row_tokens = job->context.length, .backward = train};
+    struct llama_options options = {
+        .params = &e->spec, .row_tokens = job->context.length, .backward = train};
     char path[1024];
     int rc = refuse(job, reterr);
 
@@ -90,19 +97,21 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
     if (rc < 0)
         return rc;
     if (rows > INT64_MAX / job->context.length)
-        return lh_err_at(reterr, LH_EJOB, "/context/length", "%lld rows of %lld tokens", (long long)rows,
-                         (long long)job->context.length);
+        return lh_err_at(reterr, LH_EJOB, "/context/length", "%lld rows of %lld tokens",
+                         (long long)rows, (long long)job->context.length);
     options.config = e->config;
     options.tokens = rows * job->context.length;
     rc = llama_init(&options, &e->model, reterr);
     if (rc < 0)
         return rc;
-    e->model.plan.flops_step = llama_flops(e->config, &e->model.params, train ? job->optim.batch_sequences : 1,
-                                           job->context.length, train ? engine_group(job) : 0, train);
+    e->model.plan.flops_step =
+        llama_flops(e->config, &e->model.params, train ? job->optim.batch_sequences : 1,
+                    job->context.length, train ? engine_group(job) : 0, train);
     return 0;
 }
 
-static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks, struct lh_err *reterr)
+static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
+                        struct lh_err *reterr)
 {
     uint64_t limit = (uint64_t)job->limits.memory_bytes;
 
@@ -121,28 +130,31 @@ static void beat(void *arg)
         return;
     }
     p->layers_done = LH_MIN(p->layers_done + 1, p->layers);
-    run_phase(p->run, p->phase, p->done + (int64_t)((double)p->span * (double)p->layers_done / (double)p->layers), p->of,
-              "tokens");
+    run_phase(p->run, p->phase,
+              p->done + (int64_t)((double)p->span * (double)p->layers_done / (double)p->layers),
+              p->of, "tokens");
 }
 
-void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t span, int64_t of, int64_t layers)
+void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t span, int64_t of,
+                  int64_t layers)
 {
     struct run *r = e->progress.run;
 
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
+int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
+{
+    return check_memory(e, r->job, r->comm->local_size, reterr);
+}
+
 int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
-    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
-
-    if (rc < 0)
-        return rc;
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
     e->progress = (struct engine_progress){.run = r};
-    return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL, r->job->optim.seed,
-                      e->inv_freq, e->scaling, reterr);
+    return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL,
+                      r->job->optim.seed, e->inv_freq, e->scaling, reterr);
 }
 
 void engine_close(struct engine *e)
@@ -171,8 +183,10 @@ int engine_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *rete
             rc = lh_err_set(reterr, -ENOMEM, "the plan");
     }
     if (rc == 0) {
-        (void)json_object_set_new(plan, "parameters", json_integer((json_int_t)e.model.params.n_total));
-        (void)json_object_set_new(plan, "trainable", json_integer((json_int_t)e.model.params.n_trainable));
+        (void)json_object_set_new(plan, "parameters",
+                                  json_integer((json_int_t)e.model.params.n_total));
+        (void)json_object_set_new(plan, "trainable",
+                                  json_integer((json_int_t)e.model.params.n_trainable));
         *ret_plan = plan;
     }
     engine_close(&e);

@@ -1,4 +1,5 @@
-/* eval.c - kind eval: perplexity of a model, with or without an adapter, by length of context, over held-out windows. */
+/* eval.c - kind eval: perplexity of a model, with or without an adapter, by length of context, over
+ * held-out windows. */
 #include "worker/kinds/dump.h"
 #include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOP 5       /* logits kept of a position, for dumps */
+#define TOP 5 /* logits kept of a position, for dumps */
 #define TOP_EVERY 16
 
 struct eval {
@@ -16,9 +17,9 @@ struct eval {
     struct lh_job tokens_job; /* of job_data_eval */
     struct dataset *data;
     struct dump *dump;
-    float *top_values;        /* the dump's; NULL: not wanted */
+    float *top_values; /* the dump's; NULL: not wanted */
     int64_t *top_ids;
-    float *row;               /* owned, V: one position's logits */
+    float *row; /* owned, V: one position's logits */
 };
 
 static int eval_open(struct eval *e, struct lh_err *reterr);
@@ -79,8 +80,11 @@ static int open_dump(struct eval *e, struct lh_err *reterr)
 static int eval_open(struct eval *e, struct lh_err *reterr)
 {
     struct run *r = e->run;
-    int rc = run_agree(r, engine_open(r->job, r->comm->size, &e->engine, reterr), reterr);
+    int rc = engine_open(r->job, r->comm->size, &e->engine, reterr);
 
+    if (rc == 0)
+        rc = engine_fits(&e->engine, r, reterr);
+    rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = job_data_eval(r, e->engine.config->vocab, &e->tokens_job, &e->data, reterr);
     if (rc < 0)
@@ -114,7 +118,8 @@ static void top_of(const float *row, int64_t V, float *values, int64_t *ids)
     }
 }
 
-static int take_top(void *arg, const struct device *d, int64_t t0, struct kn_mat logits, struct lh_err *reterr)
+static int take_top(void *arg, const struct device *d, int64_t t0, struct kn_mat logits,
+                    struct lh_err *reterr)
 {
     struct eval *e = arg;
 
@@ -124,7 +129,8 @@ static int take_top(void *arg, const struct device *d, int64_t t0, struct kn_mat
 
         if ((t0 + t) % TOP_EVERY != 0)
             continue;
-        d->ops->download(d->stream, e->row, kn_rows(logits, t, 1).p, (uint64_t)logits.cols * sizeof(float));
+        d->ops->download(d->stream, e->row, kn_rows(logits, t, 1).p,
+                         (uint64_t)logits.cols * sizeof(float));
         rc = d->ops->sync(d->stream, reterr);
         if (rc < 0)
             return rc;
@@ -150,7 +156,8 @@ static int eval_dump(struct eval *e, const struct perplexity *p, struct lh_err *
     if (rc == 0)
         rc = dump_add(e->dump, "loss", ST_F32, 1, &one, false, &loss, reterr);
     if (rc == 0)
-        rc = dump_rope(e->dump, e->engine.inv_freq, e->engine.config->head_dim / 2, e->engine.scaling, reterr);
+        rc = dump_rope(e->dump, e->engine.inv_freq, e->engine.config->head_dim / 2,
+                       e->engine.scaling, reterr);
     if (rc < 0)
         return rc;
     for (int64_t t = 0; t < n; t++)

@@ -9,7 +9,6 @@
 
 struct progress {
     struct run *run;
-    const char *phase;
 };
 
 static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint64_t documents)
@@ -17,7 +16,7 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
     struct progress *p = arg;
 
     (void)documents;
-    run_phase(p->run, p->phase, (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
+    run_phase(p->run, "prepare", (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
 }
 
 /* A directory that an earlier job of kind prepare made stands for its texts. */
@@ -31,36 +30,43 @@ static bool is_shards(const struct lh_strings *uris, char ret_dir[static 1024])
     return lh_is_dir(ret_dir) && lh_path_exists(manifest);
 }
 
-static int prepare(struct run *r, const struct lh_strings *uris, const char *phase, char ret_dir[static 1024],
-                   struct lh_err *reterr)
+static int prepare(struct run *r, const struct lh_strings *uris, int64_t vocab,
+                   char ret_dir[static 1024], struct lh_err *reterr)
 {
-    struct progress p = {r, phase};
+    struct progress p = {r};
     struct tokenizer *t = NULL;
     char path[1024];
     int rc = run_path(r->job->model.base, "/model/base", path, reterr);
 
     if (rc == 0)
         rc = tokenizer_open(path, &t, reterr);
+    if (rc == 0 && tokenizer_vocab(t) > vocab)
+        rc = lh_err_at(reterr, LH_EINPUT, "/model/base",
+                       "the tokenizer of '%s' has ids up to %lld, but the model's vocabulary ends "
+                       "at %lld; the two do not "
+                       "belong together",
+                       path, (long long)tokenizer_vocab(t) - 1, (long long)vocab - 1);
     if (rc == 0)
-        rc = prepare_shards(uris, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir, reterr);
+        rc = prepare_shards(uris, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
+                            reterr);
     tokenizer_free(t);
     return rc;
 }
 
 /* One rank of each machine prepares; then the others find what it made. */
-static int shards(struct run *r, const struct lh_strings *uris, const char *phase, char ret_dir[static 1024],
-                  struct lh_err *reterr)
+static int shards(struct run *r, const struct lh_strings *uris, int64_t vocab,
+                  char ret_dir[static 1024], struct lh_err *reterr)
 {
     bool there = is_shards(uris, ret_dir);
     int rc = 0;
 
     if (!there && r->comm->local_rank == 0)
-        rc = prepare(r, uris, phase, ret_dir, reterr);
+        rc = prepare(r, uris, vocab, ret_dir, reterr);
     rc = run_agree(r, rc, reterr);
     if (rc < 0)
         return rc;
     if (!there && r->comm->local_rank != 0)
-        rc = prepare(r, uris, phase, ret_dir, reterr);
+        rc = prepare(r, uris, vocab, ret_dir, reterr);
     return run_agree(r, rc, reterr);
 }
 
@@ -87,7 +93,8 @@ static int digest_shards(const char *dir, char ret_hex[static LH_SHA256_HEX], st
     return 0;
 }
 
-static int digest_tokens(const struct lh_strings *files, char ret_hex[static LH_SHA256_HEX], struct lh_err *reterr)
+static int digest_tokens(const struct lh_strings *files, char ret_hex[static LH_SHA256_HEX],
+                         struct lh_err *reterr)
 {
     struct lh_sha256 h;
     int rc = lh_sha256_init(&h);
@@ -106,14 +113,15 @@ static int digest_tokens(const struct lh_strings *files, char ret_hex[static LH_
     return rc;
 }
 
-int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset, struct lh_err *reterr)
+int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
+                   struct lh_err *reterr)
 {
     bool tokens = r->job->data.format == LH_DATA_TOKENS;
     char dir[1024] = "";
     int rc;
 
     if (!tokens) {
-        rc = shards(r, &r->job->data.train, "prepare", dir, reterr);
+        rc = shards(r, &r->job->data.train, vocab, dir, reterr);
         if (rc < 0)
             return rc;
     }
@@ -124,11 +132,12 @@ int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset, s
         rc = run_same(r, "training data", r->data_digest, reterr);
     if (rc < 0)
         return rc;
-    return run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr), reterr);
+    return run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr),
+                     reterr);
 }
 
-int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy, struct dataset **ret_dataset,
-                struct lh_err *reterr)
+int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
+                  struct dataset **ret_dataset, struct lh_err *reterr)
 {
     const struct lh_strings *texts = &r->job->eval.perplexity;
     char dir[1024] = "";
@@ -141,8 +150,9 @@ int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy, struct 
         job_copy->optim.batch_sequences = 1;
         return run_agree(r, dataset_open(job_copy, NULL, vocab, ret_dataset, reterr), reterr);
     }
-    rc = shards(r, texts, "prepare", dir, reterr);
+    rc = shards(r, texts, vocab, dir, reterr);
     if (rc < 0)
         return rc;
-    return run_agree(r, eval_windows_open(dir, r->job->context.length, ret_dataset, reterr), reterr);
+    return run_agree(r, eval_windows_open(dir, r->job->context.length, ret_dataset, reterr),
+                     reterr);
 }

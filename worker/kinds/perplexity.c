@@ -27,13 +27,16 @@ static int64_t count_windows(const struct lh_job *job, const struct dataset *d)
     return job->eval.windows > 0 ? LH_MIN(n, job->eval.windows) : n;
 }
 
-static int add_window(struct run *r, struct engine *e, const struct dataset *d, int64_t index, struct window *w,
-                      const struct head_sink *sink, struct perplexity *p, struct lh_err *reterr)
+static int add_window(struct run *r, struct engine *e, const struct dataset *d, int64_t index,
+                      struct window *w, const struct head_sink *sink, struct perplexity *p,
+                      struct lh_err *reterr)
 {
     struct sequence seq = {.ids = w->ids, .labels = w->labels, .documents = w->documents};
-    struct llama_batch batch = {.rows = 1, .row_tokens = p->length, .ids = w->ids, .labels = w->labels,
-                                .group = p->group};
-    int rc = dataset_sequence(d, index, &seq, reterr);
+    struct llama_batch batch = {
+        .rows = 1, .row_tokens = p->length, .ids = w->ids, .labels = w->labels, .group = p->group};
+    /* Fewer windows than there are: spread over all texts, not the first of the first one. */
+    int64_t window = index * dataset_windows(d) / p->windows;
+    int rc = dataset_sequence(d, window, &seq, reterr);
 
     if (rc < 0)
         return rc;
@@ -41,8 +44,8 @@ static int add_window(struct run *r, struct engine *e, const struct dataset *d, 
         batch.documents = w->documents;
     if (sink)
         batch.sink = *sink;
-    engine_piece(e, "eval", (index - r->comm->rank) * p->length, p->length * r->comm->size, p->windows * p->length,
-                 e->config->n_layers);
+    engine_piece(e, "eval", (index - r->comm->rank) * p->length, p->length * r->comm->size,
+                 p->windows * p->length, e->config->n_layers);
     rc = llama_eval(&e->model, &batch, reterr);
     if (rc < 0)
         return rc;
@@ -53,8 +56,8 @@ static int add_window(struct run *r, struct engine *e, const struct dataset *d, 
     return 0;
 }
 
-static int run_windows(struct run *r, struct engine *e, const struct dataset *d, const struct head_sink *sink,
-                       struct perplexity *p, struct lh_err *reterr)
+static int run_windows(struct run *r, struct engine *e, const struct dataset *d,
+                       const struct head_sink *sink, struct perplexity *p, struct lh_err *reterr)
 {
     size_t bytes = (size_t)p->length * sizeof(int32_t);
     LH_CLEANUP(window_freep) struct window w = {malloc(bytes), malloc(bytes), malloc(bytes)};
@@ -69,11 +72,13 @@ static int run_windows(struct run *r, struct engine *e, const struct dataset *d,
     return rc;
 }
 
-int perplexity_run(struct run *r, struct engine *e, const struct dataset *d, const struct head_sink *sink,
-                   struct perplexity *ret_perplexity, struct lh_err *reterr)
+int perplexity_run(struct run *r, struct engine *e, const struct dataset *d,
+                   const struct head_sink *sink, struct perplexity *ret_perplexity,
+                   struct lh_err *reterr)
 {
     bool train = r->job->eval.attention && strcmp(r->job->eval.attention, "train") == 0;
-    struct perplexity p = {.length = r->job->context.length, .windows = count_windows(r->job, d),
+    struct perplexity p = {.length = r->job->context.length,
+                           .windows = count_windows(r->job, d),
                            .group = train ? engine_group(r->job) : 0};
     int rc = 0;
 
@@ -83,7 +88,8 @@ int perplexity_run(struct run *r, struct engine *e, const struct dataset *d, con
         rc = lh_err_set(reterr, -ENOMEM, "losses by position");
     if (rc == 0 && p.windows == 0)
         rc = lh_err_at(reterr, LH_EINPUT, "/eval/perplexity",
-                       "no text holds one window of %lld tokens; give longer texts or a shorter context.length",
+                       "no text holds one window of %lld tokens; give longer texts or a shorter "
+                       "context.length",
                        (long long)p.length);
     if (rc == 0)
         rc = run_windows(r, e, d, sink, &p, reterr);
@@ -140,8 +146,9 @@ static json_t *bands_json(const struct perplexity *p)
     for (int64_t i = 0; i < BANDS; i++) {
         int64_t begin = p->length * i / BANDS, end = p->length * (i + 1) / BANDS;
 
-        (void)json_array_append_new(bands, json_pack("{s:I, s:I, s:f}", "begin", (json_int_t)begin, "end",
-                                                     (json_int_t)end, "nll", band(p, begin, end)));
+        (void)json_array_append_new(bands,
+                                    json_pack("{s:I, s:I, s:f}", "begin", (json_int_t)begin, "end",
+                                              (json_int_t)end, "nll", band(p, begin, end)));
     }
     return bands;
 }
@@ -154,9 +161,9 @@ void perplexity_report(struct run *r, const struct perplexity *p, int64_t step)
         return;
     for (unsigned i = 0; (length = length_at(p, r->job, i)) > 0; i++) {
         double nll = perplexity_loss(p, length);
-        json_t *event = json_pack("{s:I, s:s, s:I, s:f, s:f, s:I}", "step", (json_int_t)step, "file", "", "length",
-                                  (json_int_t)length, "perplexity", exp(nll), "nll", nll, "tokens",
-                                  (json_int_t)(p->windows * length));
+        json_t *event = json_pack("{s:I, s:s, s:I, s:f, s:f, s:I}", "step", (json_int_t)step,
+                                  "file", "", "length", (json_int_t)length, "perplexity", exp(nll),
+                                  "nll", nll, "tokens", (json_int_t)(p->windows * length));
 
         if (length == p->length)
             (void)json_object_set_new(event, "bands", bands_json(p));
@@ -172,9 +179,11 @@ json_t *perplexity_json(const struct perplexity *p, const struct lh_job *job)
     for (unsigned i = 0; (length = length_at(p, job, i)) > 0; i++) {
         double nll = perplexity_loss(p, length);
 
-        (void)json_array_append_new(lengths, json_pack("{s:I, s:f, s:f}", "length", (json_int_t)length, "nll", nll,
-                                                       "perplexity", exp(nll)));
+        (void)json_array_append_new(lengths,
+                                    json_pack("{s:I, s:f, s:f}", "length", (json_int_t)length,
+                                              "nll", nll, "perplexity", exp(nll)));
     }
-    return json_pack("{s:I, s:I, s:s, s:o, s:o}", "windows", (json_int_t)p->windows, "length", (json_int_t)p->length,
-                     "attention", p->group > 0 ? "s2" : "full", "lengths", lengths, "bands", bands_json(p));
+    return json_pack("{s:I, s:I, s:s, s:o, s:o}", "windows", (json_int_t)p->windows, "length",
+                     (json_int_t)p->length, "attention", p->group > 0 ? "s2" : "full", "lengths",
+                     lengths, "bands", bands_json(p));
 }

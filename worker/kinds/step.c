@@ -1,5 +1,5 @@
-/* step.c - one optimizer step; see step.h. Everything after the sums over the ranks is computed alike on every rank from
- * the same bits, so masters stay equal without ever being sent. */
+/* step.c - one optimizer step; see step.h. Everything after the sums over the ranks is computed
+ * alike on every rank from the same bits, so masters stay equal without ever being sent. */
 #include "worker/kinds/step.h"
 #include "proto/base/clock.h"
 #include "worker/kinds/batches.h"
@@ -9,8 +9,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-int stepper_init(struct stepper *s, struct run *r, struct engine *engine, const struct dataset *data,
-                 struct lh_err *reterr)
+int stepper_init(struct stepper *s, struct run *r, struct engine *engine,
+                 const struct dataset *data, struct lh_err *reterr)
 {
     size_t tokens;
 
@@ -52,9 +52,10 @@ int stepper_dump(struct stepper *s, struct dump *dump, struct lh_err *reterr)
     return rc;
 }
 
-/* Reads the rows of a micro-batch that are this rank's into the host's arrays; *ret_labels: how many targets they have. */
-static int read_rows(struct stepper *s, int64_t step, int64_t batch, int64_t *ret_rows, int64_t *ret_labels,
-                     struct lh_err *reterr)
+/* Reads the rows of a micro-batch that are this rank's into the host's arrays; *ret_labels: how
+ * many targets they have. */
+static int read_rows(struct stepper *s, int64_t step, int64_t batch, int64_t *ret_rows,
+                     int64_t *ret_labels, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run->job;
     int64_t first, n, length = job->context.length, labels = 0;
@@ -62,12 +63,14 @@ static int read_rows(struct stepper *s, int64_t step, int64_t batch, int64_t *re
     batches_part(job, batch, s->run->comm->rank, s->run->comm->size, &first, &n);
     assert(n <= s->most_rows);
     for (int64_t i = 0; i < n; i++) {
-        struct sequence seq = {.ids = s->ids + i * length, .labels = s->labels + i * length,
+        struct sequence seq = {.ids = s->ids + i * length,
+                               .labels = s->labels + i * length,
                                .documents = s->documents + i * length};
         int rc;
 
         s->rows[i] = batches_row(job, batch, first + i, s->run->comm->size);
-        rc = dataset_sequence(s->data, step * job->optim.batch_sequences + s->rows[i], &seq, reterr);
+        rc =
+            dataset_sequence(s->data, step * job->optim.batch_sequences + s->rows[i], &seq, reterr);
         if (rc < 0)
             return rc;
         labels += seq.n_labels;
@@ -77,7 +80,8 @@ static int read_rows(struct stepper *s, int64_t step, int64_t batch, int64_t *re
     return 0;
 }
 
-/* Labelled tokens of the whole step: the loss is their mean, so they must be known before the first gradient. */
+/* Labelled tokens of the whole step: the loss is their mean, so they must be known before the first
+ * gradient. */
 static int count_labels(struct stepper *s, int64_t step, int64_t *ret_labels, struct lh_err *reterr)
 {
     struct run *r = s->run;
@@ -113,7 +117,8 @@ static struct llama_batch batch_of(const struct stepper *s, int64_t rows)
 /* Logits of the step's first pass, and those of full causal attention, go into the dump. */
 static int dump_eval(struct stepper *s, int64_t rows, struct lh_err *reterr)
 {
-    struct dump_logits to = {s->eval_logits, s->run->job->context.length, s->engine->config->vocab, s->rows};
+    struct dump_logits to = {s->eval_logits, s->run->job->context.length, s->engine->config->vocab,
+                             s->rows};
     struct llama_batch b = batch_of(s, rows);
 
     if (!s->eval_logits)
@@ -125,8 +130,8 @@ static int dump_eval(struct stepper *s, int64_t rows, struct lh_err *reterr)
 }
 
 /* Forward and backward over this rank's rows; *ret_nll: the sum of their nll. */
-static int run_batches(struct stepper *s, int64_t step, int64_t steps, double scale, double *ret_nll, double *ret_data_seconds,
-                       struct lh_err *reterr)
+static int run_batches(struct stepper *s, int64_t step, int64_t steps, double scale,
+                       double *ret_nll, double *ret_data_seconds, struct lh_err *reterr)
 {
     struct run *r = s->run;
     struct dump_logits to = {s->logits, r->job->context.length, s->engine->config->vocab, s->rows};
@@ -145,8 +150,8 @@ static int run_batches(struct stepper *s, int64_t step, int64_t steps, double sc
         if (rc < 0 || rows == 0)
             continue;
         b = batch_of(s, rows);
-        engine_piece(s->engine, "train", step * step_tokens + step_tokens * batch / batches, step_tokens / batches,
-                     steps * step_tokens, 2 * s->engine->config->n_layers);
+        engine_piece(s->engine, "train", step * step_tokens + step_tokens * batch / batches,
+                     step_tokens / batches, steps * step_tokens, 2 * s->engine->config->n_layers);
         if (step == 0 && s->dump) {
             rc = dump_eval(s, rows, reterr);
             b.sink = dump_logits_sink(&to);
@@ -159,31 +164,39 @@ static int run_batches(struct stepper *s, int64_t step, int64_t steps, double sc
     return rc;
 }
 
-/* Names what is wrong: a weight that is not finite first, for it spoils everything after it; else a gradient. */
-static int nonfinite(struct stepper *s, int64_t step, const struct step_result *result, struct lh_err *reterr)
+/* Names what is wrong: a weight that is not finite first, for it spoils everything after it; else a
+ * gradient. */
+static int nonfinite(struct stepper *s, int64_t step, const struct step_result *result,
+                     struct lh_err *reterr)
 {
     const struct llama *m = &s->engine->model;
     const struct param *p = NULL;
     const char *what = "value";
     int64_t index = 0;
-    int rc = params_nonfinite(&m->params, false, m->device.ops, m->device.stream, &p, &index, reterr);
+    int rc =
+        params_nonfinite(&m->params, false, m->device.ops, m->device.stream, &p, &index, reterr);
 
     if (rc == 0 && !p) {
         what = "gradient";
-        rc = params_nonfinite(&m->params, true, m->device.ops, m->device.stream, &p, &index, reterr);
+        rc =
+            params_nonfinite(&m->params, true, m->device.ops, m->device.stream, &p, &index, reterr);
     }
     if (rc < 0)
         return rc;
     if (!p)
-        return lh_err_set(reterr, LH_ENONFINITE, "step %lld: the loss is %g and the norm of the gradients %g",
+        return lh_err_set(reterr, LH_ENONFINITE,
+                          "step %lld: the loss is %g and the norm of the gradients %g",
                           (long long)step + 1, result->loss, result->grad_norm);
     return lh_err_set(reterr, LH_ENONFINITE,
-                      "step %lld: the loss is %g; the first tensor that is not finite is the %s of '%s' at element %lld; "
-                      "nothing was updated: look at the data of this step, lower optim.lr, or skip with on_nonfinite",
+                      "step %lld: the loss is %g; the first tensor that is not finite is the %s of "
+                      "'%s' at element %lld; "
+                      "nothing was updated: look at the data of this step, lower optim.lr, or skip "
+                      "with on_nonfinite",
                       (long long)step + 1, result->loss, what, p->name, (long long)index);
 }
 
-static int update(struct stepper *s, int64_t step, int64_t steps, struct step_result *result, struct lh_err *reterr)
+static int update(struct stepper *s, int64_t step, int64_t steps, struct step_result *result,
+                  struct lh_err *reterr)
 {
     const struct lh_job *job = s->run->job;
     const struct llama *m = &s->engine->model;
@@ -201,8 +214,8 @@ static int update(struct stepper *s, int64_t step, int64_t steps, struct step_re
     if (!job->optim.has_lr)
         return 0;
     result->rate = optim_rate(job, step, steps);
-    rc = optim_update(&m->device, &m->params, job, result->rate, optim_clip(job->optim.clip, result->grad_norm),
-                      step + 1, reterr);
+    rc = optim_update(&m->device, &m->params, job, result->rate,
+                      optim_clip(job->optim.clip, result->grad_norm), step + 1, reterr);
     result->applied = rc == 0;
     return run_agree(s->run, rc, reterr);
 }
@@ -222,7 +235,8 @@ static int reduce(struct stepper *s, double *nll, struct step_result *result, st
     return rc;
 }
 
-int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result *ret_result, struct lh_err *reterr)
+int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result *ret_result,
+             struct lh_err *reterr)
 {
     struct run *r = s->run;
     const struct llama *m = &s->engine->model;
@@ -235,7 +249,8 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     if (rc < 0)
         return rc;
     m->device.ops->fill(m->device.stream, kn_mat(m->params.grad, KN_F32, 1, m->params.n_region), 0);
-    rc = run_batches(s, step, steps, result.labels > 0 ? 1.0 / (double)result.labels : 0, &nll, &result.data_seconds, reterr);
+    rc = run_batches(s, step, steps, result.labels > 0 ? 1.0 / (double)result.labels : 0, &nll,
+                     &result.data_seconds, reterr);
     rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = reduce(s, &nll, &result, reterr);

@@ -1,4 +1,5 @@
-/* step.h - one optimizer step of a training run over all ranks: count, forward and backward, sum, clip, update. */
+/* step.h - one optimizer step of a training run over all ranks: count, forward and backward, sum,
+ * clip, update. */
 #pragma once
 #include "worker/ckpt/ckpt.h"
 #include "worker/data/dataset.h"
@@ -15,8 +16,8 @@ struct stepper {
     int64_t *rows;                     /* owned, most_rows: rows of the step */
     int64_t skipped;                   /* steps passed over because something was not finite */
 
-    struct dump *dump;                 /* borrowed; NULL: none */
-    float *logits, *eval_logits;       /* the dump's, [batch, length, V]; NULL: not wanted */
+    struct dump *dump;           /* borrowed; NULL: none */
+    float *logits, *eval_logits; /* the dump's, [batch, length, V]; NULL: not wanted */
 };
 
 /* Results of a step, the same on every rank. */
@@ -27,15 +28,16 @@ struct step_result {
     bool applied;
 };
 
-LH_MUST_CHECK int stepper_init(struct stepper *s, struct run *r, struct engine *engine, const struct dataset *data,
-                               struct lh_err *reterr);
+LH_MUST_CHECK int stepper_init(struct stepper *s, struct run *r, struct engine *engine,
+                               const struct dataset *data, struct lh_err *reterr);
 void stepper_release(struct stepper *s);
 
 /* Makes room in the dump for what step 0 leaves there. */
 LH_MUST_CHECK int stepper_dump(struct stepper *s, struct dump *dump, struct lh_err *reterr);
 
-/* Step `step` (counted from 0) of `steps`. Without a learning rate nothing is updated. Collective. Errors:
- * LH_ENONFINITE names the step and the first bad tensor, nothing was updated. With on_nonfinite skip the step is passed
- * over instead (applied false), as often as the budget allows. */
-LH_MUST_CHECK int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result *ret_result,
-                           struct lh_err *reterr);
+/* Step `step` (counted from 0) of `steps`. Without a learning rate nothing is updated. Collective.
+ * Errors: LH_ENONFINITE names the step and the first bad tensor, nothing was updated. With
+ * on_nonfinite skip the step is passed over instead (applied false), as often as the budget allows.
+ */
+LH_MUST_CHECK int step_run(struct stepper *s, int64_t step, int64_t steps,
+                           struct step_result *ret_result, struct lh_err *reterr);

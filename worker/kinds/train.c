@@ -1,7 +1,9 @@
-/* train.c - kind train: opens data and model, makes steps until they are done or a stop is asked for, saves, evaluates.
+/* train.c - kind train: opens data and model, makes steps until they are done or a stop is asked
+ * for, saves, evaluates.
  *
- * kind_train reads top to bottom as what happens. Ranks do the same things in the same order; what a rank decides by its
- * own clock (a checkpoint by time, the number of steps by minutes) is agreed on before it is done.
+ * kind_train reads top to bottom as what happens. Ranks do the same things in the same order; what
+ * a rank decides by its own clock (a checkpoint by time, the number of steps by minutes) is agreed
+ * on before it is done.
  */
 #include "proto/base/clock.h"
 #include "proto/base/fault.h"
@@ -16,8 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MINUTES_STEPS_MIN 4   /* however short the time: fewer teach nothing */
-#define STEP_EVENTS_BURST 256 /* EVENT-8: at most one a second in the long run; short runs show every step */
+#define MINUTES_STEPS_MIN 4 /* however short the time: fewer teach nothing */
+#define STEP_EVENTS_BURST                                                                          \
+    256 /* EVENT-8: at most one a second in the long run; short runs show every step */
 
 struct train {
     struct run *run;
@@ -26,15 +29,15 @@ struct train {
     struct lh_job eval_job;           /* of job_data_eval */
     struct stepper stepper;
     struct train_state state;
-    int64_t begin, steps;             /* finished steps when this attempt began; when training ends */
-    bool timed;                       /* optim.minutes has been turned into steps */
-    int64_t saved_step;               /* of the newest checkpoint; -1: none by this attempt */
+    int64_t begin, steps; /* finished steps when this attempt began; when training ends */
+    bool timed;           /* optim.minutes has been turned into steps */
+    int64_t saved_step;   /* of the newest checkpoint; -1: none by this attempt */
     uint64_t saved_ms, events_ms;
-    double events;                    /* step events that may still be sent */
-    double loop_seconds;              /* in steps of this attempt */
+    double events;       /* step events that may still be sent */
+    double loop_seconds; /* in steps of this attempt */
 
     struct dump *dump;
-    float *losses, *norms, *rates;    /* the dump's, one a step */
+    float *losses, *norms, *rates; /* the dump's, one a step */
 };
 
 static int train_open(struct train *t, struct lh_err *reterr);
@@ -78,8 +81,8 @@ int kind_train(struct run *r, struct lh_err *reterr)
     if (rc == 0 && r->job->optim.has_lr)
         rc = train_save(&t, true, reterr);
     if (rc == 0 && stop && t.state.step < t.steps)
-        return lh_err_set(reterr, LH_ESTOPPED, "stopped on request after step %lld of %lld", (long long)t.state.step,
-                          (long long)t.steps);
+        return lh_err_set(reterr, LH_ESTOPPED, "stopped on request after step %lld of %lld",
+                          (long long)t.state.step, (long long)t.steps);
     if (rc == 0)
         rc = train_eval(&t, true, reterr);
     if (rc == 0)
@@ -104,7 +107,8 @@ static int open_dump(struct train *t, struct lh_err *reterr)
     if (rc == 0)
         rc = dump_add(t->dump, "learning_rate", ST_F32, 1, &steps, false, &rates, reterr);
     if (rc == 0)
-        rc = dump_rope(t->dump, t->engine.inv_freq, t->engine.config->head_dim / 2, t->engine.scaling, reterr);
+        rc = dump_rope(t->dump, t->engine.inv_freq, t->engine.config->head_dim / 2,
+                       t->engine.scaling, reterr);
     if (rc == 0)
         rc = stepper_dump(&t->stepper, t->dump, reterr);
     t->losses = losses;
@@ -127,8 +131,11 @@ static int open_data(struct train *t, struct lh_err *reterr)
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int rc = run_agree(r, engine_open(r->job, r->comm->size, &t->engine, reterr), reterr);
+    int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
 
+    if (rc == 0)
+        rc = engine_fits(&t->engine, r, reterr);
+    rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = open_data(t, reterr);
     if (rc < 0)
@@ -154,14 +161,15 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld", (long long)t->begin,
-                (long long)t->steps, (long long)t->engine.model.params.n_trainable,
-                (long long)dataset_windows(t->data), (long long)dataset_tokens(t->data));
+        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+                (long long)t->begin, (long long)t->steps,
+                (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
+                (long long)dataset_tokens(t->data));
     return rc;
 }
 
-/* optim.minutes becomes a number of steps as soon as this attempt has measured one: what is left of the time, by the
- * slowest rank's clock, so every rank computes the same. */
+/* optim.minutes becomes a number of steps as soon as this attempt has measured one: what is left of
+ * the time, by the slowest rank's clock, so every rank computes the same. */
 static void plan_steps(struct train *t, const struct step_result *result)
 {
     const struct lh_job *job = t->run->job;
@@ -189,11 +197,14 @@ static void report_step(struct train *t, const struct step_result *result)
         return;
     t->events -= 1;
     lh_report(r->reporter, "step",
-              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f}", "step", (json_int_t)t->state.step, "of",
-                        (json_int_t)t->steps, "loss", finite ? json_real(result->loss) : json_null(), "grad_norm",
-                        finite ? json_real(result->grad_norm) : json_null(), "learning_rate", result->rate, "tokens",
-                        (json_int_t)result->tokens, "step_s", result->seconds, "tokens_per_s",
-                        (double)result->tokens / fmax(result->seconds, 1e-9), "data_s", result->data_seconds));
+              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f}", "step",
+                        (json_int_t)t->state.step, "of", (json_int_t)t->steps, "loss",
+                        finite ? json_real(result->loss) : json_null(), "grad_norm",
+                        finite ? json_real(result->grad_norm) : json_null(), "learning_rate",
+                        result->rate, "tokens", (json_int_t)result->tokens, "step_s",
+                        result->seconds, "tokens_per_s",
+                        (double)result->tokens / fmax(result->seconds, 1e-9), "data_s",
+                        result->data_seconds));
 }
 
 static int train_step(struct train *t, struct lh_err *reterr)
@@ -205,7 +216,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
 
     if (rc < 0)
         return rc;
-    if (t->dump) {
+    if (t->dump && step < r->job->optim.steps) {
         t->losses[step] = (float)result.loss;
         t->norms[step] = (float)result.grad_norm;
         t->rates[step] = (float)result.rate;
@@ -235,13 +246,14 @@ static bool checkpoint_due(struct train *t)
         return false;
     if (every > 0 && t->state.step % every == 0)
         return true;
-    if (job->checkpoint.every_s > 0 && lh_mono_ms() - t->saved_ms >= (uint64_t)job->checkpoint.every_s * 1000)
+    if (job->checkpoint.every_s > 0 &&
+        lh_mono_ms() - t->saved_ms >= (uint64_t)job->checkpoint.every_s * 1000)
         return true;
     return t->timed && every == 0 && t->state.step == t->steps / 2;
 }
 
-/* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails is a warning, and
- * training goes on with the older checkpoints (CKPT-11). */
+/* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails
+ * is a warning, and training goes on with the older checkpoints (CKPT-11). */
 static int train_save(struct train *t, bool must, struct lh_err *reterr)
 {
     struct run *r = t->run;
@@ -254,7 +266,8 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
     if (t->saved_step == t->state.step)
         return 0;
     run_phase(r, "checkpoint", 0, 1, "tensors");
-    rc = ckpt_save(r, &t->engine.model.params, t->engine.config, &t->engine.rope, &t->state, path, &manifest, &err);
+    rc = ckpt_save(r, &t->engine.model.params, t->engine.config, &t->engine.rope, &t->state, path,
+                   &manifest, &err);
     if (rc < 0 && (must || rc != r->agreed_code)) {
         if (reterr)
             *reterr = err;
@@ -263,16 +276,17 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
     t->saved_ms = lh_mono_ms();
     if (rc < 0 && r->comm->rank == 0) {
         lh_warn("checkpoint.failed", "step=%lld error=\"%s\"", (long long)t->state.step, err.text);
-        lh_report(r->reporter, "warning", json_pack("{s:s, s:s}", "code", "checkpoint_failed", "text", err.text));
+        lh_report(r->reporter, "warning",
+                  json_pack("{s:s, s:s}", "code", "checkpoint_failed", "text", err.text));
     }
     if (rc < 0)
         return 0;
     t->saved_step = t->state.step;
     if (r->comm->rank == 0)
         lh_report(r->reporter, "checkpoint",
-                  json_pack("{s:I, s:s, s:I, s:s, s:f}", "step", (json_int_t)t->state.step, "path", path, "bytes",
-                            (json_int_t)manifest.bytes, "manifest_sha256", manifest.sha256, "stall_s",
-                            (double)(t->saved_ms - began) * 1e-3));
+                  json_pack("{s:I, s:s, s:I, s:s, s:f}", "step", (json_int_t)t->state.step, "path",
+                            path, "bytes", (json_int_t)manifest.bytes, "manifest_sha256",
+                            manifest.sha256, "stall_s", (double)(t->saved_ms - began) * 1e-3));
     lh_manifest_release(&manifest);
     run_phase(r, "checkpoint", 1, 1, "tensors");
     return 0;
@@ -314,13 +328,16 @@ static int train_dump(struct train *t, struct lh_err *reterr)
 static void train_result(struct train *t)
 {
     json_t *result = t->run->result;
-    double tokens = (double)(t->state.step - t->begin) * (double)t->run->job->optim.batch_sequences *
+    double tokens = (double)(t->state.step - t->begin) *
+                    (double)t->run->job->optim.batch_sequences *
                     (double)t->run->job->context.length;
 
     (void)json_object_set_new(result, "steps", json_integer((json_int_t)t->state.step));
     (void)json_object_set_new(result, "tokens", json_integer((json_int_t)t->state.tokens));
     (void)json_object_set_new(result, "loss", json_real(t->state.last_loss));
     (void)json_object_set_new(result, "train_s", json_real(t->state.train_seconds));
-    (void)json_object_set_new(result, "tokens_per_s", json_real(t->loop_seconds > 0 ? tokens / t->loop_seconds : 0));
-    (void)json_object_set_new(result, "bytes_per_rank", json_integer((json_int_t)plan_total(&t->engine.model.plan)));
+    (void)json_object_set_new(result, "tokens_per_s",
+                              json_real(t->loop_seconds > 0 ? tokens / t->loop_seconds : 0));
+    (void)json_object_set_new(result, "bytes_per_rank",
+                              json_integer((json_int_t)plan_total(&t->engine.model.plan)));
 }

@@ -22,7 +22,8 @@ void attention_forward(const struct device *d, const struct attention_layer *l, 
     linear_forward(d, &l->v, v, false, n1, z_of(w, &l->v, T));
     d->ops->rope(d->stream, q, D, w->cos_sin, w->pos, false);
     d->ops->rope(d->stream, k, D, w->cos_sin, w->pos, false);
-    d->ops->attention_fwd(d->stream, o, w->lse, q, k, v, a->seg, H, KV, D, (float)(1 / sqrt((double)D)));
+    d->ops->attention_fwd(d->stream, o, w->lse, q, k, v, a->seg, H, KV, D,
+                          (float)(1 / sqrt((double)D)));
     d->ops->copy(d->stream, x1, x);
     linear_forward(d, &l->o, x1, true, o, z_of(w, &l->o, T));
 }
@@ -39,13 +40,18 @@ void attention_backward(const struct device *d, const struct attention_layer *l,
     struct kn_mat dv = work_mat(w, w->dv, T, KV * D), dn1 = work_mat(w, w->dn1, T, n->C);
     struct kn_mat dx = work_mat(w, w->dx, T, n->C);
 
-    linear_backward(d, &l->o, d_o, false, dx, o, z_of(w, &l->o, T), work_mat(w, w->dz, T, l->o.rank));
+    linear_backward(d, &l->o, d_o, false, dx, o, z_of(w, &l->o, T),
+                    work_mat(w, w->dz, T, l->o.rank));
     d->ops->attention_bwd(d->stream, dq, dk, dv, d_o, q, k, v, o, w->lse, a->seg, H, KV, D,
                           (float)(1 / sqrt((double)D)));
     d->ops->rope(d->stream, dq, D, w->cos_sin, w->pos, true);
     d->ops->rope(d->stream, dk, D, w->cos_sin, w->pos, true);
-    linear_backward(d, &l->q, dn1, false, dq, n1, z_of(w, &l->q, T), work_mat(w, w->dz, T, l->q.rank));
-    linear_backward(d, &l->k, dn1, true, dk, n1, z_of(w, &l->k, T), work_mat(w, w->dz, T, l->k.rank));
-    linear_backward(d, &l->v, dn1, true, dv, n1, z_of(w, &l->v, T), work_mat(w, w->dz, T, l->v.rank));
-    d->ops->rmsnorm_bwd(d->stream, dx, l->norm->trains ? l->norm->grad : NULL, dn1, x, l->norm->w.p, w->rstd1);
+    linear_backward(d, &l->q, dn1, false, dq, n1, z_of(w, &l->q, T),
+                    work_mat(w, w->dz, T, l->q.rank));
+    linear_backward(d, &l->k, dn1, true, dk, n1, z_of(w, &l->k, T),
+                    work_mat(w, w->dz, T, l->k.rank));
+    linear_backward(d, &l->v, dn1, true, dv, n1, z_of(w, &l->v, T),
+                    work_mat(w, w->dz, T, l->v.rank));
+    d->ops->rmsnorm_bwd(d->stream, dx, l->norm->trains ? l->norm->grad : NULL, dn1, x, l->norm->w.p,
+                        w->rstd1);
 }

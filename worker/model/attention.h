@@ -1,4 +1,5 @@
-/* attention.h - the attention half of a layer: x1 = x + o_proj(attention(rope(q), rope(k), v of norm(x))). */
+/* attention.h - the attention half of a layer: x1 = x + o_proj(attention(rope(q), rope(k), v of
+ * norm(x))). */
 #pragma once
 #include "worker/model/work.h"
 
@@ -18,6 +19,7 @@ struct attention_view {
 void attention_forward(const struct device *d, const struct attention_layer *l, struct work *w,
                        const struct attention_view *a, struct kn_mat x);
 
-/* work->dx holds the gradient of x1 and becomes that of x; needs what attention_forward left for the same x. */
+/* work->dx holds the gradient of x1 and becomes that of x; needs what attention_forward left for
+ * the same x. */
 void attention_backward(const struct device *d, const struct attention_layer *l, struct work *w,
                         const struct attention_view *a, struct kn_mat x);

@@ -1,5 +1,5 @@
-/* head.c - final norm, logits and loss; see head.h. The gradient is made where the logits are, so they are computed
- * once and stay in cache. */
+/* head.c - final norm, logits and loss; see head.h. The gradient is made where the logits are, so
+ * they are computed once and stay in cache. */
 #include "worker/model/head.h"
 #include "proto/base/attr.h"
 #include <assert.h>
@@ -12,21 +12,24 @@ static bool any_label(const int32_t *labels, int64_t n)
     return false;
 }
 
-static void tile_backward(const struct device *d, const struct head *h, struct work *w, struct kn_mat x,
-                          struct kn_mat dx, struct kn_mat dlogits)
+static void tile_backward(const struct device *d, const struct head *h, struct work *w,
+                          struct kn_mat x, struct kn_mat dx, struct kn_mat dlogits)
 {
     int64_t T = x.rows;
     struct kn_mat nf = work_mat(w, w->nf, T, w->dims.C), dnf = work_mat(w, w->dnf, T, w->dims.C);
 
     if (h->w->trains)
-        d->ops->matmul(d->stream, kn_mat(h->w->grad, KN_F32, h->w->rows, h->w->cols), dlogits, true, nf, false, 1, 1);
+        d->ops->matmul(d->stream, kn_mat(h->w->grad, KN_F32, h->w->rows, h->w->cols), dlogits, true,
+                       nf, false, 1, 1);
     d->ops->matmul(d->stream, dnf, dlogits, false, h->w->w, false, 1, 0);
     d->ops->fill(d->stream, dx, 0);
-    d->ops->rmsnorm_bwd(d->stream, dx, h->norm->trains ? h->norm->grad : NULL, dnf, x, h->norm->w.p, w->rstdf);
+    d->ops->rmsnorm_bwd(d->stream, dx, h->norm->trains ? h->norm->grad : NULL, dnf, x, h->norm->w.p,
+                        w->rstdf);
 }
 
-int head_loss(const struct device *d, const struct head *h, struct work *w, struct kn_mat x, const int32_t *labels,
-              bool backward, float grad_scale, float eps, const struct head_sink *sink, struct lh_err *reterr)
+int head_loss(const struct device *d, const struct head *h, struct work *w, struct kn_mat x,
+              const int32_t *labels, bool backward, float grad_scale, float eps,
+              const struct head_sink *sink, struct lh_err *reterr)
 {
     assert(!backward || w->dims.backward);
     for (int64_t t0 = 0; t0 < x.rows; t0 += w->dims.head_tile) {

@@ -2,8 +2,8 @@
 #include "worker/model/linear.h"
 #include <assert.h>
 
-void linear_forward(const struct device *d, const struct linear *l, struct kn_mat y, bool add, struct kn_mat x,
-                    struct kn_mat z)
+void linear_forward(const struct device *d, const struct linear *l, struct kn_mat y, bool add,
+                    struct kn_mat x, struct kn_mat z)
 {
     d->ops->matmul(d->stream, y, x, false, l->w->w, true, 1, add ? 1 : 0);
     if (l->rank == 0)
@@ -18,8 +18,8 @@ static struct kn_mat grad_of(const struct param *p)
     return kn_mat(p->grad, KN_F32, p->rows, p->cols);
 }
 
-void linear_backward(const struct device *d, const struct linear *l, struct kn_mat dx, bool add, struct kn_mat dy,
-                     struct kn_mat x, struct kn_mat z, struct kn_mat dz)
+void linear_backward(const struct device *d, const struct linear *l, struct kn_mat dx, bool add,
+                     struct kn_mat dy, struct kn_mat x, struct kn_mat z, struct kn_mat dz)
 {
     if (l->w->trains)
         d->ops->matmul(d->stream, grad_of(l->w), dy, true, x, false, 1, 1);

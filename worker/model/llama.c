@@ -9,9 +9,11 @@
 /* Row numbers, positions and segment begins are int32. */
 #define TOKENS_MAX ((int64_t)1 << 30)
 
-static struct linear linear_of(const struct params *p, const struct params_spec *spec, enum param_role role, int layer)
+static struct linear linear_of(const struct params *p, const struct params_spec *spec,
+                               enum param_role role, int layer)
 {
-    struct linear l = {.w = params_role(p, role, role, layer), .a = params_role(p, PARAM_LORA_A, role, layer),
+    struct linear l = {.w = params_role(p, role, role, layer),
+                       .a = params_role(p, PARAM_LORA_A, role, layer),
                        .b = params_role(p, PARAM_LORA_B, role, layer)};
 
     if (l.a) {
@@ -63,12 +65,21 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
     int rc;
 
     if (options->tokens < 1 || options->tokens > TOKENS_MAX)
-        return lh_err_set(reterr, LH_EJOB, "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld",
+        return lh_err_set(reterr, LH_EJOB,
+                          "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld",
                           (long long)options->tokens, (long long)TOKENS_MAX);
     *m = (struct llama){.config = *c};
     m->dims = (struct dims){
-        .L = c->n_layers, .C = c->hidden, .H = c->heads, .KV = c->kv_heads, .D = c->head_dim, .F = c->ff, .V = c->vocab,
-        .T = options->tokens, .positions = options->row_tokens, .dtype = options->params->dtype,
+        .L = c->n_layers,
+        .C = c->hidden,
+        .H = c->heads,
+        .KV = c->kv_heads,
+        .D = c->head_dim,
+        .F = c->ff,
+        .V = c->vocab,
+        .T = options->tokens,
+        .positions = options->row_tokens,
+        .dtype = options->params->dtype,
         .backward = options->backward,
     };
     rc = params_init(c, options->params, &m->params, reterr);
@@ -88,7 +99,8 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
     find_layers(m, options->params);
     params_plan(&m->params, &m->plan);
     work_plan(&m->work, &m->dims, &m->plan);
-    plan_add_host(&m->plan, (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll) + 2 * sizeof(int32_t)));
+    plan_add_host(&m->plan,
+                  (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll) + 2 * sizeof(int32_t)));
     return 0;
 }
 
@@ -106,7 +118,8 @@ void llama_release(struct llama *m)
     *m = (struct llama){0};
 }
 
-static int load_angles(struct llama *m, const double *inv_freq, double scaling, struct lh_err *reterr)
+static int load_angles(struct llama *m, const double *inv_freq, double scaling,
+                       struct lh_err *reterr)
 {
     uint64_t bytes = (uint64_t)m->dims.positions * (uint64_t)m->dims.D * sizeof(float);
     float *table = malloc(bytes);
@@ -121,9 +134,9 @@ static int load_angles(struct llama *m, const double *inv_freq, double scaling, 
     return rc;
 }
 
-int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream, const struct model_source *source,
-               const struct peft_adapter *adapter, uint64_t seed, const double *inv_freq, double scaling,
-               struct lh_err *reterr)
+int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+               const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
+               const double *inv_freq, double scaling, struct lh_err *reterr)
 {
     int rc = plan_check(&m->plan, 0, "", reterr);
 
@@ -135,7 +148,8 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     m->nll = malloc((size_t)m->dims.T * sizeof(*m->nll));
     m->block = ops->alloc(stream, m->plan.peak);
     if (!m->pos || !m->nll || !m->block)
-        return lh_err_set(reterr, -ENOMEM, "%llu bytes for the model", (unsigned long long)m->plan.peak);
+        return lh_err_set(reterr, -ENOMEM, "%llu bytes for the model",
+                          (unsigned long long)m->plan.peak);
     plan_bind(&m->plan, m->block);
     for (unsigned i = 0; i < m->params.n; i++)
         assert(m->params.at[i].w.p);
@@ -149,9 +163,13 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
 static int put_batch(struct llama *m, const struct llama_batch *b, struct lh_err *reterr)
 {
     int64_t T = b->rows * b->row_tokens;
-    struct kn_segments_spec spec = {.rows = b->rows, .row_tokens = b->row_tokens, .group = b->group,
-                                    .heads = m->dims.H, .documents = b->documents};
-    bool same = m->seg_rows == b->rows && m->seg_row_tokens == b->row_tokens && m->seg_group == b->group;
+    struct kn_segments_spec spec = {.rows = b->rows,
+                                    .row_tokens = b->row_tokens,
+                                    .group = b->group,
+                                    .heads = m->dims.H,
+                                    .documents = b->documents};
+    bool same =
+        m->seg_rows == b->rows && m->seg_row_tokens == b->row_tokens && m->seg_group == b->group;
     int rc;
 
     assert(T > 0);
@@ -172,7 +190,8 @@ static int put_batch(struct llama *m, const struct llama_batch *b, struct lh_err
         m->pos[t] = (int32_t)(t % b->row_tokens);
     m->device.ops->upload(m->device.stream, m->work.pos, m->pos, (uint64_t)T * sizeof(*m->pos));
     m->device.ops->upload(m->device.stream, m->work.ids, b->ids, (uint64_t)T * sizeof(*b->ids));
-    m->device.ops->upload(m->device.stream, m->work.labels, b->labels, (uint64_t)T * sizeof(*b->labels));
+    m->device.ops->upload(m->device.stream, m->work.labels, b->labels,
+                          (uint64_t)T * sizeof(*b->labels));
     return 0;
 }
 
@@ -191,7 +210,8 @@ static int forward(struct llama *m, const struct attention_view *a, struct lh_er
     for (int64_t l = 0; l < m->dims.L; l++) {
         int rc;
 
-        attention_forward(&m->device, &m->layers[l].attention, &m->work, a, work_kept(&m->work, l, a->T));
+        attention_forward(&m->device, &m->layers[l].attention, &m->work, a,
+                          work_kept(&m->work, l, a->T));
         mlp_forward(&m->device, &m->layers[l].mlp, &m->work, work_kept(&m->work, l + 1, a->T),
                     work_mat(&m->work, m->work.x1, a->T, m->dims.C), a->eps);
         rc = m->device.ops->sync(m->device.stream, reterr);
@@ -221,13 +241,15 @@ static int backward(struct llama *m, const struct attention_view *a, struct lh_e
         beat(m);
     }
     if (embed->trains)
-        m->device.ops->embed_bwd(m->device.stream, kn_mat(embed->grad, KN_F32, embed->rows, embed->cols), dx,
+        m->device.ops->embed_bwd(m->device.stream,
+                                 kn_mat(embed->grad, KN_F32, embed->rows, embed->cols), dx,
                                  m->work.ids);
     return m->device.ops->sync(m->device.stream, reterr);
 }
 
 /* Fetches the results; tokens without a label count 0, also where their tile was passed over. */
-static int fetch_nll(struct llama *m, const struct llama_batch *b, double *ret_sum, struct lh_err *reterr)
+static int fetch_nll(struct llama *m, const struct llama_batch *b, double *ret_sum,
+                     struct lh_err *reterr)
 {
     int64_t T = b->rows * b->row_tokens;
     double sum = 0;
@@ -246,17 +268,18 @@ static int fetch_nll(struct llama *m, const struct llama_batch *b, double *ret_s
     return 0;
 }
 
-static int run_batch(struct llama *m, const struct llama_batch *b, bool train, float grad_scale, double *ret_nll,
-                     struct lh_err *reterr)
+static int run_batch(struct llama *m, const struct llama_batch *b, bool train, float grad_scale,
+                     double *ret_nll, struct lh_err *reterr)
 {
-    struct attention_view a = {.T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
+    struct attention_view a = {
+        .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
     int rc = put_batch(m, b, reterr);
 
     if (rc == 0)
         rc = forward(m, &a, reterr);
     if (rc == 0)
-        rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T), b->labels, train,
-                       grad_scale, a.eps, &b->sink, reterr);
+        rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T),
+                       b->labels, train, grad_scale, a.eps, &b->sink, reterr);
     if (rc == 0 && train)
         rc = backward(m, &a, reterr);
     return rc < 0 ? rc : fetch_nll(m, b, ret_nll, reterr);
@@ -276,7 +299,8 @@ int llama_eval(struct llama *m, const struct llama_batch *batch, struct lh_err *
     return run_batch(m, batch, false, 0, &sum, reterr);
 }
 
-/* Pairs of one head under dense attention or groups, averaged over plain and shifted heads; documents not counted. */
+/* Pairs of one head under dense attention or groups, averaged over plain and shifted heads;
+ * documents not counted. */
 static double pairs(int64_t row_tokens, int64_t group)
 {
     double T = (double)row_tokens, G = (double)(group > 0 ? LH_MIN(group, row_tokens) : row_tokens);
@@ -284,23 +308,28 @@ static double pairs(int64_t row_tokens, int64_t group)
     return T * (G + 1) / 2;
 }
 
-double llama_flops(const struct model_config *config, const struct params *params, int64_t rows, int64_t row_tokens,
-                   int64_t group, bool backward)
+double llama_flops(const struct model_config *config, const struct params *params, int64_t rows,
+                   int64_t row_tokens, int64_t group, bool backward)
 {
-    double T = (double)(rows * row_tokens), linear = 0, grads = 0, head = 2 * (double)(config->vocab * config->hidden);
+    enum param_role head_role = config->tied ? PARAM_EMBED : PARAM_HEAD;
+    const struct param *head_weight = params_role(params, head_role, head_role, -1);
+    double T = (double)(rows * row_tokens), head = 2 * (double)head_weight->n;
+    double linear = 0, again = 0, grads = head_weight->trains ? head : 0;
     double attention = 4 * (double)(config->n_layers * config->heads * config->head_dim) *
                        pairs(row_tokens, group) * (double)rows;
 
     for (unsigned i = 0; i < params->n; i++) {
         const struct param *p = &params->at[i];
-        bool linear_part = p->role >= PARAM_Q;
 
-        linear += linear_part ? 2 * (double)p->n : 0;
-        grads += p->trains && linear_part ? 2 * (double)p->n : 0;
+        if (p->role < PARAM_Q)
+            continue;
+        linear += 2 * (double)p->n;
+        again += p->role != PARAM_DOWN ? 2 * (double)p->n : 0; /* down's output is not needed */
+        grads += p->trains ? 2 * (double)p->n : 0;
     }
     if (!backward)
         return T * (linear + head) + attention;
-    /* Forward, forward again, gradient of the input, gradients of what trains; the head is computed once. */
-    grads += params_role(params, config->tied ? PARAM_EMBED : PARAM_HEAD, config->tied ? PARAM_EMBED : PARAM_HEAD, -1)->trains ? head : 0;
-    return T * (3 * linear + 2 * head + grads) + attention * 4.5;
+    /* Forward, forward again, gradient of the input (of attention: 2.5 times the forward pass),
+     * gradients of what trains. The head is computed once. */
+    return T * (2 * linear + again + 2 * head + grads) + attention * 4.5;
 }

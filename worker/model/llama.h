@@ -1,9 +1,10 @@
 /* llama.h - the whole model: embedding, layers, head; forward, backward, loss.
  *
- * Life: llama_init makes the table and the plan (no memory but the host's small tables), llama_load takes one block
- * from the back end and fills it, then llama_train and llama_eval run micro-batches without allocating anything but two
- * index arrays when documents change from call to call. Only the inputs of the layers are kept for the backward
- * pass; each layer is computed again there. What each piece does: attention.h, mlp.h, head.h.
+ * Life: llama_init makes the table and the plan (no memory but the host's small tables), llama_load
+ * takes one block from the back end and fills it, then llama_train and llama_eval run micro-batches
+ * without allocating anything but two index arrays when documents change from call to call. Only
+ * the inputs of the layers are kept for the backward pass; each layer is computed again there. What
+ * each piece does: attention.h, mlp.h, head.h.
  */
 #pragma once
 #include "worker/model/attention.h"
@@ -24,20 +25,20 @@ struct llama {
     struct work work;
     struct llama_layer *layers; /* owned, L */
     struct head head;
-    void *block;                /* owned: all device memory */
-    struct kn_segments seg;     /* of the micro-batch seen last, reused while nothing differs */
+    void *block;            /* owned: all device memory */
+    struct kn_segments seg; /* of the micro-batch seen last, reused while nothing differs */
     int64_t seg_rows, seg_row_tokens, seg_group; /* seg_rows 0: none */
-    int32_t *pos;               /* owned, T: host's positions */
-    double *nll;                /* owned, T: host's copy of the results */
-    void (*beat)(void *arg);    /* called per layer; may be NULL */
+    int32_t *pos;                                /* owned, T: host's positions */
+    double *nll;                                 /* owned, T: host's copy of the results */
+    void (*beat)(void *arg);                     /* called per layer; may be NULL */
     void *beat_arg;
 };
 
 struct llama_options {
     const struct model_config *config;
     const struct params_spec *params;
-    int64_t tokens;       /* the most of a micro-batch */
-    int64_t row_tokens;   /* the longest row */
+    int64_t tokens;     /* the most of a micro-batch */
+    int64_t row_tokens; /* the longest row */
     bool backward;
     int64_t mlp_tile, head_tile; /* 0: chosen */
 };
@@ -52,22 +53,27 @@ struct llama_batch {
 };
 
 /* Errors: LH_EJOB, LH_EINPUT (sizes that no kernel takes), -ENOMEM. m must not move afterwards. */
-LH_MUST_CHECK int llama_init(const struct llama_options *options, struct llama *m, struct lh_err *reterr);
+LH_MUST_CHECK int llama_init(const struct llama_options *options, struct llama *m,
+                             struct lh_err *reterr);
 void llama_release(struct llama *m);
 
-/* Allocates the block and loads the parameters. inv_freq (head_dim/2) and scaling: from rope_frequencies. */
+/* Allocates the block and loads the parameters. inv_freq (head_dim/2) and scaling: from
+ * rope_frequencies. */
 LH_MUST_CHECK int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
-                             const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
-                             const double *inv_freq, double scaling, struct lh_err *reterr);
+                             const struct model_source *source, const struct peft_adapter *adapter,
+                             uint64_t seed, const double *inv_freq, double scaling,
+                             struct lh_err *reterr);
 
-/* Adds the gradient of grad_scale * (sum of nll over labelled tokens) to the gradients of all that trains, and
- * returns that sum. */
-LH_MUST_CHECK int llama_train(struct llama *m, const struct llama_batch *batch, float grad_scale, double *ret_nll,
-                              struct lh_err *reterr);
+/* Adds the gradient of grad_scale * (sum of nll over labelled tokens) to the gradients of all that
+ * trains, and returns that sum. */
+LH_MUST_CHECK int llama_train(struct llama *m, const struct llama_batch *batch, float grad_scale,
+                              double *ret_nll, struct lh_err *reterr);
 
 /* Forward only: m->nll[t] of every token (0 where there is no label). */
-LH_MUST_CHECK int llama_eval(struct llama *m, const struct llama_batch *batch, struct lh_err *reterr);
+LH_MUST_CHECK int llama_eval(struct llama *m, const struct llama_batch *batch,
+                             struct lh_err *reterr);
 
-/* Floating point operations of one training micro-batch, recomputed ones included, or of one forward pass. */
-double llama_flops(const struct model_config *config, const struct params *params, int64_t rows, int64_t row_tokens,
-                   int64_t group, bool backward);
+/* Floating point operations of one training micro-batch, recomputed ones included, or of one
+ * forward pass. */
+double llama_flops(const struct model_config *config, const struct params *params, int64_t rows,
+                   int64_t row_tokens, int64_t group, bool backward);

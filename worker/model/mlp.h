@@ -1,4 +1,5 @@
-/* mlp.h - the other half of a layer, in tiles of tokens: y = x1 + down(silu(gate(n)) * up(n)), n = norm(x1). */
+/* mlp.h - the other half of a layer, in tiles of tokens: y = x1 + down(silu(gate(n)) * up(n)), n =
+ * norm(x1). */
 #pragma once
 #include "worker/model/work.h"
 
@@ -8,9 +9,9 @@ struct mlp_layer {
 };
 
 /* y = x1 + ...; y may be any (T,C) block but x1. */
-void mlp_forward(const struct device *d, const struct mlp_layer *l, struct work *w, struct kn_mat y, struct kn_mat x1,
-                 float eps);
+void mlp_forward(const struct device *d, const struct mlp_layer *l, struct work *w, struct kn_mat y,
+                 struct kn_mat x1, float eps);
 
 /* dx holds the gradient of y and becomes that of x1; each tile is computed again from x1 first. */
-void mlp_backward(const struct device *d, const struct mlp_layer *l, struct work *w, struct kn_mat dx,
-                  struct kn_mat x1, float eps);
+void mlp_backward(const struct device *d, const struct mlp_layer *l, struct work *w,
+                  struct kn_mat dx, struct kn_mat x1, float eps);

@@ -1,8 +1,9 @@
 /* params.c - the table of parameters: which there are, what trains, under which key; see params.h.
  *
- * Order: embedding, layers from the first (norm, q, k, v, o, norm, gate, up, down, each linear followed by its LoRA
- * factors), final norm, head. The order is part of how LoRA factors are initialised and of how sums are made, so it
- * must not change between versions without a note in the checkpoint format.
+ * Order: embedding, layers from the first (norm, q, k, v, o, norm, gate, up, down, each linear
+ * followed by its LoRA factors), final norm, head. The order is part of how LoRA factors are
+ * initialised and of how sums are made, so it must not change between versions without a note in
+ * the checkpoint format.
  */
 #include "worker/model/params.h"
 #include <assert.h>
@@ -36,7 +37,8 @@ const struct param *params_find(const struct params *p, const char *key)
     return NULL;
 }
 
-const struct param *params_role(const struct params *p, enum param_role role, enum param_role of, int layer)
+const struct param *params_role(const struct params *p, enum param_role role, enum param_role of,
+                                int layer)
 {
     for (unsigned i = 0; i < p->n; i++)
         if (p->at[i].role == role && p->at[i].of == of && p->at[i].layer == layer)
@@ -65,7 +67,8 @@ void params_spec_job(const struct lh_job *job, struct params_spec *ret_spec)
 }
 
 /* JOB-17: the longest pattern that fits counts. */
-static double pattern_value(const struct lh_pattern *patterns, unsigned n, const char *module, double otherwise)
+static double pattern_value(const struct lh_pattern *patterns, unsigned n, const char *module,
+                            double otherwise)
 {
     size_t module_len = strlen(module), longest = 0;
     double value = otherwise;
@@ -73,7 +76,8 @@ static double pattern_value(const struct lh_pattern *patterns, unsigned n, const
     for (unsigned i = 0; i < n; i++) {
         size_t len = strlen(patterns[i].module);
 
-        if (len > module_len || len <= longest || strcmp(module + module_len - len, patterns[i].module) != 0)
+        if (len > module_len || len <= longest ||
+            strcmp(module + module_len - len, patterns[i].module) != 0)
             continue;
         if (len == module_len || module[module_len - len - 1] == '.') {
             value = patterns[i].value;
@@ -85,7 +89,8 @@ static double pattern_value(const struct lh_pattern *patterns, unsigned n, const
 
 int64_t params_rank(const struct params_spec *spec, const char *module)
 {
-    return (int64_t)pattern_value(spec->rank_pattern, spec->n_rank_pattern, module, (double)spec->rank);
+    return (int64_t)pattern_value(spec->rank_pattern, spec->n_rank_pattern, module,
+                                  (double)spec->rank);
 }
 
 double params_scale(const struct params_spec *spec, const char *module)
@@ -105,11 +110,12 @@ static bool in_adapter(const struct params_spec *spec, enum param_role role)
 {
     if (role == PARAM_LORA_A || role == PARAM_LORA_B)
         return true;
-    return spec->lora && ((role == PARAM_EMBED && spec->embeddings) || (is_norm(role) && spec->norms));
+    return spec->lora &&
+           ((role == PARAM_EMBED && spec->embeddings) || (is_norm(role) && spec->norms));
 }
 
-static void add(struct build *b, const char *name, enum param_role role, enum param_role of, int layer, int64_t rows,
-                int64_t cols)
+static void add(struct build *b, const char *name, enum param_role role, enum param_role of,
+                int layer, int64_t rows, int64_t cols)
 {
     struct param *p = &b->params->at[b->params->n];
     bool adapter = in_adapter(b->spec, role);
@@ -128,7 +134,8 @@ static void add(struct build *b, const char *name, enum param_role role, enum pa
         b->params->n_trainable += p->n;
 }
 
-static int add_linear(struct build *b, int layer, int which, int64_t out, int64_t in, struct lh_err *reterr)
+static int add_linear(struct build *b, int layer, int which, int64_t out, int64_t in,
+                      struct lh_err *reterr)
 {
     enum param_role role = (enum param_role)((int)PARAM_Q + which);
     char module[128], name[160];
@@ -141,9 +148,10 @@ static int add_linear(struct build *b, int layer, int which, int64_t out, int64_
         return 0;
     rank = params_rank(b->spec, module);
     if (rank < 1 || rank > out || rank > in)
-        return lh_err_at(reterr, LH_EJOB, "/adapter/rank",
-                         "rank %lld of %s must lie between 1 and %lld, the smaller side of its matrix", (long long)rank,
-                         module, (long long)LH_MIN(out, in));
+        return lh_err_at(
+            reterr, LH_EJOB, "/adapter/rank",
+            "rank %lld of %s must lie between 1 and %lld, the smaller side of its matrix",
+            (long long)rank, module, (long long)LH_MIN(out, in));
     (void)snprintf(name, sizeof(name), "%s.lora_A.weight", module);
     add(b, name, PARAM_LORA_A, role, layer, rank, in);
     (void)snprintf(name, sizeof(name), "%s.lora_B.weight", module);
@@ -156,7 +164,8 @@ static int add_layer(struct build *b, int layer, struct lh_err *reterr)
     const struct model_config *c = b->config;
     int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
     const int64_t out[PARAMS_LINEARS] = {q, kv, kv, c->hidden, c->ff, c->ff, c->hidden};
-    const int64_t in[PARAMS_LINEARS] = {c->hidden, c->hidden, c->hidden, q, c->hidden, c->hidden, c->ff};
+    const int64_t in[PARAMS_LINEARS] = {c->hidden, c->hidden, c->hidden, q,
+                                        c->hidden, c->hidden, c->ff};
     char name[160];
 
     for (int which = 0; which < PARAMS_LINEARS; which++) {
@@ -176,8 +185,8 @@ static int add_layer(struct build *b, int layer, struct lh_err *reterr)
     return 0;
 }
 
-int params_init(const struct model_config *config, const struct params_spec *spec, struct params *ret_params,
-                struct lh_err *reterr)
+int params_init(const struct model_config *config, const struct params_spec *spec,
+                struct params *ret_params, struct lh_err *reterr)
 {
     struct params params = {0};
     struct build b = {config, spec, &params, 0};
@@ -188,7 +197,8 @@ int params_init(const struct model_config *config, const struct params_spec *spe
     params.at = calloc(b.cap, sizeof(*params.at));
     if (!params.at)
         return lh_err_set(reterr, -ENOMEM, "the table of parameters");
-    add(&b, "model.embed_tokens.weight", PARAM_EMBED, PARAM_EMBED, -1, config->vocab, config->hidden);
+    add(&b, "model.embed_tokens.weight", PARAM_EMBED, PARAM_EMBED, -1, config->vocab,
+        config->hidden);
     for (int layer = 0; layer < config->n_layers && rc == 0; layer++)
         rc = add_layer(&b, layer, reterr);
     add(&b, "model.norm.weight", PARAM_NORM_FINAL, PARAM_NORM_FINAL, -1, config->hidden, 0);
@@ -213,8 +223,8 @@ void params_release(struct params *p)
 
 void params_plan(struct params *p, struct plan *plan)
 {
-    /* Gradients first and one after the other: their buffers are padded to PLAN_ALIGN, which is REGION_ALIGN floats,
-     * so together they are the region that p->grad names. */
+    /* Gradients first and one after the other: their buffers are padded to PLAN_ALIGN, which is
+     * REGION_ALIGN floats, so together they are the region that p->grad names. */
     for (unsigned i = 0, first = 1; i < p->n; i++) {
         struct param *at = &p->at[i];
 

@@ -1,12 +1,12 @@
-/* params_adapter.c - which parameters an adapter directory puts on top of a base; for evaluation, where the directory
- * and not the job says what there is. See params_spec_adapter in params.h. */
-#include "worker/model/params.h"
+/* params_adapter.c - which parameters an adapter directory puts on top of a base; for evaluation,
+ * where the directory and not the job says what there is. See params_spec_adapter in params.h. */
 #include "proto/base/json.h"
+#include "worker/model/params.h"
 #include <errno.h>
 #include <string.h>
 
-static const char *const module_names[PARAMS_LINEARS] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                         "gate_proj", "up_proj", "down_proj"};
+static const char *const module_names[PARAMS_LINEARS] = {
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
 static int take_targets(const json_t *config, unsigned *ret_targets, struct lh_err *reterr)
 {
@@ -23,9 +23,10 @@ static int take_targets(const json_t *config, unsigned *ret_targets, struct lh_e
             if (strcmp(name, module_names[k]) == 0)
                 bit = 1u << k;
         if (!bit)
-            return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
-                             "adapter_config.json has target module '%s', which is no linear layer of a Llama",
-                             name ? name : "?");
+            return lh_err_at(
+                reterr, LH_EINPUT, "/model/adapter",
+                "adapter_config.json has target module '%s', which is no linear layer of a Llama",
+                name ? name : "?");
         targets |= bit;
     }
     if (!targets)
@@ -36,7 +37,8 @@ static int take_targets(const json_t *config, unsigned *ret_targets, struct lh_e
 }
 
 static int take_patterns(const json_t *config, const char *key, struct lh_arena *arena,
-                         const struct lh_pattern **ret_patterns, unsigned *ret_n, struct lh_err *reterr)
+                         const struct lh_pattern **ret_patterns, unsigned *ret_n,
+                         struct lh_err *reterr)
 {
     json_t *patterns = json_object_get(config, key), *value;
     size_t n = json_object_size(patterns);
@@ -58,8 +60,8 @@ static int take_patterns(const json_t *config, const char *key, struct lh_arena 
     return 0;
 }
 
-int params_spec_adapter(const struct peft_adapter *adapter, enum kn_dtype dtype, struct lh_arena *arena,
-                        struct params_spec *ret_spec, struct lh_err *reterr)
+int params_spec_adapter(const struct peft_adapter *adapter, enum kn_dtype dtype,
+                        struct lh_arena *arena, struct params_spec *ret_spec, struct lh_err *reterr)
 {
     const json_t *config = adapter->config;
     struct params_spec spec = {
@@ -74,9 +76,11 @@ int params_spec_adapter(const struct peft_adapter *adapter, enum kn_dtype dtype,
     int rc = take_targets(config, &spec.targets, reterr);
 
     if (rc == 0)
-        rc = take_patterns(config, "rank_pattern", arena, &spec.rank_pattern, &spec.n_rank_pattern, reterr);
+        rc = take_patterns(config, "rank_pattern", arena, &spec.rank_pattern, &spec.n_rank_pattern,
+                           reterr);
     if (rc == 0)
-        rc = take_patterns(config, "alpha_pattern", arena, &spec.alpha_pattern, &spec.n_alpha_pattern, reterr);
+        rc = take_patterns(config, "alpha_pattern", arena, &spec.alpha_pattern,
+                           &spec.n_alpha_pattern, reterr);
     if (rc == 0)
         *ret_spec = spec;
     return rc;

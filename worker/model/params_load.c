@@ -1,7 +1,8 @@
-/* params_load.c - putting values into the table of parameters: from the base, from an adapter, or fresh.
+/* params_load.c - putting values into the table of parameters: from the base, from an adapter, or
+ * fresh.
  *
- * Values pass through one staging buffer of bounded size, so loading a large tensor takes no second copy of it, and the
- * device may be one whose memory the host cannot reach.
+ * Values pass through one staging buffer of bounded size, so loading a large tensor takes no second
+ * copy of it, and the device may be one whose memory the host cannot reach.
  */
 #include "worker/model/params.h"
 #include <assert.h>
@@ -27,8 +28,8 @@ static void staging_freep(struct loader *l)
     free(l->staging);
 }
 
-/* The element at `index` of tensor `place` for a seed: uniform in [0,1), 24 bits, from SplitMix64's finaliser applied
- * to a counter; any element can be made without the ones before it. */
+/* The element at `index` of tensor `place` for a seed: uniform in [0,1), 24 bits, from SplitMix64's
+ * finaliser applied to a counter; any element can be made without the ones before it. */
 static uint64_t mix(uint64_t x)
 {
     x += 0x9e3779b97f4a7c15u;
@@ -51,7 +52,8 @@ static int64_t chunk_rows(const struct loader *l, const struct param *p, size_t 
 }
 
 /* The base's tensor into `to`, as dtype. */
-static int load_base(struct loader *l, const struct param *p, enum kn_dtype dtype, void *to, struct lh_err *reterr)
+static int load_base(struct loader *l, const struct param *p, enum kn_dtype dtype, void *to,
+                     struct lh_err *reterr)
 {
     int64_t cols = p->cols > 0 ? p->cols : 1, rows;
     size_t row_bytes = (size_t)cols * kn_dtype_bytes(dtype);
@@ -64,7 +66,8 @@ static int load_base(struct loader *l, const struct param *p, enum kn_dtype dtyp
         rc = model_source_read(l->source, p->name, r0, rows, dtype, l->staging, reterr);
         if (rc < 0)
             return rc;
-        l->ops->upload(l->stream, (char *)to + (size_t)r0 * row_bytes, l->staging, (size_t)rows * row_bytes);
+        l->ops->upload(l->stream, (char *)to + (size_t)r0 * row_bytes, l->staging,
+                       (size_t)rows * row_bytes);
         rc = l->ops->sync(l->stream, reterr);
         if (rc < 0)
             return rc;
@@ -74,7 +77,8 @@ static int load_base(struct loader *l, const struct param *p, enum kn_dtype dtyp
 
 static float half_to_f32(uint16_t h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu, mantissa = h & 0x3ffu, bits;
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu,
+             mantissa = h & 0x3ffu, bits;
     float f;
 
     if (exponent == 0)
@@ -109,31 +113,34 @@ static float st_value(const struct st_tensor *t, int64_t i)
     }
 }
 
-static int find_in_adapter(const struct peft_adapter *a, const struct param *p, const struct st_tensor **ret_tensor,
-                           struct lh_err *reterr)
+static int find_in_adapter(const struct peft_adapter *a, const struct param *p,
+                           const struct st_tensor **ret_tensor, struct lh_err *reterr)
 {
     const struct st_tensor *t = st_find(a->weights, p->key);
     int dims = p->cols > 0 ? 2 : 1;
 
     if (!t)
         return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
-                         "the adapter has no tensor '%s', which this job's adapter has; give a job with the same "
+                         "the adapter has no tensor '%s', which this job's adapter has; give a job "
+                         "with the same "
                          "adapter members, or leave model.adapter out",
                          p->key);
     if (t->n_dims != dims || t->shape[0] != p->rows || (dims == 2 && t->shape[1] != p->cols))
         return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
-                         "the adapter's tensor '%s' is %" PRId64 " x %" PRId64 ", and must be %" PRId64 " x %" PRId64
-                         " for this base and rank",
+                         "the adapter's tensor '%s' is %" PRId64 " x %" PRId64
+                         ", and must be %" PRId64 " x %" PRId64 " for this base and rank",
                          p->key, t->shape[0], t->n_dims > 1 ? t->shape[1] : 0, p->rows, p->cols);
     if (t->dtype != ST_F32 && t->dtype != ST_F64 && t->dtype != ST_BF16 && t->dtype != ST_F16)
-        return lh_err_at(reterr, LH_EINPUT, "/model/adapter", "the adapter's tensor '%s' has type %s, not a float",
-                         p->key, st_dtype_name(t->dtype));
+        return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
+                         "the adapter's tensor '%s' has type %s, not a float", p->key,
+                         st_dtype_name(t->dtype));
     *ret_tensor = t;
     return 0;
 }
 
 /* An adapter's value of p, fresh (adapter NULL) or stored: element i. */
-static float adapter_value(const struct st_tensor *t, const struct param *p, uint64_t seed, uint64_t place, int64_t i)
+static float adapter_value(const struct st_tensor *t, const struct param *p, uint64_t seed,
+                           uint64_t place, int64_t i)
 {
     float bound;
 
@@ -146,8 +153,8 @@ static float adapter_value(const struct st_tensor *t, const struct param *p, uin
     return (2 * uniform(seed, place, (uint64_t)i) - 1) * bound;
 }
 
-static int load_adapter(struct loader *l, const struct param *p, uint64_t seed, uint64_t place, enum kn_dtype dtype,
-                        void *to, struct lh_err *reterr)
+static int load_adapter(struct loader *l, const struct param *p, uint64_t seed, uint64_t place,
+                        enum kn_dtype dtype, void *to, struct lh_err *reterr)
 {
     const struct st_tensor *t = NULL;
     int64_t chunk = (int64_t)(l->staging_bytes / sizeof(float)), n;
@@ -190,8 +197,9 @@ static bool is_lora(const struct param *p)
     return p->role == PARAM_LORA_A || p->role == PARAM_LORA_B;
 }
 
-int params_load(struct params *p, const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
-                const struct kn_ops *ops, struct kn_stream *stream, struct lh_err *reterr)
+int params_load(struct params *p, const struct model_source *source,
+                const struct peft_adapter *adapter, uint64_t seed, const struct kn_ops *ops,
+                struct kn_stream *stream, struct lh_err *reterr)
 {
     LH_CLEANUP(staging_freep) struct loader l = {source, adapter, ops, stream, NULL, STAGING_BYTES};
     int rc = 0;
@@ -230,11 +238,12 @@ void params_refresh(struct params *p, const struct kn_ops *ops, struct kn_stream
         refresh(&p->at[i], ops, stream);
 }
 
-int params_nonfinite(const struct params *p, bool grads, const struct kn_ops *ops, struct kn_stream *stream,
-                     const struct param **ret_param, int64_t *ret_index, struct lh_err *reterr)
+int params_nonfinite(const struct params *p, bool grads, const struct kn_ops *ops,
+                     struct kn_stream *stream, const struct param **ret_param, int64_t *ret_index,
+                     struct lh_err *reterr)
 {
     for (unsigned i = 0; i < p->n; i++) {
-        const struct param *at = &p->at[i];
+        const struct param *at = &p->at[grads ? p->n - 1 - i : i];
         struct kn_mat x = grads ? kn_mat(at->grad, KN_F32, 1, at->n) : at->w;
         int64_t index = -1;
         int rc;

@@ -1,7 +1,8 @@
 /* rope.c - the angles of rotary positions; see rope.h. Pure functions, all in double.
  *
- * With D the head size and i in [0, D/2), the plain angle per position is theta^(-2i/D). Each scheme changes that list
- * and may scale cosines and sines. The formulas are those of Hugging Face transformers, whose configs we read and write.
+ * With D the head size and i in [0, D/2), the plain angle per position is theta^(-2i/D). Each
+ * scheme changes that list and may scale cosines and sines. The formulas are those of Hugging Face
+ * transformers, whose configs we read and write.
  */
 #include "worker/model/rope.h"
 #include <assert.h>
@@ -16,12 +17,13 @@ double rope_job_factor(const struct lh_job *job, const struct model_config *base
 
     if (job->context.rope.factor > 0)
         return job->context.rope.factor;
-    reach = (double)base->max_positions * (base->rope.type == LH_ROPE_LINEAR ? base->rope.factor : 1);
+    reach =
+        (double)base->max_positions * (base->rope.type == LH_ROPE_LINEAR ? base->rope.factor : 1);
     return reach > 0 ? fmax(1, ceil((double)job->context.length / reach)) : 1;
 }
 
-int rope_compose(const struct lh_job *job, const struct model_config *base, struct rope_config *ret_rope,
-                 struct lh_err *reterr)
+int rope_compose(const struct lh_job *job, const struct model_config *base,
+                 struct rope_config *ret_rope, struct lh_err *reterr)
 {
     enum lh_rope own = base->rope.type;
     enum lh_rope type = job->context.rope.has_type ? job->context.rope.type
@@ -52,9 +54,11 @@ int rope_compose(const struct lh_job *job, const struct model_config *base, stru
             return lh_err_at(reterr, LH_EJOB, POINTER "/type", "ntk needs a head size above 2");
         rope.theta *= pow(factor, (double)base->head_dim / (double)(base->head_dim - 2));
     } else {
-        return lh_err_at(reterr, LH_EJOB, POINTER "/type",
-                         "positions of type %s cannot be scaled %g times by %s: take the base's own type%s", lh_rope_name(own),
-                         factor, lh_rope_name(type), own == LH_ROPE_DEFAULT ? ", or linear, yarn or ntk" : "");
+        return lh_err_at(
+            reterr, LH_EJOB, POINTER "/type",
+            "positions of type %s cannot be scaled %g times by %s: take the base's own type%s",
+            lh_rope_name(own), factor, lh_rope_name(type),
+            own == LH_ROPE_DEFAULT ? ", or linear, yarn or ntk" : "");
     }
     *ret_rope = rope;
     return 0;
@@ -92,7 +96,8 @@ static void yarn(const struct rope_config *r, int64_t D, double *inv_freq, doubl
 
 static void llama3(const struct rope_config *r, int64_t D, double *inv_freq)
 {
-    double longest = r->original_length / r->low_freq_factor, shortest = r->original_length / r->high_freq_factor;
+    double longest = r->original_length / r->low_freq_factor;
+    double shortest = r->original_length / r->high_freq_factor;
 
     for (int64_t i = 0; i < D / 2; i++) {
         double wave = 2 * M_PI / inv_freq[i];
@@ -100,22 +105,25 @@ static void llama3(const struct rope_config *r, int64_t D, double *inv_freq)
         if (wave > longest) {
             inv_freq[i] /= r->factor;
         } else if (wave >= shortest) {
-            double keep = (r->original_length / wave - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+            double keep = (r->original_length / wave - r->low_freq_factor) /
+                          (r->high_freq_factor - r->low_freq_factor);
 
             inv_freq[i] = (1 - keep) * inv_freq[i] / r->factor + keep * inv_freq[i];
         }
     }
 }
 
-static int longrope(const struct rope_config *r, const struct model_config *base, int64_t length, double *inv_freq,
-                    double *ret_scaling, struct lh_err *reterr)
+static int longrope(const struct rope_config *r, const struct model_config *base, int64_t length,
+                    double *inv_freq, double *ret_scaling, struct lh_err *reterr)
 {
     const double *divide = (double)length > r->original_length ? r->long_factor : r->short_factor;
     double stretch = r->factor > 1 ? r->factor : (double)base->max_positions / r->original_length;
 
     if (r->n_factors != base->head_dim / 2)
-        return lh_err_set(reterr, LH_EINPUT, "the base's longrope lists have %u factors, and a head size of %lld needs %lld",
-                          r->n_factors, (long long)base->head_dim, (long long)base->head_dim / 2);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "the base's longrope lists have %u factors, and a head size of %lld needs %lld",
+            r->n_factors, (long long)base->head_dim, (long long)base->head_dim / 2);
     for (int64_t i = 0; i < base->head_dim / 2; i++)
         inv_freq[i] /= divide[i];
     if (r->attention_factor > 0)
@@ -125,8 +133,9 @@ static int longrope(const struct rope_config *r, const struct model_config *base
     return 0;
 }
 
-int rope_frequencies(const struct rope_config *rope, const struct model_config *base, int64_t length,
-                     double *ret_inv_freq, double *ret_scaling, struct lh_err *reterr)
+int rope_frequencies(const struct rope_config *rope, const struct model_config *base,
+                     int64_t length, double *ret_inv_freq, double *ret_scaling,
+                     struct lh_err *reterr)
 {
     int64_t D = base->head_dim;
     struct rope_config r = *rope;
@@ -137,7 +146,8 @@ int rope_frequencies(const struct rope_config *rope, const struct model_config *
     if (r.factor <= 0)
         r.factor = 1;
     if (r.type == LH_ROPE_DYNAMIC && (double)length > r.original_length)
-        r.theta *= pow(r.factor * (double)length / r.original_length - (r.factor - 1), (double)D / (double)(D - 2));
+        r.theta *= pow(r.factor * (double)length / r.original_length - (r.factor - 1),
+                       (double)D / (double)(D - 2));
     for (int64_t i = 0; i < D / 2; i++)
         ret_inv_freq[i] = pow(r.theta, -2.0 * (double)i / (double)D);
 
@@ -151,7 +161,9 @@ int rope_frequencies(const struct rope_config *rope, const struct model_config *
         break;
     case LH_ROPE_LLAMA3:
         if (r.low_freq_factor <= 0 || r.high_freq_factor <= r.low_freq_factor)
-            return lh_err_set(reterr, LH_EINPUT, "the base's llama3 positions need 0 < low_freq_factor < high_freq_factor");
+            return lh_err_set(
+                reterr, LH_EINPUT,
+                "the base's llama3 positions need 0 < low_freq_factor < high_freq_factor");
         llama3(&r, D, ret_inv_freq);
         break;
     case LH_ROPE_LONGROPE: {
@@ -170,7 +182,8 @@ int rope_frequencies(const struct rope_config *rope, const struct model_config *
     return 0;
 }
 
-void rope_table(const double *inv_freq, double scaling, int64_t head_dim, int64_t positions, float *ret_cos_sin)
+void rope_table(const double *inv_freq, double scaling, int64_t head_dim, int64_t positions,
+                float *ret_cos_sin)
 {
     for (int64_t p = 0; p < positions; p++) {
         float *row = ret_cos_sin + p * head_dim;
@@ -185,8 +198,9 @@ void rope_table(const double *inv_freq, double scaling, int64_t head_dim, int64_
 static void set_number(json_t *o, const char *key, double value)
 {
     bool whole = value == floor(value) && fabs(value) < 1e15;
-    json_t *number = whole && strcmp(key, "original_max_position_embeddings") == 0 ? json_integer((json_int_t)value)
-                                                                                   : json_real(value);
+    json_t *number = whole && strcmp(key, "original_max_position_embeddings") == 0
+                         ? json_integer((json_int_t)value)
+                         : json_real(value);
 
     if (value != 0)
         (void)json_object_set_new(o, key, number);

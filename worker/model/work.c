@@ -3,10 +3,11 @@
 #include "proto/base/attr.h"
 #include <assert.h>
 
-/* Tokens of a tile of the MLP: at 1024 the three (tile, F) blocks of a 135M model are 9 MiB, and a matrix product of
- * 1024 rows already runs at the speed of a longer one. */
+/* Tokens of a tile of the MLP: at 1024 the three (tile, F) blocks of a 135M model are 9 MiB, and a
+ * matrix product of 1024 rows already runs at the speed of a longer one. */
 #define MLP_TILE 1024
-/* A tile of the head holds head_tile * V logits in fp32; 128 MiB of them at most, and 512 rows suffice for speed. */
+/* A tile of the head holds head_tile * V logits in fp32; 128 MiB of them at most, and 512 rows
+ * suffice for speed. */
 #define HEAD_TILE 512
 #define HEAD_TILE_BYTES ((int64_t)128 << 20)
 
@@ -103,7 +104,8 @@ void work_plan(struct work *w, const struct dims *dims, struct plan *plan)
     plan_add(plan, PLAN_WORKSPACE, &w->cos_sin, floats(d->positions, d->D));
     plan_add(plan, PLAN_WORKSPACE, &w->nll, (uint64_t)d->T * sizeof(double));
     plan_add(plan, PLAN_WORKSPACE, &w->dx, d->backward ? block(d, d->T, d->C) : 0);
-    plan_add(plan, PLAN_ACTIVATIONS, &w->kept, block(d, d->T, d->C) * (uint64_t)(d->backward ? d->L + 1 : 1));
+    plan_add(plan, PLAN_ACTIVATIONS, &w->kept,
+             block(d, d->T, d->C) * (uint64_t)(d->backward ? d->L + 1 : 1));
     layer = plan_mark(plan);
     plan_layer(w, plan);
     tiles = plan_mark(plan);

@@ -1,8 +1,8 @@
 /* work.h - the buffers of the model: tokens, what the forward pass keeps, one layer at work, tiles.
  *
- * work_plan puts all of them into the memory plan; the views are made for as many tokens as a micro-batch has. Three
- * sets share the same room, as they are never alive together: the backward pass of attention, a tile of the MLP, a tile
- * of the head.
+ * work_plan puts all of them into the memory plan; the views are made for as many tokens as a
+ * micro-batch has. Three sets share the same room, as they are never alive together: the backward
+ * pass of attention, a tile of the MLP, a tile of the head.
  */
 #pragma once
 #include "worker/model/linear.h"
@@ -10,12 +10,12 @@
 /* Sizes, by the letters of kernels/ops.h, and how much is done at once. */
 struct dims {
     int64_t L, C, H, KV, D, F, V;
-    int64_t R;         /* the highest LoRA rank, 0 without LoRA */
-    int64_t T;         /* the most tokens of a micro-batch of this rank */
-    int64_t positions; /* the longest row */
+    int64_t R;                   /* the highest LoRA rank, 0 without LoRA */
+    int64_t T;                   /* the most tokens of a micro-batch of this rank */
+    int64_t positions;           /* the longest row */
     int64_t mlp_tile, head_tile; /* tokens */
     enum kn_dtype dtype;
-    bool backward;     /* false: evaluation only */
+    bool backward; /* false: evaluation only */
 };
 
 struct work {
@@ -26,7 +26,7 @@ struct work {
     float *cos_sin; /* (positions, D) */
     double *nll;    /* T */
 
-    void *kept;     /* inputs of the layers, (L+1) blocks of (T,C); evaluation has one block */
+    void *kept; /* inputs of the layers, (L+1) blocks of (T,C); evaluation has one block */
 
     /* One layer. */
     void *n1, *q, *k, *v, *o, *x1; /* (T,C) (T,H*D) (T,KV*D) (T,KV*D) (T,H*D) (T,C) */
@@ -56,11 +56,13 @@ static inline struct kn_mat work_mat(const struct work *w, void *p, int64_t rows
     return kn_mat(p, w->dims.dtype, rows, cols);
 }
 
-/* The input of layer l (l == L: the output of the last), T tokens. Evaluation has one block for all. */
+/* The input of layer l (l == L: the output of the last), T tokens. Evaluation has one block for
+ * all. */
 struct kn_mat work_kept(const struct work *w, int64_t l, int64_t T);
 
 /* (T, rank) views for a linear of this rank. */
-static inline struct kn_mat work_z(const struct work *w, enum param_role of, int64_t T, int64_t rank)
+static inline struct kn_mat work_z(const struct work *w, enum param_role of, int64_t T,
+                                   int64_t rank)
 {
     return work_mat(w, w->z[(int)of - (int)PARAM_Q], T, rank);
 }

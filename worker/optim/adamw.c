@@ -3,7 +3,8 @@
 #include <assert.h>
 #include <math.h>
 
-int optim_norm(const struct device *d, const struct params *p, double *ret_norm, struct lh_err *reterr)
+int optim_norm(const struct device *d, const struct params *p, double *ret_norm,
+               struct lh_err *reterr)
 {
     double sum = 0;
 
@@ -30,13 +31,15 @@ double optim_clip(double clip, double norm)
     return clip > 0 && scale < 1 ? scale : 1;
 }
 
-int optim_update(const struct device *d, const struct params *p, const struct lh_job *job, double rate,
-                 double grad_scale, int64_t t, struct lh_err *reterr)
+int optim_update(const struct device *d, const struct params *p, const struct lh_job *job,
+                 double rate, double grad_scale, int64_t t, struct lh_err *reterr)
 {
     assert(t >= 1);
     for (unsigned i = 0; i < p->n; i++) {
         const struct param *at = &p->at[i];
-        double ratio = at->role == PARAM_LORA_B && job->optim.lora_plus_ratio > 0 ? job->optim.lora_plus_ratio : 1;
+        double ratio = at->role == PARAM_LORA_B && job->optim.lora_plus_ratio > 0
+                           ? job->optim.lora_plus_ratio
+                           : 1;
         struct kn_adamw h = {
             .lr = (float)(rate * ratio),
             .beta1 = (float)job->optim.beta1,
@@ -49,7 +52,8 @@ int optim_update(const struct device *d, const struct params *p, const struct lh
 
         if (!at->trains)
             continue;
-        d->ops->adamw(d->stream, at->master, at->m, at->v, at->grad, at->w.t == KN_BF16 ? at->w.p : NULL, at->n, &h);
+        d->ops->adamw(d->stream, at->master, at->m, at->v, at->grad,
+                      at->w.t == KN_BF16 ? at->w.p : NULL, at->n, &h);
     }
     return d->ops->sync(d->stream, reterr);
 }

@@ -9,9 +9,13 @@
 #include <string.h>
 
 static const char *const part_names[PLAN_PARTS] = {
-    [PLAN_WEIGHTS] = "weights",         [PLAN_ADAPTER] = "adapter",     [PLAN_GRADIENTS] = "gradients",
-    [PLAN_OPTIMIZER] = "optimizer",     [PLAN_ACTIVATIONS] = "activations",
-    [PLAN_WORKSPACE] = "workspace",     [PLAN_HOST] = "host",
+    [PLAN_WEIGHTS] = "weights",
+    [PLAN_ADAPTER] = "adapter",
+    [PLAN_GRADIENTS] = "gradients",
+    [PLAN_OPTIMIZER] = "optimizer",
+    [PLAN_ACTIVATIONS] = "activations",
+    [PLAN_WORKSPACE] = "workspace",
+    [PLAN_HOST] = "host",
 };
 
 void plan_release(struct plan *p)
@@ -24,7 +28,8 @@ static void push(struct plan *p, void *slot, uint64_t offset)
 {
     if (p->n == p->cap) {
         unsigned cap = p->cap ? p->cap * 2 : 256;
-        struct plan_item *items = cap <= PLAN_ITEMS_MAX ? realloc(p->items, cap * sizeof(*items)) : NULL;
+        struct plan_item *items =
+            cap <= PLAN_ITEMS_MAX ? realloc(p->items, cap * sizeof(*items)) : NULL;
 
         if (!items) {
             p->failed = cap <= PLAN_ITEMS_MAX ? -ENOMEM : -E2BIG;
@@ -84,7 +89,8 @@ uint64_t plan_total(const struct plan *p)
     return p->peak + p->bytes[PLAN_HOST];
 }
 
-int plan_check(const struct plan *p, uint64_t limit_bytes, const char *pointer, struct lh_err *reterr)
+int plan_check(const struct plan *p, uint64_t limit_bytes, const char *pointer,
+               struct lh_err *reterr)
 {
     char table[400] = "", need[32], have[32];
     size_t used = 0;
@@ -95,15 +101,16 @@ int plan_check(const struct plan *p, uint64_t limit_bytes, const char *pointer, 
         return 0;
     for (int i = 0; i < PLAN_PARTS; i++) {
         char bytes[32];
-        int n = snprintf(table + used, sizeof(table) - used, "%s%s %s", i ? ", " : "", part_names[i],
-                         lh_bytes_text(p->bytes[i], bytes));
+        int n = snprintf(table + used, sizeof(table) - used, "%s%s %s", i ? ", " : "",
+                         part_names[i], lh_bytes_text(p->bytes[i], bytes));
 
         assert(n > 0);
         used += (size_t)n;
         assert(used < sizeof(table));
     }
     return lh_err_at(reterr, LH_ENOFIT, pointer,
-                     "the plan needs %s a rank (%s) and %s may be used; take a shorter context.length, fewer rows a "
+                     "the plan needs %s a rank (%s) and %s may be used; take a shorter "
+                     "context.length, fewer rows a "
                      "micro-batch, precision bf16 or more memory",
                      lh_bytes_text(plan_total(p), need), table, lh_bytes_text(limit_bytes, have));
 }
@@ -122,7 +129,8 @@ void plan_bind(const struct plan *p, void *base)
 json_t *plan_json(const struct plan *p)
 {
     json_t *parts = json_object();
-    json_t *plan = json_pack("{s:I, s:o}", "bytes_per_rank", (json_int_t)plan_total(p), "parts", parts);
+    json_t *plan =
+        json_pack("{s:I, s:o}", "bytes_per_rank", (json_int_t)plan_total(p), "parts", parts);
 
     if (!plan)
         return NULL;
@@ -133,7 +141,8 @@ json_t *plan_json(const struct plan *p)
     return plan;
 }
 
-/* The number in a file such as /sys/fs/cgroup/memory.max; UINT64_MAX when there is none ("max", no file). */
+/* The number in a file such as /sys/fs/cgroup/memory.max; UINT64_MAX when there is none ("max", no
+ * file). */
 static uint64_t number_in(const char *path)
 {
     char *text = NULL;

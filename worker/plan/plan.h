@@ -1,9 +1,10 @@
 /* plan.h - the memory plan: one table of every buffer that a rank allocates.
  *
- * The parts of the engine add their buffers (plan_add) with the pointers that will hold them. `longhaul-worker --plan`
- * prints the table; a run checks it against the memory it may use (plan_check), asks the back end for one block of
- * plan->peak bytes and hands out the addresses (plan_bind). So what is printed is what is allocated, and nothing is
- * allocated after that. Buffers that are never alive together may share room: plan_mark, plan_rewind.
+ * The parts of the engine add their buffers (plan_add) with the pointers that will hold them.
+ * `longhaul-worker --plan` prints the table; a run checks it against the memory it may use
+ * (plan_check), asks the back end for one block of plan->peak bytes and hands out the addresses
+ * (plan_bind). So what is printed is what is allocated, and nothing is allocated after that.
+ * Buffers that are never alive together may share room: plan_mark, plan_rewind.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -23,7 +24,8 @@ enum plan_part {
 };
 
 #define PLAN_ALIGN 64u
-#define PLAN_ITEMS_MAX 65536u /* about 9 LoRA tensors and 9 weights a layer, 1024 layers, and room */
+#define PLAN_ITEMS_MAX                                                                             \
+    65536u /* about 9 LoRA tensors and 9 weights a layer, 1024 layers, and room */
 
 struct plan_item {
     void *slot;      /* address of the pointer to set; NULL: only counted */
@@ -34,15 +36,18 @@ struct plan_item {
 struct plan {
     struct plan_item *items; /* owned */
     unsigned n, cap;
-    uint64_t at, peak; /* bytes of the block: where the next buffer goes; the most that are alive at once */
-    uint64_t bytes[PLAN_PARTS]; /* by how much each part raises the total; they add up to plan_total */
-    double flops_step; /* floating point operations of one step over all ranks; 0: not told */
-    int failed;        /* sticky: -ENOMEM, -E2BIG; reported by plan_check and plan_bind */
+    uint64_t at,
+        peak; /* bytes of the block: where the next buffer goes; the most that are alive at once */
+    uint64_t
+        bytes[PLAN_PARTS]; /* by how much each part raises the total; they add up to plan_total */
+    double flops_step;     /* floating point operations of one step over all ranks; 0: not told */
+    int failed;            /* sticky: -ENOMEM, -E2BIG; reported by plan_check and plan_bind */
 };
 
 void plan_release(struct plan *p);
 
-/* A buffer of bytes (0 is allowed: its pointer becomes NULL). slot is the address of a pointer object of any type. */
+/* A buffer of bytes (0 is allowed: its pointer becomes NULL). slot is the address of a pointer
+ * object of any type. */
 void plan_add(struct plan *p, enum plan_part part, void *slot, uint64_t bytes);
 
 /* A second pointer to the buffer that was added last. */
@@ -57,9 +62,10 @@ void plan_rewind(struct plan *p, uint64_t mark);
 
 uint64_t plan_total(const struct plan *p); /* block and host */
 
-/* LH_ENOFIT with the table in the text when plan_total is above limit_bytes (0: no limit). pointer: the member of the
- * job that set the limit, "" for the machine's memory. */
-LH_MUST_CHECK int plan_check(const struct plan *p, uint64_t limit_bytes, const char *pointer, struct lh_err *reterr);
+/* LH_ENOFIT with the table in the text when plan_total is above limit_bytes (0: no limit). pointer:
+ * the member of the job that set the limit, "" for the machine's memory. */
+LH_MUST_CHECK int plan_check(const struct plan *p, uint64_t limit_bytes, const char *pointer,
+                             struct lh_err *reterr);
 
 /* Sets every slot for a block at base. */
 void plan_bind(const struct plan *p, void *base);
@@ -67,5 +73,6 @@ void plan_bind(const struct plan *p, void *base);
 /* {"bytes_per_rank": ..., "parts": {"weights": ...}, "flops_per_step": ...}: new reference. */
 json_t *plan_json(const struct plan *p);
 
-/* Bytes that processes of this machine may still take: MemAvailable, or the cgroup's limit when that is less. */
+/* Bytes that processes of this machine may still take: MemAvailable, or the cgroup's limit when
+ * that is less. */
 uint64_t plan_machine_bytes(void);

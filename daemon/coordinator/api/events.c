@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define EVENTS_LIMIT_MAX 500
-#define TYPES_MAX 256
+#define TYPES_MAX 201
 
 /* ---- lists -------------------------------------------------------------------------------------------------------- */
 
@@ -49,8 +49,9 @@ static bool take_types(struct api_call *c, char types[static TYPES_MAX])
     const char *given = http_query(c->q, "types");
 
     types[0] = 0;
-    if (given && strlen(given) >= TYPES_MAX) {
-        api_bad_param(c, "types", "is too long");
+    if (given && (!*given || strlen(given) >= TYPES_MAX ||
+                  strspn(given, "abcdefghijklmnopqrstuvwxyz0123456789_.,*") != strlen(given))) {
+        api_bad_param(c, "types", "takes types of events separated by commas, 200 characters at most");
         return false;
     }
     if (given)

@@ -1,0 +1,50 @@
+/* node.h - what the parts of longhaul-node share: its configuration and the objects that main.c wires together.
+ *
+ * One libuv loop thread owns all of it. Worker threads (staging, uploads) get copies of what they need and hand their
+ * result back to the loop.
+ */
+#pragma once
+#include "daemon/node/curl_uv.h"
+#include "daemon/node/inventory.h"
+#include "proto/base/attr.h"
+#include "proto/base/err.h"
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#define NODE_PATH_MAX 1024
+
+struct held;
+struct link;
+struct reports;
+
+struct node_config {
+    const char *coordinator; /* http[s]://HOST:PORT, without a final slash */
+    const char *name, *state /* absolute */, *device, *address, *store;
+    const char *token_file, *ca_file, *s3_config;
+    const char *worker, *mpirun, *shim; /* programs */
+    unsigned slots;
+    bool insecure;
+    unsigned heartbeat_ms; /* 0: the coordinator's */
+    uint64_t grace_ms, hang_ms, log_max_bytes; /* handed to shims */
+    uint64_t upload_retry_ms;                  /* how long an upload that may work later is tried */
+};
+
+struct node {
+    uv_loop_t *loop;
+    struct node_config config;
+    struct inventory inventory;
+    char agent_id[33];
+    struct client *client;
+    struct link *link;
+    struct reports *reports;
+    struct held *held;  /* list of what this node holds */
+    json_t *preflights; /* object: jobs whose preflight is under way */
+    uv_timer_t tick;
+    unsigned uploads_running;
+    volatile bool stopping; /* read by threads */
+};
+
+/* STATE/PARTS..., into buf of NODE_PATH_MAX; too long a path is cut and will not be found. */
+const char *node_path(const struct node *n, char *buf, const char *fmt, ...) LH_PRINTF(3, 4);

@@ -1,0 +1,412 @@
+"""longhaul-node against a scripted coordinator, with real shims and real mpirun; ranks are shell scripts."""
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+from longhaul import BIN, Node, children_of, wait_until
+from scripted import Scripted
+
+pytestmark = pytest.mark.full
+
+OK = '''case "$*" in *--plan*) echo '{"ok": true, "bytes_total": 7}'; exit 0;; *--prepare*) exit 0;; esac
+rank=$OMPI_COMM_WORLD_RANK
+say() { echo "$1" >>out/events/rank-$rank.jsonl; }
+say '{"type": "start", "rank": '$rank'}'
+echo "log of $rank"
+'''
+
+
+class Bench:
+    """A node with one scripted coordinator, whose ranks run `script`."""
+
+    def __init__(self, tmp_path, script="exit 0", *args, name="n1"):
+        self.tmp = tmp_path
+        self.worker = tmp_path / "worker.sh"
+        self.worker.write_text("#!/bin/sh\n" + OK + script)
+        self.worker.chmod(0o755)
+        self.c = Scripted()
+        self.state = tmp_path / "node"
+        self.args = ["--worker", self.worker, *args]
+        self.node = Node(self.c.url, name, self.state, *self.args, slots=2).start()
+        wait_until(lambda: self.c.registrations, 10, "the node registers")
+
+    def dir(self, job, attempt=1):
+        return self.state / "attempts" / job / str(attempt)
+
+    def shim_pid(self, job, attempt=1):
+        return json.loads((self.dir(job, attempt) / "shim.json").read_text())["pid"]
+
+    def run_to(self, job, what, **more):
+        attempt = more.get("attempt", 1)
+        self.c.prepare(job, **more)
+        self.c.expect("prepared", job=job, attempt=attempt)
+        self.c.send("launch", job=job, attempt=attempt)
+        return self.c.expect(what, job=job, attempt=attempt)
+
+    def close(self):
+        for job in (self.state / "attempts").glob("*/*") if (self.state / "attempts").exists() else []:
+            try:
+                pid = json.loads((job / "shim.json").read_text())["pid"]
+                for p in [*children_of(pid), pid] if not (job / "cleaned.json").exists() else []:
+                    os.kill(p, signal.SIGKILL)
+            except OSError:
+                pass
+        self.node.stop()
+        if self.c.server:
+            self.c.stop()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = []
+
+    def make(*a, **k):
+        made.append(Bench(tmp_path, *a, **k))
+        return made[-1]
+
+    yield make
+    for b in made:
+        b.close()
+
+
+def test_a_node_registers_with_what_it_is(bench):
+    b = bench()
+    r = b.c.registrations[0]
+    assert (r["protocol"], r["name"], r["slots"], r["device"], r["address"], r["attempts"]) == (1, "n1", 2, "cpu", "127.0.0.1", [])
+    assert r["cores"] == len(os.sched_getaffinity(0)) and r["memory_bytes"] > 1 << 28
+    assert r["boot_id"] == pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert json.loads((b.state / "fence.json").read_text()) == {"cluster": "c1", "epoch": 1}
+
+
+def test_an_attempt_runs_and_everything_it_wrote_arrives_before_the_end_is_told(bench):
+    b = bench('say \'{"type": "done", "rank": \'$rank\', "exit": 0, "result": {"x": 1}}\'; exit 0')
+    end = b.run_to("j1", "exited")
+    assert (end["outcome"], end["class"], end["exit"], end["result"]) == ("ok", "", 0, {"x": 1})
+    assert [(r["rank"], r["node"], r["exit"]) for r in end["ranks"]] == [(0, "n1", 0), (1, "n1", 0)]
+    assert b.c.files["j1/1/0.log"] == b"log of 0\n" and b.c.files["j1/1/1.log"] == b"log of 1\n"
+    assert b'"done"' in b.c.files["j1/1/events.jsonl"]
+    b.c.expect("cleaned", job="j1")
+    assert [r["type"] for r in b.c.reports].index("prepared") < [r["type"] for r in b.c.reports].index("launched")
+    b.c.send("forget", job="j1", attempt=1)
+    wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
+
+
+def test_running_is_told_when_every_rank_has_started(bench):
+    b = bench("sleep 3")
+    b.run_to("j1", "running")
+    assert not b.c.got("exited")
+
+
+def test_a_preflight_tells_the_plan_or_the_problem(bench):
+    b = bench()
+    b.c.send("preflight", job="j1", spec={"kind": "check"}, inputs={})
+    assert b.c.expect("preflight", job="j1")["plan"] == {"bytes_total": 7}
+    b.c.send("preflight", job="j2", spec={"kind": "train", "model": {"base": "file:///nowhere/model"}}, inputs={})
+    r = b.c.expect("preflight", job="j2")
+    assert not r["ok"] and r["problem"]["pointer"] == "/model/base" and "/nowhere/model" in r["problem"]["detail"]
+    b.c.send("preflight", job="j3", spec={"kind": "train", "model": {"base": "job:j0/export"}}, inputs={})
+    assert "was not resolved" in b.c.expect("preflight", job="j3")["problem"]["detail"]
+    assert not list((b.state / "preflight").glob("*"))
+
+
+def test_a_preflight_that_the_worker_refuses_carries_its_words(bench):
+    b = bench()
+    b.worker.write_text('#!/bin/sh\necho \'{"ok": false, "code": "bad_job", "pointer": "/context/length", "detail": "too long"}\'')
+    b.c.send("preflight", job="j1", spec={"kind": "check"}, inputs={})
+    r = b.c.expect("preflight", job="j1")
+    assert not r["ok"] and r["problem"] == {"code": "bad_job", "pointer": "/context/length", "detail": "too long"}
+    b.worker.write_text("#!/bin/sh\necho cannot go on >&2; exit 70")
+    b.c.send("preflight", job="j2", spec={"kind": "check"}, inputs={})
+    assert "cannot go on" in b.c.expect("preflight", job="j2")["problem"]["detail"]
+
+
+def test_inputs_that_are_missing_refuse_the_attempt_and_leave_nothing(bench):
+    b = bench()
+    b.c.prepare("j1", spec={"kind": "train", "data": {"train": ["file:///nowhere/*.txt"]}})
+    r = b.c.expect("prepare_failed", job="j1")
+    assert (r["class"], r["problem"]["pointer"]) == ("app", "/data/train/0")
+    wait_until(lambda: b.c.got("cleaned", job="j1"), 10, "cleaned")
+    b.c.send("forget", job="j1", attempt=1)
+    wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
+
+
+def test_a_stop_reaches_the_ranks(bench):
+    b = bench('trap "exit 85" TERM; while :; do sleep 0.1; done')
+    b.run_to("j1", "running")
+    b.c.send("stop", job="j1", attempt=1, reason="cancel", grace_s=5)
+    end = b.c.expect("exited", job="j1")
+    assert (end["outcome"], end["exit"], end["reason"]) == ("stopped", 85, "cancel")
+
+
+def test_a_stop_of_a_prepared_attempt_and_of_one_never_seen(bench):
+    b = bench()
+    b.c.prepare("j1")
+    b.c.expect("prepared", job="j1")
+    b.c.send("stop", job="j1", attempt=1, reason="cancel", grace_s=0)
+    assert b.c.expect("exited", job="j1")["outcome"] == "stopped"
+    b.c.expect("cleaned", job="j1")
+    b.c.send("stop", job="ghost", attempt=4, reason="cancel", grace_s=0)
+    b.c.expect("cleaned", job="ghost", attempt=4)
+
+
+def test_a_killed_daemon_leaves_the_ranks_alone_and_its_successor_goes_on(bench):
+    b = bench('i=0; while [ $i -lt 30 ]; do echo "line $i"; sleep 0.1; i=$((i+1)); done; exit 0')
+    b.run_to("j1", "running")
+    pid = b.shim_pid("j1")
+    b.node.kill()
+    time.sleep(1.5)
+    os.kill(pid, 0)
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2).start()
+    wait_until(lambda: len(b.c.registrations) == 2, 10, "the second daemon registers")
+    assert b.c.registrations[1]["attempts"] == [{"job": "j1", "attempt": 1, "role": "head", "state": "live"}]
+    assert b.c.expect("exited", job="j1")["outcome"] == "ok"
+    assert b.shim_pid("j1") == pid
+    assert b.c.files["j1/1/0.log"] == b"log of 0\n" + b"".join(b"line %d\n" % i for i in range(30))
+
+
+def test_an_attempt_that_ended_while_the_daemon_was_away_is_told(bench):
+    b = bench("sleep 1; exit 3")
+    b.run_to("j1", "running")
+    b.node.kill()
+    wait_until(lambda: (b.dir("j1") / "cleaned.json").exists(), 15, "the shim ends by itself")
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2).start()
+    end = b.c.expect("exited", job="j1")
+    assert (end["outcome"], end["class"], end["exit"]) == ("failed", "app", 3)
+
+
+def test_a_killed_shim_is_an_infrastructure_failure_without_leftovers(bench):
+    b = bench("exec sleep 51.25")
+    b.run_to("j1", "running")
+    pid = b.shim_pid("j1")
+    below = children_of(pid)
+    os.kill(pid, signal.SIGKILL)
+    end = b.c.expect("exited", job="j1")
+    assert (end["outcome"], end["class"], end["error"]["code"]) == ("failed", "infra", "shim_lost")
+    b.c.expect("cleaned", job="j1")
+    assert len(below) >= 5 and not [p for p in below if pathlib.Path(f"/proc/{p}").exists()]
+
+
+def test_a_killed_daemon_and_a_killed_shim_are_cleaned_up_by_the_next_daemon(bench):
+    b = bench('(setsid sleep 52.25 &); exec sleep 52.25')
+    b.run_to("j1", "running")
+    pid = b.shim_pid("j1")
+    b.node.kill()
+    os.kill(pid, signal.SIGKILL)
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2).start()
+    assert b.c.expect("exited", job="j1")["error"]["code"] == "shim_lost"
+    b.c.expect("cleaned", job="j1")
+    assert b"52.25" not in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True).stdout
+
+
+def test_a_coordinator_that_restarts_is_told_everything_again(bench):
+    b = bench("sleep 100")
+    b.run_to("j1", "running")
+    b.c.stop()
+    time.sleep(1)
+    b.c.reports.clear()
+    b.c.restart()
+    wait_until(lambda: len(b.c.registrations) == 2, 15, "the node registers again")
+    assert b.c.registrations[1]["epoch"] == 1 and b.c.registrations[1]["attempts"][0]["state"] == "live"
+    b.c.expect("running", job="j1")
+    b.c.send("stop", job="j1", attempt=1, reason="cancel", grace_s=0)
+    b.c.expect("cleaned", job="j1")
+    assert json.loads((b.state / "fence.json").read_text())["epoch"] == 2
+
+
+def test_an_older_epoch_and_another_cluster_are_not_obeyed(bench):
+    b = bench()
+    b.c.stop()
+    b.c.epoch = 0
+    b.c.restart()  # epoch 1 again, but
+    (b.state / "fence.json").write_text('{"cluster": "c1", "epoch": 5}')
+    b.node.stop()
+    b.c.registrations.clear()
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2).start()
+    wait_until(lambda: b.c.registrations, 10, "it asks")
+    b.c.prepare("j1")
+    time.sleep(1.5)
+    assert not b.dir("j1").exists() and "older than 5" in b.node.log.read_text()
+    b.c.epoch, b.c.cluster = 6, "c2"
+    time.sleep(1.5)
+    assert not b.dir("j1").exists() and "of cluster c2" in b.node.log.read_text()
+
+
+def test_unwanted_attempts_are_killed_at_registration(bench):
+    b = bench("sleep 100")
+    b.run_to("j1", "running")
+    b.c.kill = [{"job": "j1", "attempt": 1}]
+    b.c.stop()
+    b.c.restart()
+    wait_until(lambda: not b.dir("j1").exists(), 20, "the attempt is gone")
+
+
+def test_a_higher_attempt_ends_the_one_that_is_held_and_a_lower_one_is_refused(bench):
+    b = bench("sleep 100")
+    b.run_to("j1", "running", attempt=2)
+    b.c.prepare("j1", attempt=1)
+    b.c.prepare("j1", attempt=3)
+    b.c.expect("exited", job="j1", attempt=2)
+    b.c.expect("prepared", job="j1", attempt=3)
+    assert not b.dir("j1", 1).exists()
+
+
+def test_commands_may_be_repeated(bench):
+    b = bench("sleep 1; exit 0")
+    b.c.prepare("j1")
+    b.c.prepare("j1")
+    b.c.expect("prepared", job="j1")
+    b.c.send("launch", job="j1", attempt=1)
+    b.c.send("launch", job="j1", attempt=1)
+    assert b.c.expect("exited", job="j1")["outcome"] == "ok"
+    assert b.c.files["j1/1/0.log"] == b"log of 0\n"
+
+
+def test_secrets_of_the_daemon_do_not_reach_ranks(bench, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    b = bench("env; exit 0")
+    b.run_to("j1", "exited")
+    assert b"LONGHAUL_ATTEMPT_DIR" in b.c.files["j1/1/0.log"] and b"very-secret" not in b.c.files["j1/1/0.log"]
+
+
+CHECKPOINTS = r"""
+checkpoint() { # step: a directory with a manifest, as the worker writes it
+  python3 - "$1" "$PWD/out/checkpoints" <<'END'
+import hashlib, json, os, sys
+step, root = int(sys.argv[1]), sys.argv[2]
+tmp = f"{root}/step-{step:08}.tmp"
+os.makedirs(tmp)
+size = int(os.environ.get("TEST_BYTES", "1000"))
+files = []
+for name in ("adapter_model.safetensors", "state.json"):
+    data = (f"{name} of {step} ".encode() * (size // 10 + 1))[:size]
+    open(f"{tmp}/{name}", "wb").write(data)
+    files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+manifest = json.dumps({"version": 1, "kind": "checkpoint", "about": {}, "bytes": 2 * size, "files": files})
+open(f"{tmp}/manifest.json", "w").write(manifest)
+os.rename(tmp, tmp[:-4])
+event = {"type": "checkpoint", "rank": 0, "step": step, "path": tmp[:-4], "bytes": 2 * size,
+         "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest()}
+open("out/events/rank-0.jsonl", "a").write(json.dumps(event) + "\n")
+END
+}
+"""
+
+
+def verified(path):
+    """The manifest of a directory whose files are all what it says."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    for f in manifest["files"]:
+        data = (path / f["name"]).read_bytes()
+        assert len(data) == f["bytes"] and hashlib.sha256(data).hexdigest() == f["sha256"], f
+    return manifest
+
+
+def test_checkpoints_are_uploaded_while_ranks_run_even_when_the_worker_removes_its_own(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] || { sleep 2; exit 0; }; checkpoint 1; sleep 1; checkpoint 2; rm -r out/checkpoints/*1; exit 0')
+    store = b.tmp / "store"
+    end = b.run_to("j1", "exited", upload=f"file://{store}/")
+    assert end["outcome"] == "ok"
+    for step in (1, 2):
+        r = b.c.got("upload", step=step, state="done")[0]
+        path = store / "j1" / "attempt-1" / f"step-{step:08}"
+        assert r["uri"] == f"file://{path}"
+        verified(path)
+        digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+        assert digest == r["manifest_sha256"] == b.c.got("checkpoint", step=step)[0]["manifest_sha256"]
+        assert b.c.got("upload", step=step, state="uploading")
+    assert not list(store.rglob("*.tmp")) and not list(store.rglob("*.new"))
+    types = [(r["type"], r.get("state")) for r in b.c.reports]
+    assert types.index(("exited", None)) > max(i for i, t in enumerate(types) if t == ("upload", "done"))
+    b.c.send("forget", job="j1", attempt=1)
+    wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
+    assert not (b.state / "kept").exists()
+
+
+def test_an_upload_that_fails_for_good_is_told_and_the_checkpoint_is_kept(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
+    blocker = b.tmp / "store"
+    blocker.write_text("not a directory")
+    end = b.run_to("j1", "exited", upload=f"file://{blocker}")
+    assert end["outcome"] == "ok"
+    r = b.c.got("upload", step=1, state="failed")[0]
+    assert str(blocker) in r["error"]
+    b.c.send("forget", job="j1", attempt=1)
+    wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
+    verified(b.state / "kept" / "j1" / "attempt-1" / "step-00000001")
+
+
+def test_a_checkpoint_of_another_attempt_at_the_same_place_is_not_overwritten(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
+    path = b.tmp / "store" / "j1" / "attempt-1" / "step-00000001"
+    path.mkdir(parents=True)
+    (path / "manifest.json").write_text("somebody else's")
+    b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
+    assert "written by another attempt" in b.c.got("upload", step=1, state="failed")[0]["error"]
+    assert (path / "manifest.json").read_text() == "somebody else's"
+
+
+def test_an_upload_goes_on_after_the_daemon_was_killed_in_the_middle(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 3; exit 0')
+    b.node.stop()
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2, env={"LONGHAUL_FAULT": "node.upload.file:1:kill"}).start()
+    wait_until(lambda: len(b.c.registrations) == 2, 10, "the second daemon registers")
+    b.c.prepare("j1", upload=f"file://{b.tmp}/store")
+    b.c.expect("prepared", job="j1")
+    b.c.send("launch", job="j1", attempt=1)
+    b.node.process.wait(20)
+    path = b.tmp / "store" / "j1" / "attempt-1" / "step-00000001"
+    assert (path / "adapter_model.safetensors").exists() and not (path / "manifest.json").exists()
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2).start()
+    b.c.expect("upload", job="j1", state="done")
+    verified(path)
+    assert b.c.expect("exited", job="j1")["outcome"] == "ok"
+
+
+def test_shards_are_reported_and_uploaded_at_the_end(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && { checkpoint 7; mv out/checkpoints/step-00000007 out/shards; }; sleep 0.5; exit 0')
+    b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
+    assert b.c.got("upload", output="shards", state="done")
+    verified(b.tmp / "store" / "j1" / "attempt-1" / "shards")
+
+
+def test_an_attempt_resumes_from_a_checkpoint_of_the_store_after_verifying_it(bench):
+    b = bench(CHECKPOINTS + 'if [ -e resume ]; then echo "$*"; cat resume/state.json; exit 0; fi; [ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
+    b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
+    r = b.c.got("upload", step=1, state="done")[0]
+    resume = {"uri": r["uri"], "manifest_sha256": r["manifest_sha256"], "step": 1}
+    b.run_to("j1", "exited", attempt=2, resume=resume)
+    log = b.c.files["j1/2/0.log"]
+    assert b"--resume resume" in log and b"state.json of 1" in log
+    b.c.prepare("j2", resume={**resume, "manifest_sha256": "0" * 64})
+    assert "is not what it was" in b.c.expect("prepare_failed", job="j2")["problem"]["detail"]
+    (b.tmp / "store" / "j1" / "attempt-1" / "step-00000001" / "state.json").write_text("x" * 1000)
+    for mark in (b.state / "cache" / "verified").iterdir():
+        mark.unlink()
+    b.c.prepare("j3", resume=resume)
+    assert "state.json" in b.c.expect("prepare_failed", job="j3")["problem"]["detail"]
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--coordinator", "http://127.0.0.1:1", "--state", "/tmp/x", "--slots", "0"], "--slots '0' must be"),
+    (["--coordinator", "ftp://x", "--state", "/tmp/x", "--slots", "1"], "must be http://HOST:PORT"),
+    (["--coordinator", "http://10.1.2.3:7433", "--state", "/tmp/x", "--slots", "1"], "--insecure"),
+    (["--state", "/tmp/x", "--slots", "1"], "--coordinator URL is missing"),
+    (["--coordinator", "http://127.0.0.1:1", "--slots", "1"], "--state DIR is missing"),
+    (["--coordinator", "http://127.0.0.1:1", "--state", "/tmp/x", "--slots", "1", "--name", "a b"], "--name 'a b'"),
+    (["--coordinator", "http://127.0.0.1:1", "--state", "/tmp/x", "--slots", "1", "--token-file", "/nowhere"], "/nowhere"),
+    (["--coordinator", "http://127.0.0.1:1", "--state", "/tmp/x", "--slots", "1", "--frobnicate"], "'--frobnicate'"),
+])
+def test_bad_options_are_named_with_the_way_out(args, words):
+    r = subprocess.run([str(BIN / "longhaul-node"), *args], capture_output=True, text=True, timeout=10)
+    assert r.returncode == 64 and words in r.stderr
+
+
+def test_two_daemons_cannot_share_a_state_directory(bench):
+    b = bench()
+    r = subprocess.run(b.node.command, capture_output=True, text=True, timeout=10)
+    assert r.returncode == 78 and "another longhaul-node runs" in r.stderr
