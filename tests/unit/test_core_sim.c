@@ -22,11 +22,12 @@ enum phase { PH_PREPARING, PH_PREPARED, PH_RUNNING, PH_ENDING, PH_EXITED, PH_CLE
 struct held {
     char job[CORE_ID_MAX];
     uint64_t attempt;
-    bool head, processes, told_prepared, told_running, told_exited, stopped, launched, gone;
+    bool head, processes, told_prepared, told_running, told_exited, told_cleaned, stopped, launched, gone;
     unsigned slots;
     enum phase phase;
     uint64_t until_ms; /* when the phase is over */
     int64_t step;
+    char exit[160];
 };
 struct vnode {
     char name[16], agent[16], boot[16];
@@ -182,12 +183,15 @@ static void report_exit(struct sim *s, struct vnode *n, struct held *h)
     static const char *const bad[] = {"app", "infra", "launch", "storage", "hang"};
     char more[160];
 
-    if (h->stopped)
+    if (h->exit[0]) /* the same record each time */
+        (void)snprintf(more, sizeof(more), "%s", h->exit);
+    else if (h->stopped)
         (void)snprintf(more, sizeof(more), ",'outcome':'stopped','class':'','exit':85");
     else if (s->faults && h->attempt % 3 == 1 && chance(s, 300))
         (void)snprintf(more, sizeof(more), ",'outcome':'failed','class':'%s','exit':3", bad[rnd(s, 5)]);
     else
         (void)snprintf(more, sizeof(more), ",'outcome':'ok','class':'','exit':0,'result':{'steps':%lld}", (long long)h->step);
+    (void)snprintf(h->exit, sizeof(h->exit), "%s", more);
     if (report(s, n, h, "exited", more)) {
         h->told_exited = true;
         h->phase = PH_EXITED;
@@ -226,15 +230,16 @@ static void live(struct sim *s, struct vnode *n, struct held *h)
         if (now < h->until_ms)
             break;
         h->processes = false;
+        if (!h->told_cleaned && chance(s, 500)) /* the exit waits for uploads, the word that all is gone does not */
+            h->told_cleaned = report(s, n, h, "cleaned", "");
         if (h->head && h->launched && !h->told_exited)
             report_exit(s, n, h);
         else
             h->phase = PH_EXITED;
         break;
     case PH_EXITED:
-        /* Members end when they are stopped; until then orted is there. */
-        h->processes = false;
-        if (report(s, n, h, "cleaned", ""))
+        h->told_cleaned = h->told_cleaned || report(s, n, h, "cleaned", "");
+        if (h->told_cleaned)
             h->phase = PH_CLEAN;
         break;
     case PH_CLEAN:
@@ -267,13 +272,13 @@ static void do_register(struct sim *s, struct vnode *n)
         if (!h)
             continue;
         end_processes(h, s->rig.now_ms, 500);
-        if (h->phase == PH_CLEAN)
-            h->phase = PH_EXITED; /* says it again */
     }
     for (unsigned k = 0; k < n->n_held; k++) { /* reports are derived from files: made again */
-        n->held[k].told_prepared = n->held[k].told_running = false;
-        if (n->held[k].phase == PH_CLEAN)
-            n->held[k].phase = PH_EXITED;
+        struct held *h = &n->held[k];
+
+        h->told_prepared = h->told_running = h->told_cleaned = h->told_exited = false;
+        if (h->phase == PH_CLEAN || h->phase == PH_EXITED)
+            h->phase = PH_ENDING;
     }
 }
 
