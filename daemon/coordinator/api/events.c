@@ -305,7 +305,7 @@ void api_events(struct api_call *c)
     const char *job = http_query(c->q, "job");
     const struct core_job *j = NULL;
 
-    if (job && *job) {
+    if (job) {
         j = core_find_job(app_core(c->app), job);
         if (!j) {
             http_answer_problem(c->q, 404, "no_such_job", NULL, "there is no job '%s'", job);
