@@ -65,8 +65,10 @@ static bool take_start(struct api_call *c, uint64_t otherwise, uint64_t *ret_aft
     const char *id = http_header(c->q, "Last-Event-ID");
     int64_t value;
 
+    if (!api_param_u64(c, "after", 0, INT64_MAX, otherwise, ret_after))
+        return false;
     if (!id)
-        return api_param_u64(c, "after", 0, INT64_MAX, otherwise, ret_after);
+        return true;
     if (strspn(id, "0123456789") == strlen(id) && lh_parse_i64(id, 0, INT64_MAX, &value)) {
         *ret_after = (uint64_t)value;
         return true;
