@@ -5,6 +5,7 @@
 #include "daemon/node/reports.h"
 #include "daemon/node/shims.h"
 #include "daemon/node/ship.h"
+#include "daemon/node/uploads.h"
 #include "daemon/node/watch.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
@@ -39,6 +40,7 @@ struct held *held_find(const struct node *n, const char *job, uint64_t number)
 static void held_free(struct held *h)
 {
     ship_free(h->ship);
+    uploads_free(h->uploads);
     json_decref(h->command);
     json_decref(h->relayed);
     free(h);
@@ -93,7 +95,8 @@ static struct held *held_new(struct node *n, json_t *command)
     (void)node_path(n, h->dir, "attempts/%s/%" PRIu64, h->job, h->number);
     find_ranks(h);
     h->ship = ship_new(h);
-    if (!h->ship) {
+    h->uploads = uploads_new(h);
+    if (!h->ship || !h->uploads) {
         held_free(h);
         return NULL;
     }
@@ -307,6 +310,7 @@ void held_tell_all(struct node *n)
         h->told_prepared = h->told_launched = h->told_running = h->told_exited = h->told_cleaned = false;
         (void)json_object_clear(h->relayed);
         ship_doubt(h->ship);
+        uploads_tell_all(h->uploads);
     }
 }
 

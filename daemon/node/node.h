@@ -18,7 +18,6 @@
 struct held;
 struct link;
 struct reports;
-struct transfers;
 
 struct node_config {
     const char *coordinator; /* http[s]://HOST:PORT, without a final slash */
@@ -29,6 +28,7 @@ struct node_config {
     bool insecure;
     unsigned heartbeat_ms; /* 0: the coordinator's */
     uint64_t grace_ms, hang_ms, log_max_bytes; /* handed to shims */
+    uint64_t upload_retry_ms;                  /* how long an upload that may work later is tried */
 };
 
 struct node {
@@ -39,11 +39,11 @@ struct node {
     struct client *client;
     struct link *link;
     struct reports *reports;
-    struct transfers *transfers;
     struct held *held;  /* list of what this node holds */
     json_t *preflights; /* object: jobs whose preflight is under way */
     uv_timer_t tick;
-    bool stopping;
+    unsigned uploads_running;
+    volatile bool stopping; /* read by threads */
 };
 
 /* STATE/PARTS..., into buf of NODE_PATH_MAX; too long a path is cut and will not be found. */

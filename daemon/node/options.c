@@ -33,10 +33,11 @@ static const char help[] =
     "  --heartbeat-ms N    poll at least so often (default: what the coordinator says)\n"
     "  --worker PROGRAM, --shim PROGRAM, --mpirun PROGRAM   in place of those beside this program and on the PATH\n"
     "  --grace-ms N, --hang-ms N, --log-max BYTES           limits that shims keep by themselves\n"
+    "  --upload-retry-s N  how long an upload that may work later is tried (default 900)\n"
     "  --version | --help\n";
 
 enum { OPT_COORDINATOR = 256, OPT_NAME, OPT_STATE, OPT_SLOTS, OPT_DEVICE, OPT_ADDRESS, OPT_TOKEN, OPT_CA, OPT_INSECURE,
-       OPT_STORE, OPT_S3, OPT_HEARTBEAT, OPT_WORKER, OPT_SHIM, OPT_MPIRUN, OPT_GRACE, OPT_HANG, OPT_LOG, OPT_VERSION, OPT_HELP };
+       OPT_STORE, OPT_S3, OPT_HEARTBEAT, OPT_WORKER, OPT_SHIM, OPT_MPIRUN, OPT_GRACE, OPT_HANG, OPT_LOG, OPT_UPLOAD, OPT_VERSION, OPT_HELP };
 
 static const struct option table[] = {
     {"coordinator", required_argument, NULL, OPT_COORDINATOR}, {"name", required_argument, NULL, OPT_NAME},
@@ -48,6 +49,7 @@ static const struct option table[] = {
     {"worker", required_argument, NULL, OPT_WORKER},           {"shim", required_argument, NULL, OPT_SHIM},
     {"mpirun", required_argument, NULL, OPT_MPIRUN},           {"grace-ms", required_argument, NULL, OPT_GRACE},
     {"hang-ms", required_argument, NULL, OPT_HANG},            {"log-max", required_argument, NULL, OPT_LOG},
+    {"upload-retry-s", required_argument, NULL, OPT_UPLOAD},
     {"version", no_argument, NULL, OPT_VERSION},               {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -100,6 +102,10 @@ static int take_option(struct options *o, int c, struct lh_err *reterr)
     case OPT_HANG:
         rc = number("--hang-ms", optarg, 0, INT64_MAX, &v, reterr);
         g->hang_ms = (uint64_t)v;
+        break;
+    case OPT_UPLOAD:
+        rc = number("--upload-retry-s", optarg, 0, 30 * 86400, &v, reterr);
+        g->upload_retry_ms = (uint64_t)v * 1000u;
         break;
     case OPT_LOG:
         rc = number("--log-max", optarg, 4096, INT64_MAX, &v, reterr);
@@ -237,7 +243,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct lh_
 
     memset(o, 0, sizeof(*o));
     o->config = (struct node_config){.device = "cpu", .mpirun = "mpirun", .grace_ms = 60000, .hang_ms = 600000,
-                                     .log_max_bytes = 64u << 20};
+                                     .log_max_bytes = 64u << 20, .upload_retry_ms = 900000};
     opterr = 0;
     while (rc == 0 && (c = getopt_long(argc, argv, ":", table, NULL)) != -1) {
         if (c == OPT_HELP)

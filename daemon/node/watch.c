@@ -8,6 +8,7 @@
 #include "daemon/node/reports.h"
 #include "daemon/node/shims.h"
 #include "daemon/node/ship.h"
+#include "daemon/node/uploads.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
@@ -115,6 +116,14 @@ static void tell_prepared(struct held *h)
     }
 }
 
+static void tell_launched(struct held *h)
+{
+    if (h->head && !h->told_launched && there(h, "start.json")) {
+        h->told_launched = true;
+        reports_attempt(h->node->reports, h, "launched", "", NULL);
+    }
+}
+
 static void tick_starting(struct held *h)
 {
     struct lh_err err;
@@ -147,10 +156,7 @@ static void tick_live(struct held *h)
         return;
     }
     tell_prepared(h);
-    if (h->head && !h->told_launched && there(h, "start.json")) {
-        h->told_launched = true;
-        reports_attempt(h->node->reports, h, "launched", "", NULL);
-    }
+    tell_launched(h);
     if (h->head && h->told_launched)
         tell_relays(h);
     if (h->head && h->told_launched && !h->told_running && !h->asking) {
@@ -158,6 +164,7 @@ static void tick_live(struct held *h)
         shims_ask(h->node->loop, h->dir, json_pack("{s:s}", "op", "status"), ASK_MS, on_status, h);
     }
     ship_tick(h->ship);
+    uploads_tick(h->uploads);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
@@ -174,6 +181,24 @@ static void tell_exited(struct held *h)
     lh_info("attempt.exited", "job=%s attempt=%" PRIu64 " outcome=%s class=%s exit=%" PRId64, h->job, h->number,
             lh_json_str(o, "outcome", ""), lh_json_str(o, "class", ""), lh_json_i64(o, "exit", -1));
     reports_attempt(h->node->reports, h, "exited", "", o);
+}
+
+/* An attempt that was over between two looks (or while no daemon ran) has been through its states all the same. */
+static void tell_missed(struct held *h)
+{
+    LH_CLEANUP(lh_json_decrefp) json_t *exit = NULL;
+
+    if (h->told_exited)
+        return;
+    if (there(h, "shim.json"))
+        tell_prepared(h);
+    tell_launched(h);
+    if (!h->head || h->told_running)
+        return;
+    h->told_running = true;
+    exit = load(h, "exit.json");
+    if (strcmp(lh_json_str(exit, "outcome", ""), "ok") == 0)
+        reports_attempt(h->node->reports, h, "running", "", NULL);
 }
 
 static void tell_cleaned(struct held *h)
@@ -199,8 +224,9 @@ static bool forget(struct held *h)
     char path[NODE_PATH_MAX];
     struct lh_err err;
 
-    if (lh_remove_tree(h->dir, &err) < 0) {
+    if (uploads_rescue(h->uploads, &err) < 0 || lh_remove_tree(h->dir, &err) < 0) {
         lh_warn("attempt.kept", "job=%s attempt=%" PRIu64 " error=\"%s\"", h->job, h->number, err.text);
+        h->forget_wanted = false; /* the coordinator, or the next daemon, asks again */
         return false;
     }
     (void)rmdir(node_path(h->node, path, "attempts/%s", h->job)); /* the last attempt's: empty */
@@ -208,21 +234,41 @@ static bool forget(struct held *h)
     return true;
 }
 
-static bool tick_over(struct held *h)
+static bool tick_refused(struct held *h)
 {
-    bool refused = there(h, "refused.json");
-
-    if (refused)
-        tell_refused(h);
-    else
-        ship_tick(h->ship);
-    if (!refused && h->head && !h->told_exited && ship_is_done(h->ship))
-        tell_exited(h);
+    tell_refused(h);
     if (!h->told_cleaned)
         tell_cleaned(h);
-    if (h->forget_wanted && h->workers == 0 && !h->asking && (refused || ship_is_done(h->ship)))
-        return !forget(h);
-    return true;
+    return !h->forget_wanted || h->workers > 0 || !forget(h);
+}
+
+/* Slots are freed by `cleaned`, so it does not wait for uploads; but where the end was asked for, the checkpoint that is being
+ * uploaded is what the next attempt resumes from, and `exited` has to come first. */
+static bool may_tell_cleaned(const struct held *h)
+{
+    LH_CLEANUP(lh_json_decrefp) json_t *exit = NULL;
+
+    if (!h->head || h->told_exited)
+        return true;
+    exit = load(h, "exit.json");
+    return !lh_json_str(exit, "stop", "")[0];
+}
+
+static bool tick_over(struct held *h)
+{
+    bool settled;
+
+    if (there(h, "refused.json"))
+        return tick_refused(h);
+    tell_missed(h);
+    ship_tick(h->ship);
+    uploads_tick(h->uploads);
+    settled = ship_is_done(h->ship) && uploads_are_settled(h->uploads);
+    if (h->head && !h->told_exited && settled)
+        tell_exited(h);
+    if (!h->told_cleaned && may_tell_cleaned(h))
+        tell_cleaned(h);
+    return !h->forget_wanted || !settled || h->workers > 0 || h->asking || !forget(h);
 }
 
 bool watch_tick(struct held *h)

@@ -1,4 +1,5 @@
 """longhaul-node against a scripted coordinator, with real shims and real mpirun; ranks are shell scripts."""
+import hashlib
 import json
 import os
 import pathlib
@@ -41,10 +42,11 @@ class Bench:
         return json.loads((self.dir(job, attempt) / "shim.json").read_text())["pid"]
 
     def run_to(self, job, what, **more):
+        attempt = more.get("attempt", 1)
         self.c.prepare(job, **more)
-        self.c.expect("prepared", job=job)
-        self.c.send("launch", job=job, attempt=more.get("attempt", 1))
-        return self.c.expect(what, job=job)
+        self.c.expect("prepared", job=job, attempt=attempt)
+        self.c.send("launch", job=job, attempt=attempt)
+        return self.c.expect(what, job=job, attempt=attempt)
 
     def close(self):
         for job in (self.state / "attempts").glob("*/*") if (self.state / "attempts").exists() else []:
@@ -269,6 +271,124 @@ def test_secrets_of_the_daemon_do_not_reach_ranks(bench, monkeypatch):
     b = bench("env; exit 0")
     b.run_to("j1", "exited")
     assert b"LONGHAUL_ATTEMPT_DIR" in b.c.files["j1/1/0.log"] and b"very-secret" not in b.c.files["j1/1/0.log"]
+
+
+CHECKPOINTS = r"""
+checkpoint() { # step: a directory with a manifest, as the worker writes it
+  python3 - "$1" "$PWD/out/checkpoints" <<'END'
+import hashlib, json, os, sys
+step, root = int(sys.argv[1]), sys.argv[2]
+tmp = f"{root}/step-{step:08}.tmp"
+os.makedirs(tmp)
+size = int(os.environ.get("TEST_BYTES", "1000"))
+files = []
+for name in ("adapter_model.safetensors", "state.json"):
+    data = (f"{name} of {step} ".encode() * (size // 10 + 1))[:size]
+    open(f"{tmp}/{name}", "wb").write(data)
+    files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+manifest = json.dumps({"version": 1, "kind": "checkpoint", "about": {}, "bytes": 2 * size, "files": files})
+open(f"{tmp}/manifest.json", "w").write(manifest)
+os.rename(tmp, tmp[:-4])
+event = {"type": "checkpoint", "rank": 0, "step": step, "path": tmp[:-4], "bytes": 2 * size,
+         "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest()}
+open("out/events/rank-0.jsonl", "a").write(json.dumps(event) + "\n")
+END
+}
+"""
+
+
+def verified(path):
+    """The manifest of a directory whose files are all what it says."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    for f in manifest["files"]:
+        data = (path / f["name"]).read_bytes()
+        assert len(data) == f["bytes"] and hashlib.sha256(data).hexdigest() == f["sha256"], f
+    return manifest
+
+
+def test_checkpoints_are_uploaded_while_ranks_run_even_when_the_worker_removes_its_own(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] || { sleep 2; exit 0; }; checkpoint 1; sleep 1; checkpoint 2; rm -r out/checkpoints/*1; exit 0')
+    store = b.tmp / "store"
+    end = b.run_to("j1", "exited", upload=f"file://{store}/")
+    assert end["outcome"] == "ok"
+    for step in (1, 2):
+        r = b.c.got("upload", step=step, state="done")[0]
+        path = store / "j1" / "attempt-1" / f"step-{step:08}"
+        assert r["uri"] == f"file://{path}"
+        verified(path)
+        digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+        assert digest == r["manifest_sha256"] == b.c.got("checkpoint", step=step)[0]["manifest_sha256"]
+        assert b.c.got("upload", step=step, state="uploading")
+    assert not list(store.rglob("*.tmp")) and not list(store.rglob("*.new"))
+    types = [(r["type"], r.get("state")) for r in b.c.reports]
+    assert types.index(("exited", None)) > max(i for i, t in enumerate(types) if t == ("upload", "done"))
+    b.c.send("forget", job="j1", attempt=1)
+    wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
+    assert not (b.state / "kept").exists()
+
+
+def test_an_upload_that_fails_for_good_is_told_and_the_checkpoint_is_kept(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
+    blocker = b.tmp / "store"
+    blocker.write_text("not a directory")
+    end = b.run_to("j1", "exited", upload=f"file://{blocker}")
+    assert end["outcome"] == "ok"
+    r = b.c.got("upload", step=1, state="failed")[0]
+    assert str(blocker) in r["error"]
+    b.c.send("forget", job="j1", attempt=1)
+    wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
+    verified(b.state / "kept" / "j1" / "attempt-1" / "step-00000001")
+
+
+def test_a_checkpoint_of_another_attempt_at_the_same_place_is_not_overwritten(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
+    path = b.tmp / "store" / "j1" / "attempt-1" / "step-00000001"
+    path.mkdir(parents=True)
+    (path / "manifest.json").write_text("somebody else's")
+    b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
+    assert "written by another attempt" in b.c.got("upload", step=1, state="failed")[0]["error"]
+    assert (path / "manifest.json").read_text() == "somebody else's"
+
+
+def test_an_upload_goes_on_after_the_daemon_was_killed_in_the_middle(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 3; exit 0')
+    b.node.stop()
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2, env={"LONGHAUL_FAULT": "node.upload.file:1:kill"}).start()
+    wait_until(lambda: len(b.c.registrations) == 2, 10, "the second daemon registers")
+    b.c.prepare("j1", upload=f"file://{b.tmp}/store")
+    b.c.expect("prepared", job="j1")
+    b.c.send("launch", job="j1", attempt=1)
+    b.node.process.wait(20)
+    path = b.tmp / "store" / "j1" / "attempt-1" / "step-00000001"
+    assert (path / "adapter_model.safetensors").exists() and not (path / "manifest.json").exists()
+    b.node = Node(b.c.url, "n1", b.state, *b.args, slots=2).start()
+    b.c.expect("upload", job="j1", state="done")
+    verified(path)
+    assert b.c.expect("exited", job="j1")["outcome"] == "ok"
+
+
+def test_shards_are_reported_and_uploaded_at_the_end(bench):
+    b = bench(CHECKPOINTS + '[ $rank = 0 ] && { checkpoint 7; mv out/checkpoints/step-00000007 out/shards; }; sleep 0.5; exit 0')
+    b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
+    assert b.c.got("upload", output="shards", state="done")
+    verified(b.tmp / "store" / "j1" / "attempt-1" / "shards")
+
+
+def test_an_attempt_resumes_from_a_checkpoint_of_the_store_after_verifying_it(bench):
+    b = bench(CHECKPOINTS + 'if [ -e resume ]; then echo "$*"; cat resume/state.json; exit 0; fi; [ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
+    b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
+    r = b.c.got("upload", step=1, state="done")[0]
+    resume = {"uri": r["uri"], "manifest_sha256": r["manifest_sha256"], "step": 1}
+    b.run_to("j1", "exited", attempt=2, resume=resume)
+    log = b.c.files["j1/2/0.log"]
+    assert b"--resume resume" in log and b"state.json of 1" in log
+    b.c.prepare("j2", resume={**resume, "manifest_sha256": "0" * 64})
+    assert "is not what it was" in b.c.expect("prepare_failed", job="j2")["problem"]["detail"]
+    (b.tmp / "store" / "j1" / "attempt-1" / "step-00000001" / "state.json").write_text("x" * 1000)
+    for mark in (b.state / "cache" / "verified").iterdir():
+        mark.unlink()
+    b.c.prepare("j3", resume=resume)
+    assert "state.json" in b.c.expect("prepare_failed", job="j3")["problem"]["detail"]
 
 
 @pytest.mark.parametrize("args, words", [
