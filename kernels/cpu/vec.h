@@ -73,7 +73,7 @@ VEC_INLINE v16h v16_to_bf16(v16 x)
 #ifdef __AVX512BW__
 VEC_INLINE __mmask16 v16_mask(int64_t n)
 {
-    return n >= VEC ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1u);
+    return (__mmask16)(n >= VEC ? 0xffffu : (1u << n) - 1u);
 }
 #endif
 

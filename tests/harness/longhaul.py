@@ -96,6 +96,7 @@ class Coordinator:
 
     def start(self, timeout=30):
         self.state.mkdir(parents=True, exist_ok=True)
+        (self.state / "address").unlink(missing_ok=True)  # of one that was killed
         self.log = self.state.parent / f"{self.state.name}.log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([*self.prefix, str(BIN / "longhauld"), "--state", str(self.state), *self.args],

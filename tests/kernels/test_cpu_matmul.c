@@ -97,20 +97,22 @@ static void sub_matrices_of_one_buffer_are_multiplied_in_place(void **state)
     struct kn_stream *s = kt_stream(cpu, 2), *rs = kt_stream(ref, 1);
     struct kn_mat qkv = kt_new(KN_BF16, 40, 96, false), w = kt_new(KN_BF16, 32, 64, false), before,
                   want;
-    struct kn_mat x = kt_new(KN_BF16, 40, 64, false);
+    struct kn_mat x = kt_new(KN_BF16, 40, 64, false), x64, w64;
 
     (void)state;
     kt_random(&r, qkv, 1.0), kt_random(&r, w, 1.0), kt_random(&r, x, 1.0);
     before = kt_copy(qkv);
     want = kt_f64(qkv);
-    ref->matmul(rs, kn_sub(want, 0, 40, 32, 32), kt_f64(x), false, kt_f64(w), true, 1.0f, 0.0f);
+    x64 = kt_f64(x), w64 = kt_f64(w);
+    ref->matmul(rs, kn_sub(want, 0, 40, 32, 32), x64, false, w64, true, 1.0f, 0.0f);
     cpu->matmul(s, kn_sub(qkv, 0, 40, 32, 32), x, false, w, true, 1.0f, 0.0f);
     kt_sync(cpu, s);
     kt_check(qkv, want, ((struct kt_tol){2.5e-3, 4e-3}), "columns 32 to 64");
     kt_check_same_bits(kn_sub(qkv, 0, 40, 0, 32), kn_sub(before, 0, 40, 0, 32), "columns before");
     kt_check_same_bits(kn_sub(qkv, 0, 40, 64, 32), kn_sub(before, 0, 40, 64, 32), "columns after");
     cpu->stream_free(s), ref->stream_free(rs);
-    kt_free(qkv), kt_free(w), kt_free(before), kt_free(want), kt_free(x);
+    kt_free(qkv), kt_free(w), kt_free(before), kt_free(want), kt_free(x), kt_free(x64),
+        kt_free(w64);
 }
 
 static void more_shapes_than_the_cache_holds_still_give_right_products(void **state)

@@ -59,12 +59,20 @@ static float *random_row(struct kt_rng *r, int64_t n, double mean, double size)
     return x;
 }
 
-static struct kn_mat row(float *x, int64_t n)
+static struct kn_mat row(const float *x, int64_t n)
 {
     struct kn_mat m = kt_new(KN_F32, 1, n, false);
 
     memcpy(m.p, x, (size_t)n * sizeof(*x));
     return m;
+}
+
+static struct kn_mat row_f64(const float *x, int64_t n)
+{
+    struct kn_mat m = row(x, n), d = kt_f64(m);
+
+    kt_free(m);
+    return d;
 }
 
 static void embedding_rows_are_copied_and_their_gradients_added_in_token_order(void **state)
@@ -128,14 +136,17 @@ static void rmsnorm_and_its_gradients_match_the_reference(void **state)
         memcpy(dg64, dg0, (size_t)C * 4);
         ref->rmsnorm_fwd(s.ref, y64, rstd64, x64, g, 1e-5f);
         ref->rmsnorm_bwd(s.ref, dx64, dg64, dy64, x64, g, rstd64);
-        dg64_mat = kt_f64(row(dg64, C)), rstd64_mat = kt_f64(row(rstd64, T));
+        dg64_mat = row_f64(dg64, C), rstd64_mat = row_f64(rstd64, T);
         for (int k = 0; k < 3; k++) {
-            struct kn_mat y = kt_new(types[t], T, C, true), d = kt_copy(dx), dg = row(dg0, C);
+            struct kn_mat y = kt_new(types[t], T, C, true), d = kt_copy(dx), dg = row(dg0, C),
+                          rstd_mat;
 
             cpu->rmsnorm_fwd(s.cpu[k], y, rstd, x, g, 1e-5f);
             cpu->rmsnorm_bwd(s.cpu[k], d, dg.p, dy, x, g, rstd);
             kt_check(y, y64, tol(types[t]), "y %lldx%lld", (long long)T, (long long)C);
-            kt_check(row(rstd, T), rstd64_mat, tol(KN_F32), "rstd");
+            rstd_mat = row(rstd, T);
+            kt_check(rstd_mat, rstd64_mat, tol(KN_F32), "rstd");
+            kt_free(rstd_mat);
             kt_check(d, dx64, tol(types[t]), "dx");
             kt_check(dg, dg64_mat, tol(KN_F32), "dg");
             if (k == 0)
@@ -408,7 +419,7 @@ static void adamw_follows_the_reference_over_several_steps(void **state)
     struct kt_rng r = kt_rng(48);
     const int64_t n = 20011;
     struct streams s = streams_new();
-    struct kn_mat p[4], m[4], v[4];
+    struct kn_mat p[4], m[4], v[4], p64, m64, v64;
     uint16_t *low = malloc((size_t)n * sizeof(*low));
     struct kn_mat start = random_mat(&r, KN_F32, 1, n, 1.0);
 
@@ -433,12 +444,14 @@ static void adamw_follows_the_reference_over_several_steps(void **state)
             cpu->adamw(s.cpu[k], p[k].p, m[k].p, v[k].p, g, k ? low : NULL, n, &h);
         free(g);
     }
+    p64 = kt_f64(p[3]), m64 = kt_f64(m[3]), v64 = kt_f64(v[3]);
     for (int k = 0; k < 3; k++) {
-        kt_check(p[k], kt_f64(p[3]), tol(KN_F32), "p");
-        kt_check(m[k], kt_f64(m[3]), tol(KN_F32), "m");
-        kt_check(v[k], kt_f64(v[3]), tol(KN_F32), "v");
+        kt_check(p[k], p64, tol(KN_F32), "p");
+        kt_check(m[k], m64, tol(KN_F32), "m");
+        kt_check(v[k], v64, tol(KN_F32), "v");
         kt_check_same_bits(p[k], p[0], "p with %d threads", k + 1);
     }
+    kt_free(p64), kt_free(m64), kt_free(v64);
     for (int64_t i = 0; i < n; i++)
         assert_int_equal(low[i], kn_f32_to_bf16(((float *)p[0].p)[i]));
     streams_free(&s);

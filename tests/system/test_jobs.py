@@ -13,16 +13,17 @@ pytestmark = pytest.mark.full
 
 
 def pids_of_job(c, job_id):
-    """Processes that name the job's attempt directory in their command line or environment-free cwd."""
+    """Processes of a job's attempts: their command line, environment or working directory names it below the state directory."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            line = open(f"/proc/{entry}/cmdline", "rb").read().decode(errors="replace")
+            text = b"".join(open(f"/proc/{entry}/{part}", "rb").read() for part in ("cmdline", "environ")).decode(errors="replace")
+            text += os.readlink(f"/proc/{entry}/cwd")
         except OSError:
             continue
-        if job_id in line and str(c.state) in line:
+        if job_id in text and str(c.state) in text:
             found.append(int(entry))
     return found
 
@@ -37,7 +38,11 @@ def test_a_gang_of_two_ranks_checks_itself_and_succeeds(standalone):
 
 
 def test_jobs_run_in_the_order_of_submission(standalone):
+    first = standalone.submit(check_job(4, slots=2))
+    standalone.wait(first, "running")
     ids = [standalone.submit(check_job(0.2, slots=2)) for _ in range(3)]
+    for i in ids:
+        standalone.wait(i, "queued")  # ready, all of them, while the slots are taken
     ended = [standalone.wait(i, "succeeded", 120)["started_at"] for i in ids]
     assert ended == sorted(ended)
 

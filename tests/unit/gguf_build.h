@@ -1,4 +1,5 @@
-/* gguf_build.h - writes small GGUF files for tests, byte by byte and without the code under test. */
+/* gguf_build.h - writes small GGUF files for tests, byte by byte and without the code under test.
+ */
 #pragma once
 #include "tests/unit/hostile.h"
 
@@ -41,7 +42,8 @@ static inline LH_UNUSED void gb_str(struct gguf_build *g, const char *key, const
     gb_string(&g->keys, v);
 }
 
-static inline LH_UNUSED void gb_strings(struct gguf_build *g, const char *key, const char *const *v, unsigned n)
+static inline LH_UNUSED void gb_strings(struct gguf_build *g, const char *key, const char *const *v,
+                                        unsigned n)
 {
     gb_key(g, key, 9);
     put_u32(&g->keys, 8);
@@ -50,7 +52,8 @@ static inline LH_UNUSED void gb_strings(struct gguf_build *g, const char *key, c
         gb_string(&g->keys, v[i]);
 }
 
-static inline LH_UNUSED void gb_i32s(struct gguf_build *g, const char *key, const int32_t *v, unsigned n)
+static inline LH_UNUSED void gb_i32s(struct gguf_build *g, const char *key, const int32_t *v,
+                                     unsigned n)
 {
     gb_key(g, key, 9);
     put_u32(&g->keys, 5);
@@ -59,8 +62,8 @@ static inline LH_UNUSED void gb_i32s(struct gguf_build *g, const char *key, cons
 }
 
 /* cols 0: a vector. data: bytes of the tensor. */
-static inline LH_UNUSED void gb_tensor(struct gguf_build *g, const char *name, uint32_t type, uint64_t rows,
-                                       uint64_t cols, const void *data, size_t bytes)
+static inline LH_UNUSED void gb_tensor(struct gguf_build *g, const char *name, uint32_t type,
+                                       uint64_t rows, uint64_t cols, const void *data, size_t bytes)
 {
     static const uint8_t zeros[64];
     uint32_t align = g->align ? g->align : 32;
@@ -99,8 +102,9 @@ static inline LH_UNUSED struct bytes gb_finish(struct gguf_build *g)
     return b;
 }
 
-/* A Llama of one layer: hidden 64, 4 heads, 2 key-value heads of 16, ff 96, vocabulary 40, no tokenizer, tied. The
- * numbers of q, k (rows as GGUF orders them) and the embedding count up, so that a test can tell rows apart. */
+/* A Llama of one layer: hidden 64, 4 heads, 2 key-value heads of 16, ff 96, vocabulary 40, no
+ * tokenizer, tied. The numbers of q, k (rows as GGUF orders them) and the embedding count up, so
+ * that a test can tell rows apart. */
 static inline LH_UNUSED void gb_llama_keys(struct gguf_build *g)
 {
     gb_str(g, "general.architecture", "llama");
@@ -114,7 +118,8 @@ static inline LH_UNUSED void gb_llama_keys(struct gguf_build *g)
     gb_f32(g, "llama.rope.freq_base", 10000);
 }
 
-static inline LH_UNUSED void gb_counting(struct gguf_build *g, const char *name, uint64_t rows, uint64_t cols)
+static inline LH_UNUSED void gb_counting(struct gguf_build *g, const char *name, uint64_t rows,
+                                         uint64_t cols)
 {
     size_t n = rows * (cols ? cols : 1);
     float *v = malloc(n * sizeof(*v));

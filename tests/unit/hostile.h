@@ -1,7 +1,7 @@
 /* hostile.h - damage done to small files: every truncation, and random changes from a printed seed.
  *
- * The function under test opens the damaged file and uses whatever it accepted; it must never crash, and what it
- * refuses it must refuse with a text. LONGHAUL_SEED=N repeats a run.
+ * The function under test opens the damaged file and uses whatever it accepted; it must never
+ * crash, and what it refuses it must refuse with a text. LONGHAUL_SEED=N repeats a run.
  */
 #pragma once
 #include "tests/unit/unit.h"
@@ -36,10 +36,13 @@ static inline LH_UNUSED void put_u64(struct bytes *b, uint64_t v)
     bytes_put(b, &v, 8);
 }
 
+/* A new file each time: ext4 flushes one that was cut to nothing and written again. */
 static inline LH_UNUSED void put_bytes(const char *path, const void *data, size_t n)
 {
-    FILE *f = fopen(path, "we");
+    FILE *f;
 
+    (void)remove(path);
+    f = fopen(path, "we");
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, n, f), n);
     assert_int_equal(fclose(f), 0);
@@ -62,11 +65,23 @@ static inline LH_UNUSED uint64_t hostile_seed(void)
     return seed ? seed : 1;
 }
 
-/* One to three changes: a bit, a byte, a number of 8 bytes, a hole, a piece twice. Returns the new length. */
+/* One to three changes: a bit, a byte, a number of 8 bytes, a hole, a piece twice. Returns the new
+ * length. */
 static inline LH_UNUSED size_t hostile_change(uint8_t *b, size_t n, uint64_t *state)
 {
-    static const uint64_t numbers[] = {0, 1, 7, 0x7f, 0xff, 0xffff, 0x7fffffff, 0xffffffff, 0x100000000,
-                                       INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX, UINT64_MAX - 7};
+    static const uint64_t numbers[] = {0,
+                                       1,
+                                       7,
+                                       0x7f,
+                                       0xff,
+                                       0xffff,
+                                       0x7fffffff,
+                                       0xffffffff,
+                                       0x100000000,
+                                       INT64_MAX,
+                                       (uint64_t)INT64_MAX + 1,
+                                       UINT64_MAX,
+                                       UINT64_MAX - 7};
 
     for (uint64_t k = hostile_random(state) % 3 + 1; k > 0 && n > 16; k--) {
         size_t at = hostile_random(state) % (n - 8), m = hostile_random(state) % 24 + 1;
@@ -96,10 +111,10 @@ static inline LH_UNUSED size_t hostile_change(uint8_t *b, size_t n, uint64_t *st
     return n;
 }
 
-/* Calls try with path holding: every truncation of the bytes (of long ones: the first 600 lengths, then every 97th),
- * then `changes` random changes within the first `head` bytes. */
-static inline LH_UNUSED void hostile_each(const char *path, const void *bytes, size_t n, size_t head,
-                                          unsigned changes, hostile_fn *try, void *arg)
+/* Calls try with path holding: every truncation of the bytes (of long ones: the first 600 lengths,
+ * then every 97th), then `changes` random changes within the first `head` bytes. */
+static inline LH_UNUSED void hostile_each(const char *path, const void *bytes, size_t n,
+                                          size_t head, unsigned changes, hostile_fn *try, void *arg)
 {
     uint64_t state = hostile_seed();
     uint8_t *copy = malloc(n + 256);

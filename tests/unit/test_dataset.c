@@ -38,7 +38,8 @@ static struct lh_job job_of(enum lh_data_format format, enum lh_pack pack, int64
     return job;
 }
 
-/* Writes shards of documents of the given lengths (0 ends the list); document d, token t has id 100 d + t. */
+/* Writes shards of documents of the given lengths (0 ends the list); document d, token t has id 100
+ * d + t. */
 static char *shards_of(const int *lengths, uint64_t shard_tokens)
 {
     char *dir = scratch_new();
@@ -52,9 +53,9 @@ static char *shards_of(const int *lengths, uint64_t shard_tokens)
         assert_int_equal(shard_writer_end(&w, NULL), 0);
     }
     assert_int_equal(shard_writer_end(&w, NULL), 0); /* an empty document leaves nothing */
-    about = json_pack("{s:i, s:I, s:I, s:I, s:I}", "format", SHARDS_FORMAT, "tokens", (json_int_t)w.n_tokens,
-                      "documents", (json_int_t)w.n_documents, "shard_tokens", (json_int_t)w.shard_tokens, "max_id",
-                      (json_int_t)w.max_id);
+    about = json_pack("{s:i, s:I, s:I, s:I, s:I}", "format", SHARDS_FORMAT, "tokens",
+                      (json_int_t)w.n_tokens, "documents", (json_int_t)w.n_documents,
+                      "shard_tokens", (json_int_t)w.shard_tokens, "max_id", (json_int_t)w.max_id);
     assert_int_equal(shard_writer_finish(&w, NULL), 0);
     assert_int_equal(lh_manifest_write(dir, SHARDS_KIND, about, NULL, NULL), 0);
     json_decref(about);
@@ -269,7 +270,8 @@ static void data_that_does_not_fit_is_refused_with_the_numbers(void **state)
 static void damaged_shards_are_refused(void **state)
 {
     static const int lengths[] = {5, 20, 0};
-    static const uint64_t offsets[][3] = {{0, 5, 26}, {1, 5, 25}, {0, 25, 25}, {0, 0, 25}, {0, UINT64_MAX, 25}};
+    static const uint64_t offsets[][3] = {
+        {0, 5, 26}, {1, 5, 25}, {0, 25, 25}, {0, 0, 25}, {0, UINT64_MAX, 25}};
     struct lh_job job = job_of(LH_DATA_TEXT, LH_PACK_MASKED, 8);
     char *dir = shards_of(lengths, 1000);
     struct dataset *d;
@@ -363,7 +365,8 @@ static void tokens_files_are_taken_in_order_and_wrap(void **state)
 
 static void documents_of_a_tokens_file_are_kept(void **state)
 {
-    const struct tensor t[] = {{"input_ids", 2, {3, 4, 0}, ids}, {"documents", 2, {3, 4, 0}, documents}};
+    const struct tensor t[] = {{"input_ids", 2, {3, 4, 0}, ids},
+                               {"documents", 2, {3, 4, 0}, documents}};
     struct lh_job job = job_of(LH_DATA_TOKENS, LH_PACK_MASKED, 5);
     char *dir = scratch_new();
     const char *path = in_dir(dir, "a.safetensors"), *uris[1] = {path};
@@ -378,7 +381,8 @@ static void documents_of_a_tokens_file_are_kept(void **state)
     assert_true(dataset_has_documents(d));
     s = window_at(d, 1, &w);
     assert_memory_equal(s->documents, ((int32_t[]){3, 3, 3, 3, 4}), 20);
-    assert_memory_equal(s->labels, ((int32_t[]){6, 7, 8, -100, -100}), 20); /* no labels given: every token */
+    assert_memory_equal(s->labels, ((int32_t[]){6, 7, 8, -100, -100}),
+                        20); /* no labels given: every token */
     dataset_close(d);
     job.data.pack = LH_PACK_JOIN;
     assert_int_equal(dataset_open(&job, NULL, 12, &d, NULL), 0);
@@ -390,7 +394,8 @@ static void documents_of_a_tokens_file_are_kept(void **state)
 static void tokens_files_that_lie_are_refused(void **state)
 {
     static const int64_t bad_documents[] = {0, 1, 0, 1, 3, 3, 3, 3, 0, 0, 1, 1};
-    static const int64_t bad_lengths[] = {4, 5, 3}, bad_labels[] = {1, 2, 12, 4, -1, 2, 3, 4, 5, 6, 7, 8};
+    static const int64_t bad_lengths[] = {4, 5, 3},
+                         bad_labels[] = {1, 2, 12, 4, -1, 2, 3, 4, 5, 6, 7, 8};
     static const int64_t negative[] = {1, 2, 3, 4, 5, -6, 7, 8, 9, 10, 11, 0};
     const struct {
         struct tensor t[2];
@@ -401,12 +406,36 @@ static void tokens_files_that_lie_are_refused(void **state)
         {{{"labels", 2, {3, 4, 0}, labels}}, 1, 12, 4, "no tensor 'input_ids'"},
         {{{"input_ids", 2, {3, 4, 0}, ids}}, 1, 11, 4, "input_ids of sequence 2, token 2 is 11"},
         {{{"input_ids", 2, {3, 4, 0}, negative}}, 1, 12, 4, "sequence 1, token 1 is -6"},
-        {{{"input_ids", 2, {3, 4, 0}, ids}}, 1, 12, 3, "sequences of 4 tokens, context.length is 3"},
-        {{{"input_ids", 2, {3, 4, 0}, ids}, {"labels", 2, {3, 3, 0}, labels}}, 2, 12, 4, "'labels' has 9 elements"},
-        {{{"input_ids", 2, {3, 4, 0}, ids}, {"labels", 2, {4, 3, 0}, labels}}, 2, 12, 4, "'labels'"},
-        {{{"input_ids", 2, {3, 4, 0}, ids}, {"labels", 2, {3, 4, 0}, bad_labels}}, 2, 12, 4, "labels of sequence 0, token 2 is 12"},
-        {{{"input_ids", 2, {3, 4, 0}, ids}, {"documents", 2, {3, 4, 0}, bad_documents}}, 2, 12, 4, "documents of sequence 0, token 2"},
-        {{{"input_ids", 2, {3, 4, 0}, ids}, {"lengths", 1, {3, 0, 0}, bad_lengths}}, 2, 12, 4, "length of sequence 1 is 5"},
+        {{{"input_ids", 2, {3, 4, 0}, ids}},
+         1,
+         12,
+         3,
+         "sequences of 4 tokens, context.length is 3"},
+        {{{"input_ids", 2, {3, 4, 0}, ids}, {"labels", 2, {3, 3, 0}, labels}},
+         2,
+         12,
+         4,
+         "'labels' has 9 elements"},
+        {{{"input_ids", 2, {3, 4, 0}, ids}, {"labels", 2, {4, 3, 0}, labels}},
+         2,
+         12,
+         4,
+         "'labels'"},
+        {{{"input_ids", 2, {3, 4, 0}, ids}, {"labels", 2, {3, 4, 0}, bad_labels}},
+         2,
+         12,
+         4,
+         "labels of sequence 0, token 2 is 12"},
+        {{{"input_ids", 2, {3, 4, 0}, ids}, {"documents", 2, {3, 4, 0}, bad_documents}},
+         2,
+         12,
+         4,
+         "documents of sequence 0, token 2"},
+        {{{"input_ids", 2, {3, 4, 0}, ids}, {"lengths", 1, {3, 0, 0}, bad_lengths}},
+         2,
+         12,
+         4,
+         "length of sequence 1 is 5"},
         {{{"input_ids", 2, {3, 0, 0}, ids}}, 1, 12, 4, "empty"},
     };
     char *dir = scratch_new();

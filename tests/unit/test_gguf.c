@@ -1,5 +1,7 @@
 /* test_gguf.c - GGUF files: keys, tensors, element types, Llamas made of them; damage. */
+#include "proto/base/sha256.h"
 #include "tests/unit/gguf_build.h"
+#include "tests/unit/real_model.h"
 #include "worker/formats/gguf.h"
 #include "worker/formats/source.h"
 #include <math.h>
@@ -53,7 +55,8 @@ static void quantised_blocks_expand_by_their_definition(void **state)
 
 static void expansion_to_bf16_rounds_once_to_the_nearest_even(void **state)
 {
-    const float in[4] = {1.0f, 1.00390625f /* halfway, down to even */, 1.01171875f /* halfway, up */, -3.14159274f};
+    const float in[4] = {1.0f, 1.00390625f /* halfway, down to even */,
+                         1.01171875f /* halfway, up */, -3.14159274f};
     uint16_t out[4];
     float many[3000];
     uint16_t few[3000];
@@ -116,7 +119,8 @@ static void keys_of_every_type_are_read(void **state)
     assert_int_equal(gguf_i64(f, "bool", &i, &err), LH_EINPUT);
     assert_int_equal(gguf_i64(f, "absent", &i, &err), 0);
     assert_int_equal(gguf_array_i64(gguf_find(f, "ii"), 1), -6);
-    assert_string_equal((assert_non_null(gguf_array_str(gguf_find(f, "ss"), &cursor, &len)), "x"), "x");
+    assert_string_equal((assert_non_null(gguf_array_str(gguf_find(f, "ss"), &cursor, &len)), "x"),
+                        "x");
     assert_int_equal(len, 1);
     (void)gguf_array_str(gguf_find(f, "ss"), &cursor, &len);
     assert_int_equal(len, 0);
@@ -158,11 +162,14 @@ static void a_llama_has_hugging_faces_names_and_row_order(void **state)
     assert_true(c->tied);
     assert_true(c->norm_eps == 1e-5);
     assert_int_equal(c->bos_id, -1);
-    assert_int_equal(model_source_check(s, "model.layers.0.self_attn.k_proj.weight", 32, 64, &err), 0);
+    assert_int_equal(model_source_check(s, "model.layers.0.self_attn.k_proj.weight", 32, 64, &err),
+                     0);
     assert_int_equal(model_source_check(s, "model.norm.weight", 64, 0, &err), 0);
     assert_int_equal(model_source_check(s, "model.norm.weight", 64, 1, &err), LH_EINPUT);
     assert_false(model_source_has(s, "lm_head.weight"));
-    assert_int_equal(model_source_read(s, "model.layers.0.self_attn.q_proj.weight", 0, 64, KN_F32, rows, &err), 0);
+    assert_int_equal(
+        model_source_read(s, "model.layers.0.self_attn.q_proj.weight", 0, 64, KN_F32, rows, &err),
+        0);
     for (int head = 0; head < 4; head++) {
         for (int i = 0; i < 8; i++) {
             /* Row i and row i + 8 of a head turn together; in the file they are neighbours. */
@@ -170,13 +177,17 @@ static void a_llama_has_hugging_faces_names_and_row_order(void **state)
             assert_true(rows[(16 * head + i + 8) * 64] == (float)((16 * head + 2 * i + 1) * 64));
         }
     }
-    assert_int_equal(model_source_read(s, "model.layers.0.self_attn.q_proj.weight", 23, 2, KN_F32, one, &err), 0);
+    assert_int_equal(
+        model_source_read(s, "model.layers.0.self_attn.q_proj.weight", 23, 2, KN_F32, one, &err),
+        0);
     assert_memory_equal(one, rows + 23 * 64, sizeof(one));
-    assert_int_equal(model_source_read(s, "model.layers.0.self_attn.v_proj.weight", 5, 1, KN_F32, one, &err), 0);
+    assert_int_equal(
+        model_source_read(s, "model.layers.0.self_attn.v_proj.weight", 5, 1, KN_F32, one, &err), 0);
     assert_true(one[0] == 5 * 64);
     assert_int_equal(model_source_read(s, "model.norm.weight", 3, 2, KN_F32, one, &err), 0);
     assert_true(one[1] == 4);
-    assert_int_equal(model_source_read(s, "model.norm.weight", 63, 2, KN_F32, one, &err), LH_EINTERNAL);
+    assert_int_equal(model_source_read(s, "model.norm.weight", 63, 2, KN_F32, one, &err),
+                     LH_EINTERNAL);
     assert_int_equal(model_source_read(s, "absent", 0, 1, KN_F32, one, &err), LH_EINPUT);
     assert_int_equal(model_source_digest(s, hex, &err), 0);
     assert_int_equal(model_source_digest(s, again, &err), 0);
@@ -186,7 +197,8 @@ static void a_llama_has_hugging_faces_names_and_row_order(void **state)
     scratch_free(dir);
 }
 
-/* Opens the Llama after the keys that `change` adds or replaces; returns the error text, "" when it opens. */
+/* Opens the Llama after the keys that `change` adds or replaces; returns the error text, "" when it
+ * opens. */
 static const char *open_with(void (*change)(struct gguf_build *g), struct model_config *ret)
 {
     static struct lh_err err;
@@ -428,8 +440,11 @@ static void use(const char *path, void *arg)
         assert_refused(rc, &err, path);
         return;
     }
-    assert_int_equal(model_source_read(s, "model.layers.0.self_attn.q_proj.weight", 0, 64, KN_F32, out, &err), 0);
-    assert_int_equal(model_source_read(s, "model.embed_tokens.weight", 0, 40, KN_BF16, out, &err), 0);
+    assert_int_equal(
+        model_source_read(s, "model.layers.0.self_attn.q_proj.weight", 0, 64, KN_F32, out, &err),
+        0);
+    assert_int_equal(model_source_read(s, "model.embed_tokens.weight", 0, 40, KN_BF16, out, &err),
+                     0);
     model_source_close(s);
 }
 
@@ -446,10 +461,55 @@ static void damaged_gguf_files_never_crash_the_reader(void **state)
     gb_llama_tensors(&g);
     gb_tensor(&g, "output.weight", 8, 40, 64, q8, sizeof(q8));
     b = gb_finish(&g);
-    hostile_each(in_dir(dir, "x.gguf"), b.at, b.n, 1400, 3000, use, out); /* 1400: keys and directory */
+    hostile_each(in_dir(dir, "x.gguf"), b.at, b.n, 1400, 3000, use,
+                 out); /* 1400: keys and directory */
     free(out);
     free(b.at);
     scratch_free(dir);
+}
+
+/* Digests of the fp32 bytes as numpy holds them after gguf.quants.dequantize (gguf 0.19.0), with
+ * the rows of q and k brought to halves. */
+static void the_real_model_expands_as_the_reference_does(void **state)
+{
+    static const struct {
+        const char *name;
+        int64_t rows, cols;
+        const char *digest;
+    } tensors[] = {
+        {"model.layers.3.self_attn.q_proj.weight", 576, 576,
+         "104838da8b4afb8d4d2032db69cd49cd12b9558520cbca07b47095a03dec7691"},
+        {"model.layers.29.self_attn.k_proj.weight", 192, 576,
+         "8e99b2450d5f3d53731f52790cc82f80b04341e533306bcfee6669ffa3c79921"},
+        {"model.layers.7.mlp.down_proj.weight", 576, 1536,
+         "9d3af8b67d13c727ae5ffe470464163b9cac42eb494525392bd3e79c8db73880"},
+        {"model.embed_tokens.weight", 49152, 576,
+         "3fd491c8066dd9dc1a2bf6796701526c82817d95c0ecabacdef3013c2b8bbbaa"},
+    };
+    const char *path = real_model();
+    struct model_source *s;
+    struct lh_err err = {0};
+
+    (void)state;
+    if (!path)
+        skip();
+    if (model_source_open(path, &s, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(model_source_config(s)->vocab, 49152);
+    assert_true(model_source_config(s)->norm_eps == 1e-5);
+    for (unsigned i = 0; i < LH_ARRAY_LEN(tensors); i++) {
+        size_t bytes = (size_t)(tensors[i].rows * tensors[i].cols) * 4;
+        float *out = malloc(bytes);
+        char hex[LH_SHA256_HEX];
+
+        assert_non_null(out);
+        assert_int_equal(
+            model_source_read(s, tensors[i].name, 0, tensors[i].rows, KN_F32, out, &err), 0);
+        lh_sha256_hex(out, bytes, hex);
+        assert_string_equal(hex, tensors[i].digest);
+        free(out);
+    }
+    model_source_close(s);
 }
 
 int main(void)
@@ -463,6 +523,7 @@ int main(void)
         TEST(rope_scaling_keys_become_hugging_faces_scheme),
         TEST(gguf_files_that_are_no_llama_are_refused_by_name),
         TEST(damaged_gguf_files_never_crash_the_reader),
+        TEST(the_real_model_expands_as_the_reference_does),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,11 @@
-/* test_peft.c - adapter directories: the config we write, what we read, what must agree with the job. */
+/* test_peft.c - adapter directories: the config we write, what we read, what must agree with the
+ * job. */
 #include "tests/unit/hostile.h"
 #include "worker/formats/peft.h"
 #include <sys/stat.h>
 
-#define ADAPTER "'peft_type':'LORA','r':4,'lora_alpha':8,'target_modules':['q_proj','v_proj'],'bias':'none'"
+#define ADAPTER                                                                                    \
+    "'peft_type':'LORA','r':4,'lora_alpha':8,'target_modules':['q_proj','v_proj'],'bias':'none'"
 
 static struct lh_job job_of(void)
 {
@@ -18,7 +20,8 @@ static struct lh_job job_of(void)
 
 static char *adapter_of(const char *config)
 {
-    const struct st_entry entry = {PEFT_PREFIX "model.layers.0.self_attn.q_proj.lora_A.weight", ST_F32, 2, {1, 1}};
+    const struct st_entry entry = {
+        PEFT_PREFIX "model.layers.0.self_attn.q_proj.lora_A.weight", ST_F32, 2, {1, 1}};
     const float zero = 0;
     char *dir = scratch_new();
     json_t *value = json_of(config);
@@ -26,7 +29,8 @@ static char *adapter_of(const char *config)
 
     assert_int_equal(lh_json_save(in_dir(dir, "adapter_config.json"), value, NULL), 0);
     json_decref(value);
-    assert_int_equal(st_create(in_dir(dir, "adapter_model.safetensors"), &entry, 1, NULL, &w, NULL), 0);
+    assert_int_equal(st_create(in_dir(dir, "adapter_model.safetensors"), &entry, 1, NULL, &w, NULL),
+                     0);
     assert_int_equal(st_write(w, &zero, 4, NULL), 0);
     assert_int_equal(st_finish(w, NULL), 0);
     return dir;
@@ -66,9 +70,10 @@ static void the_config_we_write_passes_our_own_check(void **state)
 static void a_tied_base_is_written_as_peft_writes_it(void **state)
 {
     struct lh_job job = job_of();
-    json_t *config, *want = json_of("['embed_tokens','input_layernorm','model.embed_tokens','norm',"
-                                    "'post_attention_layernorm']"),
-                    *targets = json_of("['q_proj','v_proj']");
+    json_t *config,
+        *want = json_of("['embed_tokens','input_layernorm','model.embed_tokens','norm',"
+                        "'post_attention_layernorm']"),
+        *targets = json_of("['q_proj','v_proj']");
 
     (void)state;
     job.adapter.embeddings = job.adapter.norms = true;
@@ -91,10 +96,12 @@ static void an_adapter_that_differs_from_the_job_names_the_member_and_both_value
 {
     static const char *const cases[][3] = {
         {"{" ADAPTER ",'r':8}", "/adapter/rank", "8"},
-        {"{'peft_type':'LORA','r':4,'lora_alpha':16,'target_modules':['q_proj','v_proj']}", "/adapter/alpha", "16"},
-        {"{'peft_type':'LORA','r':4,'lora_alpha':8,'target_modules':['q_proj']}", "/adapter/targets",
-         "has LoRA on q_proj, the job asks for q_proj, v_proj"},
-        {"{'peft_type':'LORA','r':4,'lora_alpha':8,'target_modules':['lm_head']}", "/adapter/targets", "lm_head"},
+        {"{'peft_type':'LORA','r':4,'lora_alpha':16,'target_modules':['q_proj','v_proj']}",
+         "/adapter/alpha", "16"},
+        {"{'peft_type':'LORA','r':4,'lora_alpha':8,'target_modules':['q_proj']}",
+         "/adapter/targets", "has LoRA on q_proj, the job asks for q_proj, v_proj"},
+        {"{'peft_type':'LORA','r':4,'lora_alpha':8,'target_modules':['lm_head']}",
+         "/adapter/targets", "lm_head"},
         {"{" ADAPTER ",'use_rslora':true}", "/adapter/use_rslora", "true"},
         {"{" ADAPTER ",'rank_pattern':{'q_proj':2}}", "/adapter/rank_pattern", "1 entries"},
         {"{" ADAPTER ",'alpha_pattern':{'q_proj':2}}", "/adapter/alpha_pattern", "1 entries"},
@@ -169,7 +176,8 @@ static void missing_files_and_foreign_keys_are_refused(void **state)
     struct lh_err err = {0};
 
     (void)state;
-    assert_int_equal(st_create(in_dir(dir, "adapter_model.safetensors"), &entry, 1, NULL, &w, NULL), 0);
+    assert_int_equal(st_create(in_dir(dir, "adapter_model.safetensors"), &entry, 1, NULL, &w, NULL),
+                     0);
     assert_int_equal(st_finish(w, NULL), 0);
     assert_int_equal(peft_open(dir, &a, &err), LH_EINPUT);
     assert_non_null(strstr(err.text, "does not begin with 'base_model.model.'"));

@@ -1,4 +1,5 @@
-/* test_prepare.c - texts to shards: kinds of files, threads, keys, bad input, a kill in the middle. */
+/* test_prepare.c - texts to shards: kinds of files, threads, keys, bad input, a kill in the middle.
+ */
 #include "proto/manifest.h"
 #include "tests/unit/tokenizer_build.h"
 #include "worker/data/dataset.h"
@@ -43,8 +44,10 @@ static void place_free(struct place *p)
     scratch_free(p->dir);
 }
 
-/* Prepares the files of that pattern below the directory; 0 and the shard directory, or the error. */
-static int prepare(const struct place *p, const char *pattern, int threads, char ret_dir[1024], struct lh_err *err)
+/* Prepares the files of that pattern below the directory; 0 and the shard directory, or the error.
+ */
+static int prepare(const struct place *p, const char *pattern, int threads, char ret_dir[1024],
+                   struct lh_err *err)
 {
     char cache[1024], path[1024];
     const char *uris[1] = {path};
@@ -155,8 +158,10 @@ static void plain_files_are_documents_in_sorted_order(void **state)
     (void)snprintf(uri, sizeof(uri), "file://%s/[!z]*.txt", p.dir);
     if (prepare_shards(&list, &p.job, p.t, p.dir, 2, NULL, NULL, dir, &err) < 0)
         fail_msg("%s", err.text);
-    assert_documents(dir, (const char *const[]){"capital", "odd", "first\n", "second", "by name"}, 5);
-    assert_int_equal(prepare(&p, "[a].txt", 1, dir, &err), 0); /* a name that exists is no pattern */
+    assert_documents(dir, (const char *const[]){"capital", "odd", "first\n", "second", "by name"},
+                     5);
+    assert_int_equal(prepare(&p, "[a].txt", 1, dir, &err),
+                     0); /* a name that exists is no pattern */
     assert_documents(dir, (const char *const[]){"odd"}, 1);
     place_free(&p);
 }
@@ -168,7 +173,10 @@ static void lines_of_jsonl_are_documents(void **state)
     struct lh_err err = {0};
 
     (void)state;
-    put_file(p.dir, "a.jsonl", "{\"text\":\"one\"}\n\n  \r\n{\"id\":1,\"text\":\"t\\u00e9w\\u0000o\"}\r\n{\"text\":\"\"}\n{\"text\":\"last\"}");
+    put_file(
+        p.dir, "a.jsonl",
+        "{\"text\":\"one\"}\n\n  "
+        "\r\n{\"id\":1,\"text\":\"t\\u00e9w\\u0000o\"}\r\n{\"text\":\"\"}\n{\"text\":\"last\"}");
     assert_int_equal(prepare(&p, "a.jsonl", 2, dir, &err), 0);
     {
         struct shards s;
@@ -206,6 +214,25 @@ static void compressed_files_are_read_as_what_they_hold(void **state)
     place_free(&p);
 }
 
+/* 3000 words; as .jsonl 20 a line. */
+static struct bytes some_text(bool lines, uint64_t *seed)
+{
+    static const char *const words[] = {" ab", " abab", " x", "ab", " \xc3\xa9t\xc3\xa9",
+                                        "12 ", "\n"};
+    struct bytes b = {0};
+
+    for (int w = 0; w < 3000; w++) {
+        const char *word = words[hostile_random(seed) % (lines ? 6 : 7)];
+
+        if (lines && w % 20 == 0)
+            bytes_put(&b, "{\"text\":\"", 9);
+        bytes_put(&b, word, strlen(word));
+        if (lines && w % 20 == 19)
+            bytes_put(&b, "\"}\n", 3);
+    }
+    return b;
+}
+
 static void shards_do_not_depend_on_threads_or_units(void **state)
 {
     static const size_t unit_bytes[] = {16, 100, 1 << 20};
@@ -218,22 +245,12 @@ static void shards_do_not_depend_on_threads_or_units(void **state)
 
     (void)state;
     for (int f = 0; f < 6; f++) {
-        char name[16], *text = calloc(1, 40000);
-        size_t n = 0;
+        struct bytes text = some_text(f % 2, &seed);
+        char name[16];
 
-        for (int w = 0; w < 3000; w++) {
-            static const char *const words[] = {" ab", " abab", "\n", " x", "ab", " \xc3\xa9t\xc3\xa9", "12 "};
-
-            if (f % 2 && w % 20 == 0)
-                n += (size_t)sprintf(text + n, "%s{\"text\":\"", w ? "\"}\n" : "");
-            n += (size_t)sprintf(text + n, "%s", f % 2 && w % 7 == 2 ? " " : words[hostile_random(&seed) % 7]);
-            if (f % 2 && text[n - 1] == '\n')
-                text[n - 1] = ' ';
-        }
-        (void)sprintf(text + n, "%s", f % 2 ? "\"}\n" : "");
         (void)snprintf(name, sizeof(name), "%d.%s", f, f % 2 ? "jsonl" : "txt");
-        put_file(p.dir, name, text);
-        free(text);
+        put_bytes(in_dir(p.dir, name), text.at, text.n);
+        free(text.at);
     }
     (void)snprintf(glob, sizeof(glob), "%s/[0-9].*", p.dir);
     assert_int_equal(input_list_expand(&(struct lh_strings){uris, 1}, &list, NULL), 0);
@@ -243,7 +260,10 @@ static void shards_do_not_depend_on_threads_or_units(void **state)
             char *out = scratch_new(), hex[2][LH_SHA256_HEX];
             struct shard_writer w;
             struct lh_err err = {0};
-            const struct tokenize_job job = {.inputs = &list, .tokenizer = p.t, .field = "text", .threads = threads,
+            const struct tokenize_job job = {.inputs = &list,
+                                             .tokenizer = p.t,
+                                             .field = "text",
+                                             .threads = threads,
                                              .unit_bytes = unit_bytes[u]};
 
             assert_int_equal(shard_writer_open(&w, out, 1 << 20, NULL), 0);
@@ -251,8 +271,10 @@ static void shards_do_not_depend_on_threads_or_units(void **state)
                 fail_msg("%s", err.text);
             assert_int_equal(w.n_documents, 3 + 3 * 150);
             assert_int_equal(shard_writer_finish(&w, NULL), 0);
-            assert_int_equal(lh_sha256_file(in_dir(out, "tokens-00000.bin"), hex[0], NULL, NULL), 0);
-            assert_int_equal(lh_sha256_file(in_dir(out, SHARDS_DOCUMENTS_NAME), hex[1], NULL, NULL), 0);
+            assert_int_equal(lh_sha256_file(in_dir(out, "tokens-00000.bin"), hex[0], NULL, NULL),
+                             0);
+            assert_int_equal(lh_sha256_file(in_dir(out, SHARDS_DOCUMENTS_NAME), hex[1], NULL, NULL),
+                             0);
             if (!first[0][0])
                 memcpy(first, hex, sizeof(first));
             assert_string_equal(first[0], hex[0]);
@@ -284,22 +306,26 @@ static void the_same_data_is_prepared_once_and_changed_data_anew(void **state)
     put_file(p.dir, "a.txt", "hello");
     (void)snprintf(path, sizeof(path), "%s/a.txt", p.dir);
     (void)snprintf(cache, sizeof(cache), "%s/cache", p.dir);
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, first, &err), 0);
+    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, first, &err),
+                     0);
     assert_int_equal(calls, 1);
     p.job.data.field = "other"; /* no matter for plain files */
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err), 0);
+    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err),
+                     0);
     assert_int_equal(calls, 1);
     assert_string_equal(first, again);
     assert_int_equal(lh_manifest_verify(first, &err), 0);
     put_file(p.dir, "a.txt", "hellO");
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err), 0);
+    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err),
+                     0);
     assert_int_equal(calls, 2);
     assert_string_not_equal(first, again);
     assert_int_equal(count_entries(&p), 2);
     /* A broken directory at the key is replaced. */
     (void)snprintf(gone, sizeof(gone), "%s/%s", again, LH_MANIFEST_NAME);
     assert_int_equal(lh_remove_tree(gone, NULL), 0);
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err), 0);
+    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err),
+                     0);
     assert_int_equal(calls, 3);
     assert_documents(again, (const char *const[]){"hellO"}, 1);
     assert_int_equal(count_entries(&p), 2);
@@ -316,7 +342,8 @@ static void bad_inputs_are_refused_by_file_and_line(void **state)
         {"b.txt", "0123456789\xff", "not valid UTF-8 at byte 10"},
         {"b.jsonl", "{\"text\":\"x\"}\n{\"text\":\"\xff\"}\n", "line 2: it is not valid UTF-8"},
         {"c.jsonl", "{\"text\":\"x\"}\n{\"text\":\"x\"\n", "line 2: not valid JSON"},
-        {"d.jsonl", "{\"text\":\"x\"}\n\n{\"txt\":\"x\"}\n", "line 3: it has no member 'text'; data.field"},
+        {"d.jsonl", "{\"text\":\"x\"}\n\n{\"txt\":\"x\"}\n",
+         "line 3: it has no member 'text'; data.field"},
         {"e.jsonl", "{\"text\":7}\n", "line 1: there is no text in member 'text'"},
         {"f.jsonl", "[\"text\"]\n", "line 1: it has no member"},
         {"g.txt.gz", "hello", "g.txt.gz' is damaged"},
@@ -342,8 +369,9 @@ static void bad_inputs_are_refused_by_file_and_line(void **state)
     assert_int_equal(prepare(&p, "cache", 1, dir, &err), LH_EINPUT);
     assert_non_null(strstr(err.text, "is a directory"));
     (void)snprintf(text, sizeof(text), "s3://bucket/key");
-    assert_int_equal(prepare_shards(&(struct lh_strings){(const char *[]){text}, 1}, &p.job, p.t, p.dir, 1, NULL, NULL,
-                                    dir, &err), LH_EINPUT);
+    assert_int_equal(prepare_shards(&(struct lh_strings){(const char *[]){text}, 1}, &p.job, p.t,
+                                    p.dir, 1, NULL, NULL, dir, &err),
+                     LH_EINPUT);
     assert_non_null(strstr(err.text, "not a local file"));
     place_free(&p);
 }

@@ -20,8 +20,10 @@ static void put_st(const char *path, const char *header, const void *data, size_
 
 static void tensors_written_are_read_back_with_names_shapes_and_bytes(void **state)
 {
-    const struct st_entry entries[] = {
-        {"b", ST_F32, 2, {2, 3}}, {"a", ST_I64, 1, {2}}, {"scalar", ST_U8, 0, {0}}, {"none", ST_F16, 1, {0}}};
+    const struct st_entry entries[] = {{"b", ST_F32, 2, {2, 3}},
+                                       {"a", ST_I64, 1, {2}},
+                                       {"scalar", ST_U8, 0, {0}},
+                                       {"none", ST_F16, 1, {0}}};
     const float b[6] = {1, 2, 3, 4, 5, 6};
     const int64_t a[2] = {-7, 1ll << 40};
     char *dir = scratch_new();
@@ -82,12 +84,14 @@ static void headers_that_lie_are_refused_with_the_tensor_named(void **state)
         {"{'x':{'dtype':'F32','shape':[1],'data_offsets':[0,4]}}", "12 bytes at the end"},
         {"{'x':{'dtype':'F32','shape':[3],'data_offsets':[4,16]}}", "hole"},
         {"{'x':{'dtype':'F32','shape':[8],'data_offsets':[0,32]}}", "[0, 32)"},
-        {"{'x':{'dtype':'F32','shape':[4],'data_offsets':[0,16]},'y':{'dtype':'F32','shape':[4],'data_offsets':[0,16]}}",
+        {"{'x':{'dtype':'F32','shape':[4],'data_offsets':[0,16]},'y':{'dtype':'F32','shape':[4],'"
+         "data_offsets':[0,16]}}",
          "overlaps"},
         {"{'x':{'dtype':'F32','shape':[4],'data_offsets':[16,0]}}", "[16, 0)"},
         {"{'x':{'dtype':'F32','shape':[-4],'data_offsets':[0,16]}}", "dimension 0"},
         {"{'x':{'dtype':'F32','shape':[4.0],'data_offsets':[0,16]}}", "dimension 0"},
-        {"{'x':{'dtype':'F32','shape':[4294967296,4294967296],'data_offsets':[0,16]}}", "overflows"},
+        {"{'x':{'dtype':'F32','shape':[4294967296,4294967296],'data_offsets':[0,16]}}",
+         "overflows"},
         {"{'x':{'dtype':'F32','shape':[4611686018427387904],'data_offsets':[0,16]}}", "overflows"},
         {"{'x':{'dtype':'F8_E4M3','shape':[16],'data_offsets':[0,16]}}", "F8_E4M3"},
         {"{'x':{'dtype':'F32','shape':[1,1,1,1,1,1,1,1,4],'data_offsets':[0,16]}}", "at most 8"},
@@ -121,7 +125,8 @@ static void headers_that_lie_are_refused_with_the_tensor_named(void **state)
 
 static void a_header_length_beyond_the_file_is_refused(void **state)
 {
-    static const uint64_t lengths[] = {9, 101u << 20, UINT64_MAX, UINT64_MAX - 7, (uint64_t)INT64_MAX};
+    static const uint64_t lengths[] = {9, 101u << 20, UINT64_MAX, UINT64_MAX - 7,
+                                       (uint64_t)INT64_MAX};
     char *dir = scratch_new();
     const char *path = in_dir(dir, "bad.safetensors");
 
@@ -166,7 +171,8 @@ static void use(const char *path, void *arg)
 
 static void damaged_files_never_crash_the_reader(void **state)
 {
-    const struct st_entry entries[] = {{"model.a", ST_F32, 2, {2, 3}}, {"model.b", ST_BF16, 3, {1, 5, 1}}};
+    const struct st_entry entries[] = {{"model.a", ST_F32, 2, {2, 3}},
+                                       {"model.b", ST_BF16, 3, {1, 5, 1}}};
     const uint8_t data[34] = {1, 2, 3};
     char *dir = scratch_new(), *bytes;
     const char *path = in_dir(dir, "x.safetensors");

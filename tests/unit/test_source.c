@@ -1,4 +1,5 @@
-/* test_source.c - Hugging Face directories as model sources: both config layouts, one file or shards, what is refused. */
+/* test_source.c - Hugging Face directories as model sources: both config layouts, one file or
+ * shards, what is refused. */
 #include "tests/unit/hostile.h"
 #include "worker/formats/hf_config.h"
 #include "worker/formats/safetensors.h"
@@ -6,8 +7,10 @@
 #include <math.h>
 #include <sys/stat.h>
 
-#define CONFIG "'architectures':['LlamaForCausalLM'],'model_type':'llama','hidden_act':'silu','num_hidden_layers':1," \
-               "'hidden_size':8,'intermediate_size':12,'num_attention_heads':2,'vocab_size':10"
+#define CONFIG                                                                                     \
+    "'architectures':['LlamaForCausalLM'],'model_type':'llama','hidden_act':'silu','num_hidden_"   \
+    "layers':1,"                                                                                   \
+    "'hidden_size':8,'intermediate_size':12,'num_attention_heads':2,'vocab_size':10"
 
 static void put_json(const char *dir, const char *name, const char *text)
 {
@@ -42,13 +45,17 @@ static void put_weights(const char *path, unsigned first, unsigned end)
         static const struct {
             enum st_dtype type;
             uint8_t bytes[8];
-        } one_and_a_half[] = {{ST_F32, {0, 0, 0xc0, 0x3f}}, {ST_F16, {0, 0x3e}}, {ST_BF16, {0xc0, 0x3f}},
+        } one_and_a_half[] = {{ST_F32, {0, 0, 0xc0, 0x3f}},
+                              {ST_F16, {0, 0x3e}},
+                              {ST_BF16, {0xc0, 0x3f}},
                               {ST_F64, {0, 0, 0, 0, 0, 0, 0xf8, 0x3f}}};
         int64_t n = tensors[i].shape[0] * (tensors[i].n_dims == 2 ? tensors[i].shape[1] : 1);
 
         for (unsigned t = 0; t < LH_ARRAY_LEN(one_and_a_half); t++) {
             for (int64_t k = 0; k < n && one_and_a_half[t].type == tensors[i].dtype; k++)
-                assert_int_equal(st_write(w, one_and_a_half[t].bytes, st_dtype_bytes(tensors[i].dtype), NULL), 0);
+                assert_int_equal(
+                    st_write(w, one_and_a_half[t].bytes, st_dtype_bytes(tensors[i].dtype), NULL),
+                    0);
         }
     }
     assert_int_equal(st_finish(w, NULL), 0);
@@ -88,7 +95,8 @@ static void a_directory_of_one_file_opens_and_reads_every_type(void **state)
 
         assert_int_equal(model_source_check(s, tensors[i].name, rows, cols, &err), 0);
         assert_int_equal(model_source_read(s, tensors[i].name, 1, rows - 1, KN_F32, out, &err), 0);
-        assert_int_equal(model_source_read(s, tensors[i].name, 1, rows - 1, KN_BF16, half, &err), 0);
+        assert_int_equal(model_source_read(s, tensors[i].name, 1, rows - 1, KN_BF16, half, &err),
+                         0);
         for (int64_t k = 0; k < (rows - 1) * (cols ? cols : 1); k++) {
             assert_true(out[k] == 1.5f);
             assert_int_equal(half[k], 0x3fc0);
@@ -111,7 +119,8 @@ static void shards_are_found_by_the_index(void **state)
     put_weights(in_dir(dir, "model-00002-of-00002.safetensors"), 5, 12);
     for (unsigned i = 0; i < 12; i++)
         json_object_set_new(map, tensors[i].name,
-                            json_string(i < 5 ? "model-00001-of-00002.safetensors" : "model-00002-of-00002.safetensors"));
+                            json_string(i < 5 ? "model-00001-of-00002.safetensors"
+                                              : "model-00002-of-00002.safetensors"));
     index = json_pack("{s:{s:i}, s:O}", "metadata", "total_size", 1, "weight_map", map);
     assert_int_equal(lh_json_save(in_dir(dir, "model.safetensors.index.json"), index, NULL), 0);
     if (model_source_open(dir, &s, &err) < 0)
@@ -128,7 +137,8 @@ static void shards_are_found_by_the_index(void **state)
     json_object_set_new(map, "lm_head.weight", json_string("model-00001-of-00002.safetensors"));
     assert_int_equal(lh_json_save(in_dir(dir, "model.safetensors.index.json"), index, NULL), 0);
     assert_int_equal(model_source_open(dir, &s, &err), LH_EINPUT);
-    assert_non_null(strstr(err.text, "'lm_head.weight' is in 'model-00001-of-00002.safetensors', but"));
+    assert_non_null(
+        strstr(err.text, "'lm_head.weight' is in 'model-00001-of-00002.safetensors', but"));
     json_object_set_new(map, "lm_head.weight", json_string("../secret.safetensors"));
     assert_int_equal(lh_json_save(in_dir(dir, "model.safetensors.index.json"), index, NULL), 0);
     assert_int_equal(model_source_open(dir, &s, &err), LH_EINPUT);
@@ -158,20 +168,27 @@ static struct model_config parse(const char *text)
 static void both_layouts_of_position_scaling_mean_the_same(void **state)
 {
     static const char *const pairs[][2] = {
-        {"{" CONFIG ",'rope_theta':500000,'rope_scaling':null}", "{" CONFIG ",'rope_parameters':{'rope_theta':500000.0}}"},
+        {"{" CONFIG ",'rope_theta':500000,'rope_scaling':null}",
+         "{" CONFIG ",'rope_parameters':{'rope_theta':500000.0}}"},
         {"{" CONFIG ",'rope_scaling':{'type':'linear','factor':2}}",
          "{" CONFIG ",'rope_parameters':{'rope_type':'linear','factor':2.0,'rope_theta':10000.0}}"},
-        {"{" CONFIG ",'rope_theta':5e5,'rope_scaling':{'rope_type':'llama3','factor':8,'low_freq_factor':1,"
+        {"{" CONFIG
+         ",'rope_theta':5e5,'rope_scaling':{'rope_type':'llama3','factor':8,'low_freq_factor':1,"
          "'high_freq_factor':4,'original_max_position_embeddings':8192}}",
-         "{" CONFIG ",'rope_parameters':{'rope_theta':5e5,'rope_type':'llama3','factor':8,'low_freq_factor':1,"
+         "{" CONFIG
+         ",'rope_parameters':{'rope_theta':5e5,'rope_type':'llama3','factor':8,'low_freq_factor':1,"
          "'high_freq_factor':4,'original_max_position_embeddings':8192}}"},
-        {"{" CONFIG ",'rope_scaling':{'rope_type':'yarn','factor':4,'original_max_position_embeddings':16,'beta_fast':4,"
+        {"{" CONFIG ",'rope_scaling':{'rope_type':'yarn','factor':4,'original_max_position_"
+                    "embeddings':16,'beta_fast':4,"
          "'attention_factor':1.25,'mscale':0.5}}",
-         "{" CONFIG ",'rope_parameters':{'rope_type':'yarn','factor':4,'original_max_position_embeddings':16,"
+         "{" CONFIG
+         ",'rope_parameters':{'rope_type':'yarn','factor':4,'original_max_position_embeddings':16,"
          "'beta_fast':4,'attention_factor':1.25,'mscale':0.5}}"},
-        {"{" CONFIG ",'original_max_position_embeddings':512,'rope_scaling':{'type':'longrope','short_factor':[1,1.5],"
+        {"{" CONFIG ",'original_max_position_embeddings':512,'rope_scaling':{'type':'longrope','"
+                    "short_factor':[1,1.5],"
          "'long_factor':[2,3]}}",
-         "{" CONFIG ",'rope_parameters':{'rope_type':'longrope','original_max_position_embeddings':512,'factor':4,"
+         "{" CONFIG ",'rope_parameters':{'rope_type':'longrope','original_max_position_embeddings':"
+                    "512,'factor':4,"
          "'short_factor':[1,1.5],'long_factor':[2,3]}}"},
     };
 
@@ -189,7 +206,8 @@ static void both_layouts_of_position_scaling_mean_the_same(void **state)
 
 static void ids_of_the_config_may_be_lists_or_null(void **state)
 {
-    struct model_config c = parse("{" CONFIG ",'bos_token_id':null,'eos_token_id':[3,4],'pad_token_id':-1}");
+    struct model_config c =
+        parse("{" CONFIG ",'bos_token_id':null,'eos_token_id':[3,4],'pad_token_id':-1}");
 
     (void)state;
     assert_int_equal(c.bos_id, -1);
@@ -223,15 +241,19 @@ static void configs_of_something_else_are_refused_by_name(void **state)
         {"{" CONFIG ",'rope_scaling':{'type':'linear'}}", "'factor'"},
         {"{" CONFIG ",'rope_scaling':{'type':'linear','factor':0.5}}", "'factor'"},
         {"{" CONFIG ",'rope_scaling':{'type':'llama3','factor':8}}", "low_freq_factor"},
-        {"{" CONFIG ",'rope_scaling':{'type':'llama3','factor':8,'low_freq_factor':4,'high_freq_factor':4,"
+        {"{" CONFIG
+         ",'rope_scaling':{'type':'llama3','factor':8,'low_freq_factor':4,'high_freq_factor':4,"
          "'original_max_position_embeddings':8}}",
          "high_freq_factor"},
-        {"{" CONFIG ",'rope_scaling':{'type':'longrope','factor':8,'short_factor':[1],'long_factor':[1,1]}}",
+        {"{" CONFIG
+         ",'rope_scaling':{'type':'longrope','factor':8,'short_factor':[1],'long_factor':[1,1]}}",
          "'short_factor' must be a list of 2"},
-        {"{" CONFIG ",'rope_scaling':{'type':'longrope','factor':8,'short_factor':[1,1],'long_factor':[1,0],"
+        {"{" CONFIG
+         ",'rope_scaling':{'type':'longrope','factor':8,'short_factor':[1,1],'long_factor':[1,0],"
          "'original_max_position_embeddings':8}}",
          "'long_factor'"},
-        {"{" CONFIG ",'rope_parameters':{'rope_theta':1e4,'partial_rotary_factor':0.5}}", "partial_rotary_factor"},
+        {"{" CONFIG ",'rope_parameters':{'rope_theta':1e4,'partial_rotary_factor':0.5}}",
+         "partial_rotary_factor"},
     };
 
     (void)state;

@@ -76,6 +76,7 @@ struct attempt {
     const char *resume; /* of an earlier attempt's checkpoint, below the bench; NULL */
     struct comm *comm;  /* NULL: alone */
     bool stop, dump;
+    json_t **ret_result; /* new reference; NULL: not wanted */
 };
 
 /* Runs a job; the spec is stolen. Returns what kind_train returns. */
@@ -105,8 +106,10 @@ static int run_job(const struct bench *b, json_t *spec, const struct attempt *a,
     r.stop_wanted = a->stop;
     r.result = json_object();
     assert_int_equal(r.ops->stream_new(1, &r.stream, reterr), 0);
-    rc = kind_train(&r, reterr);
+    rc = job->kind == LH_KIND_EVAL ? kind_eval(&r, reterr) : kind_train(&r, reterr);
     r.ops->stream_free(r.stream);
+    if (a->ret_result)
+        *a->ret_result = json_incref(r.result);
     json_decref(r.result);
     lh_reporter_close(r.reporter);
     self->ops->free(self);
@@ -185,6 +188,7 @@ static void several_ranks_train_what_one_rank_trains(void **state)
     bench_close(&b);
 }
 
+/* CKPT-21. */
 static void a_resumed_run_ends_with_the_same_bytes(void **state)
 {
     struct bench b;
@@ -208,6 +212,7 @@ static void a_resumed_run_ends_with_the_same_bytes(void **state)
     bench_close(&b);
 }
 
+/* CKPT-13. */
 static void a_stop_request_leaves_a_checkpoint(void **state)
 {
     struct bench b;
@@ -247,6 +252,7 @@ static void a_step_that_is_not_finite_stops_the_job_and_names_a_tensor(void **st
     bench_close(&b);
 }
 
+/* JOB-18. */
 static void without_a_rate_one_pass_is_made_and_nothing_is_saved(void **state)
 {
     struct bench b;
@@ -312,6 +318,53 @@ static void an_adapter_of_another_rank_is_refused(void **state)
     bench_close(&b);
 }
 
+/* The nll at a length of a result's perplexity. */
+static double nll_at(const json_t *result, size_t i)
+{
+    const json_t *lengths = json_object_get(json_object_get(result, "eval"), "lengths");
+
+    return json_real_value(json_object_get(json_array_get(lengths, i), "nll"));
+}
+
+static void a_checkpoint_is_evaluated_as_training_reported_it(void **state)
+{
+    struct bench b;
+    json_t *trained = NULL, *shipped = NULL, *checked = NULL, *spec, *eval;
+    struct attempt train = {.name = "out", .ret_result = &trained};
+    struct attempt base = {.name = "base", .ret_result = &shipped};
+    struct attempt check = {.name = "check", .ret_result = &checked};
+    char path[300];
+    struct lh_err err = {0};
+
+    (void)state;
+    bench_open(&b);
+    (void)snprintf(path, sizeof(path), "%s/tokens.safetensors", b.dir);
+    eval =
+        json_pack("{s:[s], s:[i,i], s:i}", "perplexity", path, "lengths", 8, LENGTH, "windows", 5);
+    spec = job_spec(&b);
+    (void)json_object_set(spec, "eval", eval);
+    if (run_job(&b, spec, &train, &err) != 0)
+        fail_msg("%s", err.text);
+    spec = json_pack("{s:s, s:s, s:{s:s}, s:{s:i}, s:O}", "kind", "eval", "precision", "fp32",
+                     "model", "base", b.dir, "context", "length", LENGTH, "eval", eval);
+    assert_int_equal(run_job(&b, json_deep_copy(spec), &base, &err), 0);
+    (void)snprintf(path, sizeof(path), "%s/out/checkpoints/step-00000006", b.dir);
+    (void)json_object_set_new(json_object_get(spec, "model"), "adapter", json_string(path));
+    assert_int_equal(run_job(&b, spec, &check, &err), 0);
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(nll_at(trained, i) > 0);
+        assert_true(fabs(nll_at(trained, i) - nll_at(checked, i)) < 1e-9);
+        assert_true(fabs(nll_at(trained, i) - nll_at(shipped, i)) > 1e-4);
+    }
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(checked, "eval"), "windows")), 5);
+    json_decref(eval);
+    json_decref(trained);
+    json_decref(shipped);
+    json_decref(checked);
+    bench_close(&b);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest all[] = {
@@ -322,6 +375,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(without_a_rate_one_pass_is_made_and_nothing_is_saved),
         cmocka_unit_test(a_plan_above_the_limit_is_refused_with_its_table),
         cmocka_unit_test(an_adapter_of_another_rank_is_refused),
+        cmocka_unit_test(a_checkpoint_is_evaluated_as_training_reported_it),
     };
     const struct CMUnitTest ranks[] = {
         cmocka_unit_test(several_ranks_train_what_one_rank_trains),

@@ -1,4 +1,5 @@
-/* tokenizer_build.h - small byte-level vocabularies for tests, written as GGUF and as tokenizer.json. */
+/* tokenizer_build.h - small byte-level vocabularies for tests, written as GGUF and as
+ * tokenizer.json. */
 #pragma once
 #include "tests/unit/gguf_build.h"
 
@@ -11,7 +12,8 @@ struct token_build {
 };
 
 /* out = a + between + b, which must fit. */
-static inline LH_UNUSED void tb_join(char *out, size_t cap, const char *a, const char *between, const char *b)
+static inline LH_UNUSED void tb_join(char *out, size_t cap, const char *a, const char *between,
+                                     const char *b)
 {
     size_t x = strlen(a), y = strlen(between), z = strlen(b);
 
@@ -63,7 +65,8 @@ static inline LH_UNUSED void tb_bytes(struct token_build *t, const char *missing
 }
 
 /* The merge of two tokens in letters, and the token it makes; returns its id. */
-static inline LH_UNUSED unsigned tb_merge(struct token_build *t, const char *left, const char *right)
+static inline LH_UNUSED unsigned tb_merge(struct token_build *t, const char *left,
+                                          const char *right)
 {
     char both[64];
 
@@ -72,7 +75,8 @@ static inline LH_UNUSED unsigned tb_merge(struct token_build *t, const char *lef
     return tb_add(t, both, 1);
 }
 
-static inline LH_UNUSED void tb_gguf_keys(struct gguf_build *g, const struct token_build *t, const char *pre)
+static inline LH_UNUSED void tb_gguf_keys(struct gguf_build *g, const struct token_build *t,
+                                          const char *pre)
 {
     const char *list[TB_MAX];
 
@@ -87,7 +91,8 @@ static inline LH_UNUSED void tb_gguf_keys(struct gguf_build *g, const struct tok
     gb_strings(g, "tokenizer.ggml.merges", list, t->n_merges);
 }
 
-static inline LH_UNUSED void tb_save_gguf(const struct token_build *t, const char *pre, const char *path)
+static inline LH_UNUSED void tb_save_gguf(const struct token_build *t, const char *pre,
+                                          const char *path)
 {
     struct gguf_build g = {0};
     struct bytes b;
@@ -106,13 +111,15 @@ static inline LH_UNUSED json_t *tb_json(const struct token_build *t, const char 
     for (unsigned i = 0; i < t->n_tokens; i++) {
         json_object_set_new(vocab, t->tokens[i], json_integer(i));
         if (t->types[i] != 1)
-            json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", i, "content",
-                                                   t->tokens[i], "single_word", 0, "lstrip", 0, "rstrip", 0,
-                                                   "normalized", 0, "special", t->types[i] == 3));
+            json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", i,
+                                                   "content", t->tokens[i], "single_word", 0,
+                                                   "lstrip", 0, "rstrip", 0, "normalized", 0,
+                                                   "special", t->types[i] == 3));
     }
     for (unsigned i = 0; i < t->n_merges; i++)
         json_array_append_new(merges, json_string(t->merges[i]));
-    return json_pack("{s:s, s:n, s:o, s:o, s:{s:s, s:n, s:n, s:b, s:b, s:o, s:o}}", "version", "1.0", "normalizer",
-                     "pre_tokenizer", json_of(pre), "added_tokens", added, "model", "type", "BPE", "dropout",
-                     "unk_token", "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", merges);
+    return json_pack("{s:s, s:n, s:o, s:o, s:{s:s, s:n, s:n, s:b, s:b, s:o, s:o}}", "version",
+                     "1.0", "normalizer", "pre_tokenizer", json_of(pre), "added_tokens", added,
+                     "model", "type", "BPE", "dropout", "unk_token", "byte_fallback", 0,
+                     "ignore_merges", 0, "vocab", vocab, "merges", merges);
 }

@@ -30,8 +30,8 @@ bool dataset_has_documents(const struct dataset *d)
     return d->has_documents;
 }
 
-int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab, struct dataset **ret_dataset,
-                 struct lh_err *reterr)
+int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
+                 struct dataset **ret_dataset, struct lh_err *reterr)
 {
     LH_CLEANUP(dataset_closep) struct dataset *d = calloc(1, sizeof(*d));
     int rc;
@@ -41,8 +41,8 @@ int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
     d->length = job->context.length;
     d->seed = job->optim.seed;
     if (d->length < 1 || d->length > INT32_MAX)
-        return lh_err_at(reterr, LH_EJOB, "/context/length", "a context of %lld tokens holds no sequence",
-                         (long long)d->length);
+        return lh_err_at(reterr, LH_EJOB, "/context/length",
+                         "a context of %lld tokens holds no sequence", (long long)d->length);
     if (job->data.format == LH_DATA_TOKENS)
         rc = tokens_open(d, job, vocab, reterr);
     else if (job->data.format == LH_DATA_TEXT)
@@ -56,7 +56,8 @@ int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
     return 0;
 }
 
-int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **ret_dataset, struct lh_err *reterr)
+int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **ret_dataset,
+                      struct lh_err *reterr)
 {
     LH_CLEANUP(dataset_closep) struct dataset *d = calloc(1, sizeof(*d));
     int rc;
@@ -64,7 +65,8 @@ int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **re
     if (!d)
         return lh_err_set(reterr, -ENOMEM, "open data");
     if (length < 1 || length > INT32_MAX)
-        return lh_err_set(reterr, LH_EINTERNAL, "evaluation windows of %lld tokens", (long long)length);
+        return lh_err_set(reterr, LH_EINTERNAL, "evaluation windows of %lld tokens",
+                          (long long)length);
     d->length = length;
     rc = text_open_eval(d, shard_dir, reterr);
     if (rc < 0)
@@ -74,14 +76,15 @@ int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **re
     return 0;
 }
 
-int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *seq, struct lh_err *reterr)
+int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *seq,
+                     struct lh_err *reterr)
 {
     size_t rest;
     int rc = 0;
 
     if (index < 0 || (d->kind == DATASET_EVAL && index >= d->windows))
-        return lh_err_set(reterr, LH_EINTERNAL, "sequence %lld of data that has %lld", (long long)index,
-                          (long long)d->windows);
+        return lh_err_set(reterr, LH_EINTERNAL, "sequence %lld of data that has %lld",
+                          (long long)index, (long long)d->windows);
     if (d->kind == DATASET_TOKENS)
         tokens_window(d, index % d->windows, seq);
     else
@@ -91,8 +94,10 @@ int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *se
     rest = (size_t)(d->length - seq->length);
     memset(seq->ids + seq->length, 0, rest * sizeof(*seq->ids));
     for (int64_t t = seq->length; t < d->length; t++) {
-        /* Padding is a document of its own where documents count: nothing real is kept company by it. */
-        seq->documents[t] = d->has_documents && seq->length > 0 ? seq->documents[seq->length - 1] + 1 : 0;
+        /* Padding is a document of its own where documents count: nothing real is kept company by
+         * it. */
+        seq->documents[t] =
+            d->has_documents && seq->length > 0 ? seq->documents[seq->length - 1] + 1 : 0;
         seq->labels[t] = -100;
     }
     seq->n_labels = 0;

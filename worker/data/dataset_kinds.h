@@ -1,6 +1,7 @@
 /* dataset_kinds.h - inside of dataset.h: the three kinds of data behind one struct.
  *
- * A kind sets the totals at opening and fills windows; dataset.c checks the caller and finishes each sequence.
+ * A kind sets the totals at opening and fills windows; dataset.c checks the caller and finishes
+ * each sequence.
  */
 #pragma once
 #include "worker/data/dataset.h"
@@ -10,7 +11,8 @@
 
 struct token_file {
     struct st_file *file;
-    const uint8_t *ids, *labels, *documents, *lengths; /* I64, any alignment; all but ids may be NULL */
+    const uint8_t *ids, *labels, *documents,
+        *lengths; /* I64, any alignment; all but ids may be NULL */
     int64_t rows, cols, first_row;
 };
 
@@ -37,13 +39,14 @@ struct dataset {
     uint64_t *eval_first; /* DATASET_EVAL: n_documents + 1, first window of each document */
 };
 
-LH_MUST_CHECK int tokens_open(struct dataset *d, const struct lh_job *job, int64_t vocab, struct lh_err *reterr);
+LH_MUST_CHECK int tokens_open(struct dataset *d, const struct lh_job *job, int64_t vocab,
+                              struct lh_err *reterr);
 /* Window w of the file order: fills ids, labels and documents up to seq->length, which it sets. */
 void tokens_window(const struct dataset *d, int64_t w, struct sequence *seq);
 void tokens_close(struct dataset *d);
 
-LH_MUST_CHECK int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir, int64_t vocab,
-                            struct lh_err *reterr);
+LH_MUST_CHECK int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir,
+                            int64_t vocab, struct lh_err *reterr);
 LH_MUST_CHECK int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *reterr);
 LH_MUST_CHECK int text_window(const struct dataset *d, int64_t index, struct sequence *seq,
                               struct lh_err *reterr);

@@ -1,8 +1,9 @@
 /* dataset_text.c - windows of prepared text: packed, one document a window, or for evaluation.
  *
- * Packed: the documents of an epoch in their shuffled order, end to end, cut every `length` tokens. Not packed: each
- * document is cut by itself and its last window is padded, so no window holds two. The order of an epoch is a pure
- * function of (seed, epoch, number of documents); it is kept until another epoch is asked for.
+ * Packed: the documents of an epoch in their shuffled order, end to end, cut every `length` tokens.
+ * Not packed: each document is cut by itself and its last window is padded, so no window holds two.
+ * The order of an epoch is a pure function of (seed, epoch, number of documents); it is kept until
+ * another epoch is asked for.
  */
 #include "worker/data/dataset_kinds.h"
 #include <assert.h>
@@ -115,7 +116,8 @@ static void packed_window(const struct dataset *d, int64_t w, struct sequence *s
         uint64_t m = LH_MIN(length - filled, o->start[i + 1] - o->start[i] - in);
 
         assert(i < d->shards.n_documents);
-        shards_copy(&d->shards, shards_document(&d->shards, o->document[i]) + in, m, seq->ids + filled);
+        shards_copy(&d->shards, shards_document(&d->shards, o->document[i]) + in, m,
+                    seq->ids + filled);
         for (uint64_t t = 0; t < m; t++)
             seq->documents[filled + t] = number;
         filled += m;
@@ -124,7 +126,8 @@ static void packed_window(const struct dataset *d, int64_t w, struct sequence *s
 }
 
 /* The part of one document that begins `part` windows into it. */
-static void document_window(const struct dataset *d, uint64_t doc, uint64_t part, struct sequence *seq)
+static void document_window(const struct dataset *d, uint64_t doc, uint64_t part,
+                            struct sequence *seq)
 {
     uint64_t length = (uint64_t)d->length, n = document_tokens(d, doc) - part * length;
 
@@ -189,12 +192,14 @@ int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir
         return rc;
     n = d->shards.n_documents;
     if (n > DOCUMENTS_MAX)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' has more than %u documents", shard_dir, DOCUMENTS_MAX);
+        return lh_err_set(reterr, LH_EINPUT, "'%s' has more than %u documents", shard_dir,
+                          DOCUMENTS_MAX);
     if (d->shards.max_id >= vocab)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s' has token id %lld, the model's vocabulary has %lld; tokenizer and model do not "
-                          "belong together",
-                          shard_dir, (long long)d->shards.max_id, (long long)vocab);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' has token id %lld, the model's vocabulary has %lld; tokenizer and model do not "
+            "belong together",
+            shard_dir, (long long)d->shards.max_id, (long long)vocab);
     if (d->kind == DATASET_PACKED) {
         d->windows = (int64_t)(d->shards.n_tokens / length);
         d->tokens = d->windows * d->length;
@@ -204,10 +209,11 @@ int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir
         d->tokens = (int64_t)d->shards.n_tokens;
     }
     if (d->windows == 0)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "the training data has %llu tokens, less than one window of context.length %lld; give "
-                          "more text or a smaller context",
-                          (unsigned long long)d->shards.n_tokens, (long long)d->length);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "the training data has %llu tokens, less than one window of context.length %lld; give "
+            "more text or a smaller context",
+            (unsigned long long)d->shards.n_tokens, (long long)d->length);
     return new_order(d, reterr);
 }
 
@@ -231,9 +237,10 @@ int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *rete
     d->windows = (int64_t)d->eval_first[d->shards.n_documents];
     d->tokens = d->windows * d->length;
     if (d->windows == 0)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "no text for evaluation has %lld tokens, the longest has %llu; give longer texts or a "
-                          "smaller context",
-                          (long long)d->length, (unsigned long long)longest);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "no text for evaluation has %lld tokens, the longest has %llu; give longer texts or a "
+            "smaller context",
+            (long long)d->length, (unsigned long long)longest);
     return 0;
 }

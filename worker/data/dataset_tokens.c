@@ -1,7 +1,9 @@
-/* dataset_tokens.c - `data.format: tokens`: sequences that someone else has tokenised, taken in file order.
+/* dataset_tokens.c - `data.format: tokens`: sequences that someone else has tokenised, taken in
+ * file order.
  *
- * input_ids I64 [steps, sequences, tokens] (leading dimensions may be left out); labels of the same shape, not
- * shifted, -100 for none (left out: every token is a target); lengths [steps, sequences]; documents like input_ids.
+ * input_ids I64 [steps, sequences, tokens] (leading dimensions may be left out); labels of the same
+ * shape, not shifted, -100 for none (left out: every token is a target); lengths [steps,
+ * sequences]; documents like input_ids.
  */
 #include "worker/data/dataset_kinds.h"
 #include "worker/data/inputs.h"
@@ -23,9 +25,10 @@ void tokens_close(struct dataset *d)
     d->n_files = 0;
 }
 
-/* The tensor's bytes, or NULL when it is optional and absent. cols 0: without the last dimension. */
-static int take_tensor(const struct token_file *f, const char *path, const char *name, bool required, int64_t cols,
-                       const uint8_t **ret_data, struct lh_err *reterr)
+/* The tensor's bytes, or NULL when it is optional and absent. cols 0: without the last dimension.
+ */
+static int take_tensor(const struct token_file *f, const char *path, const char *name,
+                       bool required, int64_t cols, const uint8_t **ret_data, struct lh_err *reterr)
 {
     const struct st_tensor *t = st_find(f->file, name);
     int64_t n = f->rows * (cols ? cols : 1);
@@ -33,27 +36,30 @@ static int take_tensor(const struct token_file *f, const char *path, const char 
     if (!t && !required)
         return 0;
     if (!t)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s' has no tensor '%s'; data.format tokens needs input_ids and labels, I64 [steps, "
-                          "sequences, tokens]",
-                          path, name);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' has no tensor '%s'; data.format tokens needs input_ids and labels, I64 [steps, "
+            "sequences, tokens]",
+            path, name);
     if (t->dtype != ST_I64)
         return lh_err_set(reterr, LH_EINPUT, "'%s': '%s' is of type %s, not I64", path, name,
                           st_dtype_name(t->dtype));
     if (t->n != n || (cols && (t->n_dims < 1 || t->shape[t->n_dims - 1] != cols)))
-        return lh_err_set(reterr, LH_EINPUT, "'%s': '%s' has %lld elements in %d dimensions, which does not fit "
-                          "input_ids of %lld x %lld", path, name, (long long)t->n, t->n_dims, (long long)f->rows,
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': '%s' has %lld elements in %d dimensions, which does not fit "
+                          "input_ids of %lld x %lld",
+                          path, name, (long long)t->n, t->n_dims, (long long)f->rows,
                           (long long)f->cols);
     *ret_data = t->data;
     return 0;
 }
 
-static int bad_value(const struct token_file *f, const char *path, const char *name, int64_t row, int64_t col,
-                     int64_t value, const char *why, struct lh_err *reterr)
+static int bad_value(const struct token_file *f, const char *path, const char *name, int64_t row,
+                     int64_t col, int64_t value, const char *why, struct lh_err *reterr)
 {
     (void)f;
-    return lh_err_set(reterr, LH_EINPUT, "'%s': %s of sequence %lld, token %lld is %lld; %s", path, name,
-                      (long long)row, (long long)col, (long long)value, why);
+    return lh_err_set(reterr, LH_EINPUT, "'%s': %s of sequence %lld, token %lld is %lld; %s", path,
+                      name, (long long)row, (long long)col, (long long)value, why);
 }
 
 static int check_row(const struct token_file *f, const char *path, int64_t row, int64_t vocab,
@@ -62,7 +68,8 @@ static int check_row(const struct token_file *f, const char *path, int64_t row, 
     int64_t n = f->lengths ? value_at(f->lengths, row) : f->cols, previous = 0;
 
     if (n < 0 || n > f->cols)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': the length of sequence %lld is %lld, not 0 to %lld", path,
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': the length of sequence %lld is %lld, not 0 to %lld", path,
                           (long long)row, (long long)n, (long long)f->cols);
     for (int64_t c = 0; c < n; c++) {
         int64_t at = row * f->cols + c, id = value_at(f->ids, at);
@@ -71,18 +78,22 @@ static int check_row(const struct token_file *f, const char *path, int64_t row, 
 
         if (id < 0 || id >= vocab)
             return bad_value(f, path, "input_ids", row, c, id,
-                             "ids lie below the model's vocabulary; was another tokenizer used?", reterr);
+                             "ids lie below the model's vocabulary; was another tokenizer used?",
+                             reterr);
         if (label != -100 && (label < 0 || label >= vocab))
-            return bad_value(f, path, "labels", row, c, label, "labels are ids of the model or -100", reterr);
+            return bad_value(f, path, "labels", row, c, label,
+                             "labels are ids of the model or -100", reterr);
         if (document < previous || document > INT32_MAX - 1)
             return bad_value(f, path, "documents", row, c, document,
-                             "documents are numbered from 0 and never decrease along a sequence", reterr);
+                             "documents are numbered from 0 and never decrease along a sequence",
+                             reterr);
         previous = document;
     }
     return 0;
 }
 
-static int open_file(struct token_file *f, const char *path, int64_t length, int64_t vocab, struct lh_err *reterr)
+static int open_file(struct token_file *f, const char *path, int64_t length, int64_t vocab,
+                     struct lh_err *reterr)
 {
     const struct st_tensor *ids;
     int rc = st_open(path, &f->file, reterr);
@@ -91,7 +102,8 @@ static int open_file(struct token_file *f, const char *path, int64_t length, int
         return rc;
     ids = st_find(f->file, "input_ids");
     if (ids && (ids->n_dims < 1 || ids->n_dims > 3 || ids->n == 0))
-        return lh_err_set(reterr, LH_EINPUT, "'%s': 'input_ids' is empty or not [steps, sequences, tokens]", path);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': 'input_ids' is empty or not [steps, sequences, tokens]", path);
     f->cols = ids ? ids->shape[ids->n_dims - 1] : 1;
     f->rows = ids ? ids->n / f->cols : 1;
     rc = take_tensor(f, path, "input_ids", true, f->cols, &f->ids, reterr);
@@ -102,9 +114,10 @@ static int open_file(struct token_file *f, const char *path, int64_t length, int
     if (rc == 0)
         rc = take_tensor(f, path, "lengths", false, 0, &f->lengths, reterr);
     if (rc == 0 && f->cols > length)
-        rc = lh_err_set(reterr, LH_EINPUT,
-                        "'%s' has sequences of %lld tokens, context.length is %lld; raise it or cut the data", path,
-                        (long long)f->cols, (long long)length);
+        rc = lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' has sequences of %lld tokens, context.length is %lld; raise it or cut the data",
+            path, (long long)f->cols, (long long)length);
     for (int64_t row = 0; row < f->rows && rc == 0; row++)
         rc = check_row(f, path, row, vocab, reterr);
     return rc;

@@ -21,7 +21,8 @@ static int add(struct input_list *l, const char *path, struct lh_err *reterr)
     struct stat st;
 
     if (lh_is_dir(path))
-        return lh_err_set(reterr, LH_EINPUT, "'%s' is a directory; name its files, for example '%s/*.txt'", path,
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' is a directory; name its files, for example '%s/*.txt'", path,
                           path);
     if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
         return lh_err_set(reterr, LH_EINPUT, "'%s' is not a regular file that can be read", path);
@@ -66,7 +67,8 @@ static int add_glob(struct input_list *l, const char *pattern, struct lh_err *re
     return rc;
 }
 
-int input_list_expand(const struct lh_strings *uris, struct input_list *ret_list, struct lh_err *reterr)
+int input_list_expand(const struct lh_strings *uris, struct input_list *ret_list,
+                      struct lh_err *reterr)
 {
     struct input_list l = {NULL, 0};
     int rc = 0;
@@ -78,8 +80,10 @@ int input_list_expand(const struct lh_strings *uris, struct input_list *ret_list
         if (rc < 0)
             break;
         if (uri.scheme != LH_URI_FILE)
-            rc = lh_err_set(reterr, LH_EINPUT, "'%s' is not a local file; it must be fetched before the worker "
-                            "starts", uris->at[i]);
+            rc = lh_err_set(reterr, LH_EINPUT,
+                            "'%s' is not a local file; it must be fetched before the worker "
+                            "starts",
+                            uris->at[i]);
         else if (lh_path_exists(uri.path))
             rc = add(&l, uri.path, reterr);
         else if (strpbrk(uri.path, "*?["))

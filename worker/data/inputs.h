@@ -11,8 +11,8 @@ struct input_list {
     unsigned n;
 };
 
-/* LH_EINPUT: an address that is not local, matches nothing, or is a directory. A path that exists as it is written is
- * taken as it is, whatever characters it has. */
+/* LH_EINPUT: an address that is not local, matches nothing, or is a directory. A path that exists
+ * as it is written is taken as it is, whatever characters it has. */
 LH_MUST_CHECK int input_list_expand(const struct lh_strings *uris, struct input_list *ret_list,
                                     struct lh_err *reterr);
 void input_list_release(struct input_list *l);

@@ -1,7 +1,7 @@
 /* prepare.c - prepare_shards of dataset.h: the key, the directory, the manifest.
  *
- * The directory is made under another name and renamed when it is whole, so whatever stands at CACHE/shards/KEY is
- * complete, and two preparing the same data at once only waste time.
+ * The directory is made under another name and renamed when it is whole, so whatever stands at
+ * CACHE/shards/KEY is complete, and two preparing the same data at once only waste time.
  */
 #include "proto/base/fault.h"
 #include "proto/base/fs.h"
@@ -31,7 +31,9 @@ struct preparation {
 static const char *kind_of(const char *path)
 {
     if (unit_is_lines(path))
-        return lh_ends_with(path, ".gz") ? "lines gz" : lh_ends_with(path, ".zst") ? "lines zst" : "lines";
+        return lh_ends_with(path, ".gz")    ? "lines gz"
+               : lh_ends_with(path, ".zst") ? "lines zst"
+                                            : "lines";
     return lh_ends_with(path, ".gz") ? "text gz" : lh_ends_with(path, ".zst") ? "text zst" : "text";
 }
 
@@ -44,8 +46,9 @@ static int make_key(struct preparation *p, const struct tokenizer *t, struct lh_
     if (lh_sha256_init(&h) < 0)
         return lh_err_set(reterr, -ENOMEM, "key of the data");
     tokenizer_digest(t, p->tokenizer);
-    lh_sha256_update(&h, line,
-                     (size_t)snprintf(line, sizeof(line), "shards %d %s\n", SHARDS_FORMAT, p->tokenizer));
+    lh_sha256_update(
+        &h, line,
+        (size_t)snprintf(line, sizeof(line), "shards %d %s\n", SHARDS_FORMAT, p->tokenizer));
     for (unsigned i = 0; i < p->inputs.n && rc == 0; i++) {
         char hex[LH_SHA256_HEX];
         uint64_t bytes = 0;
@@ -54,7 +57,9 @@ static int make_key(struct preparation *p, const struct tokenizer *t, struct lh_
         if (rc < 0)
             break;
         p->all_bytes += bytes;
-        lh_sha256_update(&h, line, (size_t)snprintf(line, sizeof(line), "%s %s\n", hex, kind_of(p->inputs.paths[i])));
+        lh_sha256_update(
+            &h, line,
+            (size_t)snprintf(line, sizeof(line), "%s %s\n", hex, kind_of(p->inputs.paths[i])));
         if (unit_is_lines(p->inputs.paths[i]))
             lh_sha256_update(&h, p->field, strlen(p->field) + 1);
     }
@@ -70,9 +75,11 @@ static int make_names(struct preparation *p, const char *cache_dir, struct lh_er
     char token[17];
 
     lh_random_hex(8, token);
-    if (snprintf(p->dir, sizeof(p->dir), "%s/shards/%s", cache_dir, p->key) >= (int)sizeof(p->dir) - 64)
+    if (snprintf(p->dir, sizeof(p->dir), "%s/shards/%s", cache_dir, p->key) >=
+        (int)sizeof(p->dir) - 64)
         return lh_err_set(reterr, -ENAMETOOLONG, "cache directory '%s'", cache_dir);
-    (void)snprintf(p->temporary, sizeof(p->temporary), "%s/shards/.%.16s-%s.tmp", cache_dir, p->key, token);
+    (void)snprintf(p->temporary, sizeof(p->temporary), "%s/shards/.%.16s-%s.tmp", cache_dir, p->key,
+                   token);
     return 0;
 }
 
@@ -86,19 +93,22 @@ static bool is_ready(const char *dir)
     return true;
 }
 
-static int write_manifest(const struct preparation *p, const struct shard_writer *w, struct lh_err *reterr)
+static int write_manifest(const struct preparation *p, const struct shard_writer *w,
+                          struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp)
     json_t *about = json_pack("{s:i, s:I, s:I, s:I, s:I, s:s}", "format", SHARDS_FORMAT, "tokens",
-                              (json_int_t)w->n_tokens, "documents", (json_int_t)w->n_documents, "shard_tokens",
-                              (json_int_t)w->shard_tokens, "max_id", (json_int_t)w->max_id, "tokenizer", p->tokenizer);
+                              (json_int_t)w->n_tokens, "documents", (json_int_t)w->n_documents,
+                              "shard_tokens", (json_int_t)w->shard_tokens, "max_id",
+                              (json_int_t)w->max_id, "tokenizer", p->tokenizer);
 
     if (!about)
         return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->temporary);
     return lh_manifest_write(p->temporary, SHARDS_KIND, about, NULL, reterr);
 }
 
-static int fill_directory(const struct preparation *p, const struct tokenize_job *job, struct lh_err *reterr)
+static int fill_directory(const struct preparation *p, const struct tokenize_job *job,
+                          struct lh_err *reterr)
 {
     struct shard_writer w;
     int rc = shard_writer_open(&w, p->temporary, SHARD_TOKENS, reterr);
@@ -136,7 +146,8 @@ static int put_in_place(const struct preparation *p, const char *cache_dir, stru
     return lh_sync_path(parent, reterr);
 }
 
-static int prepare(struct preparation *p, const struct tokenize_job *job, const char *cache_dir, struct lh_err *reterr)
+static int prepare(struct preparation *p, const struct tokenize_job *job, const char *cache_dir,
+                   struct lh_err *reterr)
 {
     int rc = make_key(p, job->tokenizer, reterr);
     struct tokenize_job full = *job;
@@ -157,9 +168,10 @@ static int prepare(struct preparation *p, const struct tokenize_job *job, const 
     return rc;
 }
 
-int prepare_shards(const struct lh_strings *uris, const struct lh_job *job, const struct tokenizer *t,
-                   const char *cache_dir, int threads, prepare_progress_fn *progress, void *arg,
-                   char ret_dir[static 1024], struct lh_err *reterr)
+int prepare_shards(const struct lh_strings *uris, const struct lh_job *job,
+                   const struct tokenizer *t, const char *cache_dir, int threads,
+                   prepare_progress_fn *progress, void *arg, char ret_dir[static 1024],
+                   struct lh_err *reterr)
 {
     struct preparation *p = calloc(1, sizeof(*p));
     struct tokenize_job todo;
@@ -170,8 +182,12 @@ int prepare_shards(const struct lh_strings *uris, const struct lh_job *job, cons
     p->field = job->data.field ? job->data.field : "text";
     rc = input_list_expand(uris, &p->inputs, reterr);
     if (rc == 0) {
-        todo = (struct tokenize_job){.inputs = &p->inputs, .tokenizer = t, .field = p->field,
-                                     .threads = LH_MAX(threads, 1), .progress = progress, .arg = arg};
+        todo = (struct tokenize_job){.inputs = &p->inputs,
+                                     .tokenizer = t,
+                                     .field = p->field,
+                                     .threads = LH_MAX(threads, 1),
+                                     .progress = progress,
+                                     .arg = arg};
         rc = prepare(p, &todo, cache_dir, reterr);
     }
     if (rc == 0)

@@ -12,7 +12,8 @@ static int failed(const struct shard_writer *w, struct lh_err *reterr)
     return lh_err_set(reterr, errno ? -errno : -EIO, "write prepared tokens below '%s'", w->dir);
 }
 
-static int create(const struct shard_writer *w, const char *name, FILE **ret_file, struct lh_err *reterr)
+static int create(const struct shard_writer *w, const char *name, FILE **ret_file,
+                  struct lh_err *reterr)
 {
     char path[1200];
 
@@ -24,7 +25,8 @@ static int create(const struct shard_writer *w, const char *name, FILE **ret_fil
     return 0;
 }
 
-int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens, struct lh_err *reterr)
+int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens,
+                      struct lh_err *reterr)
 {
     memset(w, 0, sizeof(*w));
     w->shard_tokens = shard_tokens;
@@ -55,13 +57,15 @@ static int next_file(struct shard_writer *w, struct lh_err *reterr)
     if (rc < 0)
         return rc;
     if (number >= SHARDS_FILES_MAX)
-        return lh_err_set(reterr, LH_EINPUT, "more than %llu tokens; prepare the data in several parts",
+        return lh_err_set(reterr, LH_EINPUT,
+                          "more than %llu tokens; prepare the data in several parts",
                           (unsigned long long)(SHARDS_FILES_MAX * w->shard_tokens));
     (void)snprintf(name, sizeof(name), SHARDS_TOKENS_NAME, (unsigned)number);
     return create(w, name, &w->tokens, reterr);
 }
 
-int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n, struct lh_err *reterr)
+int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n,
+                        struct lh_err *reterr)
 {
     while (n > 0) {
         uint64_t in = w->n_tokens % w->shard_tokens, m = LH_MIN(n, w->shard_tokens - in);

@@ -19,7 +19,8 @@ struct shard_writer {
 LH_MUST_CHECK int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens,
                                     struct lh_err *reterr);
 /* Appends ids to the open document (the first call of a document opens it). */
-LH_MUST_CHECK int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n, struct lh_err *reterr);
+LH_MUST_CHECK int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n,
+                                      struct lh_err *reterr);
 /* Ends the document; one without tokens leaves no trace. */
 LH_MUST_CHECK int shard_writer_end(struct shard_writer *w, struct lh_err *reterr);
 /* Writes the last offset and closes the files; they are synced with the manifest. */

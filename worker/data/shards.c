@@ -43,8 +43,10 @@ static int map_file(const char *dir, const char *name, uint64_t bytes, struct ma
         return lh_err_set(reterr, -ENAMETOOLONG, "open shards '%s'", dir);
     rc = mapping_open(path, ret_map, reterr);
     if (rc == 0 && ret_map->bytes != bytes)
-        rc = lh_err_set(reterr, LH_EINPUT, "'%s' has %zu bytes, its manifest says %llu; remove '%s' to have it "
-                        "prepared again", path, ret_map->bytes, (unsigned long long)bytes, dir);
+        rc = lh_err_set(reterr, LH_EINPUT,
+                        "'%s' has %zu bytes, its manifest says %llu; remove '%s' to have it "
+                        "prepared again",
+                        path, ret_map->bytes, (unsigned long long)bytes, dir);
     return rc;
 }
 
@@ -72,9 +74,10 @@ static int map_all(struct shards *s, const char *dir, struct lh_err *reterr)
             rc = LH_EINPUT;
     }
     if (rc < 0 || shards_document(s, 0) != 0 || shards_document(s, s->n_documents) != s->n_tokens)
-        return lh_err_set(reterr, LH_EINPUT, "'%s/%s' is damaged: its offsets do not rise from 0 to %llu; remove "
-                          "the directory to have it prepared again", dir, SHARDS_DOCUMENTS_NAME,
-                          (unsigned long long)s->n_tokens);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s/%s' is damaged: its offsets do not rise from 0 to %llu; remove "
+                          "the directory to have it prepared again",
+                          dir, SHARDS_DOCUMENTS_NAME, (unsigned long long)s->n_tokens);
     return 0;
 }
 
@@ -92,10 +95,12 @@ int shards_open(const char *dir, struct shards *ret_shards, struct lh_err *reter
     documents = lh_json_i64(m.about, "documents", -1);
     shard_tokens = lh_json_i64(m.about, "shard_tokens", -1);
     s.max_id = lh_json_i64(m.about, "max_id", -1);
-    if (strcmp(m.kind, SHARDS_KIND) != 0 || lh_json_i64(m.about, "format", -1) != SHARDS_FORMAT || tokens < 1 ||
-        documents < 1 || documents > tokens || shard_tokens < 1 || s.max_id < 0 || s.max_id > INT32_MAX ||
-        tokens > INT64_MAX / 8 || (tokens - 1) / shard_tokens >= SHARDS_FILES_MAX)
-        rc = lh_err_set(reterr, LH_EINPUT, "'%s' is not a directory of prepared tokens of this version", dir);
+    if (strcmp(m.kind, SHARDS_KIND) != 0 || lh_json_i64(m.about, "format", -1) != SHARDS_FORMAT ||
+        tokens < 1 || documents < 1 || documents > tokens || shard_tokens < 1 || s.max_id < 0 ||
+        s.max_id > INT32_MAX || tokens > INT64_MAX / 8 ||
+        (tokens - 1) / shard_tokens >= SHARDS_FILES_MAX)
+        rc = lh_err_set(reterr, LH_EINPUT,
+                        "'%s' is not a directory of prepared tokens of this version", dir);
     lh_manifest_release(&m);
     if (rc < 0)
         return rc;

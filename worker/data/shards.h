@@ -1,7 +1,8 @@
 /* shards.h - a directory of prepared tokens, mapped: one long list of ids cut into documents.
  *
- * tokens-NNNNN.bin hold int32 ids, each but the last exactly shard_tokens of them; documents.bin holds the first
- * token of every document and the number of tokens at its end, u64. Little-endian, as all machines we run on.
+ * tokens-NNNNN.bin hold int32 ids, each but the last exactly shard_tokens of them; documents.bin
+ * holds the first token of every document and the number of tokens at its end, u64. Little-endian,
+ * as all machines we run on.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -23,7 +24,8 @@ struct shards {
     int64_t max_id; /* the largest id that stands in it */
 };
 
-/* Checks the manifest against the files' sizes, and documents.bin whole. LH_EINPUT names the file. */
+/* Checks the manifest against the files' sizes, and documents.bin whole. LH_EINPUT names the file.
+ */
 LH_MUST_CHECK int shards_open(const char *dir, struct shards *ret_shards, struct lh_err *reterr);
 void shards_close(struct shards *s);
 

@@ -1,4 +1,5 @@
-/* text_stream.c - see text_stream.h. Concatenated members (gzip) and frames (zstd) are one text, as their tools say. */
+/* text_stream.c - see text_stream.h. Concatenated members (gzip) and frames (zstd) are one text, as
+ * their tools say. */
 #include "worker/data/text_stream.h"
 #include "proto/base/str.h"
 #include <errno.h>
@@ -55,10 +56,12 @@ int text_stream_open(const char *path, struct text_stream **ret_stream, struct l
     else if (lh_ends_with(path, ".zst"))
         s->packing = PACKING_ZSTD;
     if (s->packing == PACKING_GZIP)
-        s->gzip_ready = inflateInit2(&s->gzip, 15 + 16) == Z_OK; /* 16: gzip's header, nothing else */
+        s->gzip_ready =
+            inflateInit2(&s->gzip, 15 + 16) == Z_OK; /* 16: gzip's header, nothing else */
     if (s->packing == PACKING_ZSTD)
         s->zstd = ZSTD_createDStream();
-    if (!s->path || (s->packing == PACKING_GZIP && !s->gzip_ready) || (s->packing == PACKING_ZSTD && !s->zstd))
+    if (!s->path || (s->packing == PACKING_GZIP && !s->gzip_ready) ||
+        (s->packing == PACKING_ZSTD && !s->zstd))
         return lh_err_set(reterr, -ENOMEM, "open '%s'", path);
     s->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0)
@@ -73,7 +76,8 @@ uint64_t text_stream_position(const struct text_stream *s)
     return s->taken;
 }
 
-static int read_some(struct text_stream *s, void *buf, size_t cap, size_t *ret_n, struct lh_err *reterr)
+static int read_some(struct text_stream *s, void *buf, size_t cap, size_t *ret_n,
+                     struct lh_err *reterr)
 {
     ssize_t n;
 
@@ -94,7 +98,8 @@ static int damaged(const struct text_stream *s, const char *why, struct lh_err *
                       (unsigned long long)s->taken, why);
 }
 
-static int unpack_gzip(struct text_stream *s, char *buf, size_t cap, size_t *ret_n, struct lh_err *reterr)
+static int unpack_gzip(struct text_stream *s, char *buf, size_t cap, size_t *ret_n,
+                       struct lh_err *reterr)
 {
     int rc;
 
@@ -116,7 +121,8 @@ static int unpack_gzip(struct text_stream *s, char *buf, size_t cap, size_t *ret
     return 0;
 }
 
-static int unpack_zstd(struct text_stream *s, char *buf, size_t cap, size_t *ret_n, struct lh_err *reterr)
+static int unpack_zstd(struct text_stream *s, char *buf, size_t cap, size_t *ret_n,
+                       struct lh_err *reterr)
 {
     ZSTD_inBuffer in = {s->in, s->in_n, s->in_at};
     ZSTD_outBuffer out = {buf, cap, 0};
@@ -130,7 +136,8 @@ static int unpack_zstd(struct text_stream *s, char *buf, size_t cap, size_t *ret
     return 0;
 }
 
-int text_stream_read(struct text_stream *s, char *buf, size_t cap, size_t *ret_n, struct lh_err *reterr)
+int text_stream_read(struct text_stream *s, char *buf, size_t cap, size_t *ret_n,
+                     struct lh_err *reterr)
 {
     int rc = 0;
 

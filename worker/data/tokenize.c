@@ -1,9 +1,11 @@
 /* tokenize.c - see tokenize.h.
  *
- * Slots form a ring. The calling thread fills free slots with units and writes finished ones in order; workers take
- * the oldest unit that is filled. A slot belongs to whoever its state says, so only states need the lock:
+ * Slots form a ring. The calling thread fills free slots with units and writes finished ones in
+ * order; workers take the oldest unit that is filled. A slot belongs to whoever its state says, so
+ * only states need the lock:
  *
- *   FREE --caller reads--> FILLED --worker takes--> TAKEN --worker encodes--> DONE --caller writes--> FREE
+ *   FREE --caller reads--> FILLED --worker takes--> TAKEN --worker encodes--> DONE --caller
+ * writes--> FREE
  */
 #include "worker/data/tokenize.h"
 #include "proto/base/json.h"
@@ -65,11 +67,12 @@ static int end_document(struct slot *s, int64_t separator)
 
 static int bad_line(const struct slot *s, uint64_t line, const char *what, struct lh_err *reterr)
 {
-    return lh_err_set(reterr, LH_EINPUT, "'%s', line %llu: %s", s->unit.path, (unsigned long long)line, what);
+    return lh_err_set(reterr, LH_EINPUT, "'%s', line %llu: %s", s->unit.path,
+                      (unsigned long long)line, what);
 }
 
-static int encode_line(const struct tokenize_job *job, struct tokenizer_scratch *scratch, struct slot *s,
-                       const char *text, size_t len, uint64_t line)
+static int encode_line(const struct tokenize_job *job, struct tokenizer_scratch *scratch,
+                       struct slot *s, const char *text, size_t len, uint64_t line)
 {
     struct lh_err *reterr = &s->err;
     json_error_t je;
@@ -87,12 +90,13 @@ static int encode_line(const struct tokenize_job *job, struct tokenizer_scratch 
     }
     value = json_object_get(object, job->field);
     if (!json_is_string(value)) {
-        (void)snprintf(what, sizeof(what), "%s '%.64s'; data.field names the member that holds the text",
+        (void)snprintf(what, sizeof(what),
+                       "%s '%.64s'; data.field names the member that holds the text",
                        value ? "there is no text in member" : "it has no member", job->field);
         rc = bad_line(s, line, what, reterr);
     } else {
-        rc = tokenizer_encode_with(job->tokenizer, scratch, json_string_value(value), json_string_length(value), true,
-                                   &s->ids, reterr);
+        rc = tokenizer_encode_with(job->tokenizer, scratch, json_string_value(value),
+                                   json_string_length(value), true, &s->ids, reterr);
         if (rc == 0 && end_document(s, tokenizer_separator(job->tokenizer)) < 0)
             rc = lh_err_set(reterr, -ENOMEM, "tokenise '%s'", s->unit.path);
     }
@@ -109,7 +113,8 @@ static bool blank(const char *text, size_t len)
     return true;
 }
 
-static int encode_lines(const struct tokenize_job *job, struct tokenizer_scratch *scratch, struct slot *s)
+static int encode_lines(const struct tokenize_job *job, struct tokenizer_scratch *scratch,
+                        struct slot *s)
 {
     const char *at = s->unit.text, *end = at + s->unit.len;
     uint64_t line = s->unit.first_line;
@@ -126,17 +131,21 @@ static int encode_lines(const struct tokenize_job *job, struct tokenizer_scratch
     return rc;
 }
 
-static int encode_part(const struct tokenize_job *job, struct tokenizer_scratch *scratch, struct slot *s)
+static int encode_part(const struct tokenize_job *job, struct tokenizer_scratch *scratch,
+                       struct slot *s)
 {
     size_t valid = utf8_valid_prefix(s->unit.text, s->unit.len);
     int rc;
 
     if (valid < s->unit.len)
-        return lh_err_set(&s->err, LH_EINPUT,
-                          "'%s' is not valid UTF-8 at byte %llu; convert it (iconv -t utf-8) or leave it out",
-                          s->unit.path, (unsigned long long)(s->unit.offset + valid));
-    rc = tokenizer_encode_with(job->tokenizer, scratch, s->unit.text, s->unit.len, true, &s->ids, &s->err);
-    if (rc == 0 && s->unit.ends_document && end_document(s, tokenizer_separator(job->tokenizer)) < 0)
+        return lh_err_set(
+            &s->err, LH_EINPUT,
+            "'%s' is not valid UTF-8 at byte %llu; convert it (iconv -t utf-8) or leave it out",
+            s->unit.path, (unsigned long long)(s->unit.offset + valid));
+    rc = tokenizer_encode_with(job->tokenizer, scratch, s->unit.text, s->unit.len, true, &s->ids,
+                               &s->err);
+    if (rc == 0 && s->unit.ends_document &&
+        end_document(s, tokenizer_separator(job->tokenizer)) < 0)
         rc = lh_err_set(&s->err, -ENOMEM, "tokenise '%s'", s->unit.path);
     return rc;
 }
@@ -162,7 +171,8 @@ static void *work(void *arg)
         if (!scratch)
             s->rc = lh_err_set(&s->err, -ENOMEM, "tokenise '%s'", s->unit.path);
         else
-            s->rc = s->unit.lines ? encode_lines(r->job, scratch, s) : encode_part(r->job, scratch, s);
+            s->rc =
+                s->unit.lines ? encode_lines(r->job, scratch, s) : encode_part(r->job, scratch, s);
         (void)pthread_mutex_lock(&r->lock);
         s->state = SLOT_DONE;
         (void)pthread_cond_signal(&r->done);

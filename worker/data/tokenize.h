@@ -1,4 +1,5 @@
-/* tokenize.h - inputs to shards: one reader, many encoding threads, one writer, in the order of the inputs.
+/* tokenize.h - inputs to shards: one reader, many encoding threads, one writer, in the order of the
+ * inputs.
  *
  * The shards are the same whatever the number of threads. Memory is bounded by the units in flight.
  */
@@ -19,4 +20,5 @@ struct tokenize_job {
 };
 
 /* On failure the writer is left open (shard_writer_abort). */
-LH_MUST_CHECK int tokenize_inputs(const struct tokenize_job *job, struct shard_writer *w, struct lh_err *reterr);
+LH_MUST_CHECK int tokenize_inputs(const struct tokenize_job *job, struct shard_writer *w,
+                                  struct lh_err *reterr);

@@ -9,7 +9,8 @@
 
 bool unit_is_lines(const char *path)
 {
-    return lh_ends_with(path, ".jsonl") || lh_ends_with(path, ".jsonl.gz") || lh_ends_with(path, ".jsonl.zst");
+    return lh_ends_with(path, ".jsonl") || lh_ends_with(path, ".jsonl.gz") ||
+           lh_ends_with(path, ".jsonl.zst");
 }
 
 void unit_reader_release(struct unit_reader *r)
@@ -125,8 +126,9 @@ int unit_next(struct unit_reader *r, struct unit *u, struct lh_err *reterr)
         size_t n;
 
         if (target > UNIT_BYTES_MAX)
-            return lh_err_set(reterr, LH_EINPUT, "'%s': %s beginning at line %llu is longer than %zu bytes", path,
-                              u->lines ? "a line" : "a document", (unsigned long long)r->line, UNIT_BYTES_MAX);
+            return lh_err_set(
+                reterr, LH_EINPUT, "'%s': %s beginning at line %llu is longer than %zu bytes", path,
+                u->lines ? "a line" : "a document", (unsigned long long)r->line, UNIT_BYTES_MAX);
         rc = fill(r, target, reterr);
         if (rc < 0)
             break;

@@ -1,12 +1,12 @@
-/* gguf.c - see gguf.h. One pass over the header with a cursor that never passes the end of the file.
+/* gguf.c - see gguf.h. One pass over the header with a cursor that never passes the end of the
+ * file.
  *
- * Layout: "GGUF", u32 version, u64 tensors, u64 keys, the keys, the tensor directory, padding to general.alignment,
- * then the tensors' bytes at offsets from there.
+ * Layout: "GGUF", u32 version, u64 tensors, u64 keys, the keys, the tensor directory, padding to
+ * general.alignment, then the tensors' bytes at offsets from there.
  */
 #include "worker/formats/gguf.h"
-#include "proto/base/arena.h"
 #include "proto/base/str.h"
-#include "worker/formats/mapping.h"
+#include "worker/formats/gguf_file.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,25 +17,14 @@
 #define GGUF_NAME_BYTES_MAX 255u
 #define GGUF_ALIGN_MAX (1u << 20)
 #define GGUF_NAMES_BYTES_MAX ((size_t)1 << 28) /* arena of all keys and names */
-#define GGUF_TENSOR_MIN_BYTES 32u              /* of a directory entry with one dimension and a name */
-#define GGUF_KEY_MIN_BYTES 14u                 /* length, one byte of key, type, one byte of value */
-
-struct gguf_file {
-    struct mapping map;
-    struct lh_arena names;
-    struct gguf_value *values; /* sorted by key once read */
-    struct gguf_tensor *tensors; /* in directory order */
-    unsigned *by_name;
-    unsigned n_values, n_tensors;
-};
+#define GGUF_TENSOR_MIN_BYTES 32u /* of a directory entry with one dimension and a name */
+#define GGUF_KEY_MIN_BYTES 14u    /* length, one byte of key, type, one byte of value */
 
 struct cursor {
     const struct gguf_file *f;
     const char *path;
     uint64_t at;
 };
-
-static const uint8_t type_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 void gguf_close(struct gguf_file *f)
 {
@@ -55,10 +44,11 @@ static const uint8_t *take(struct cursor *c, uint64_t n, const char *what, struc
     const uint8_t *p = c->f->map.data + c->at;
 
     if (n > c->f->map.bytes - c->at) {
-        lh_err_set(reterr, LH_EINPUT,
-                   "'%s' ends inside %s: %llu bytes needed at byte %llu of %zu; the file is cut short "
-                   "or damaged, fetch it again",
-                   c->path, what, (unsigned long long)n, (unsigned long long)c->at, c->f->map.bytes);
+        lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' ends inside %s: %llu bytes needed at byte %llu of %zu; the file is cut short "
+            "or damaged, fetch it again",
+            c->path, what, (unsigned long long)n, (unsigned long long)c->at, c->f->map.bytes);
         return NULL;
     }
     c->at += n;
@@ -98,15 +88,15 @@ static int take_name(struct cursor *c, uint64_t max, const char *what, const cha
     if (rc < 0)
         return rc;
     if (n == 0 || n > max)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': %s at byte %llu has %llu bytes, 1 to %llu are allowed",
-                          c->path, what, (unsigned long long)at, (unsigned long long)n,
-                          (unsigned long long)max);
+        return lh_err_set(
+            reterr, LH_EINPUT, "'%s': %s at byte %llu has %llu bytes, 1 to %llu are allowed",
+            c->path, what, (unsigned long long)at, (unsigned long long)n, (unsigned long long)max);
     p = take(c, n, what, reterr);
     if (!p)
         return LH_EINPUT;
     if (memchr(p, 0, n) || !lh_utf8_valid(p, n))
-        return lh_err_set(reterr, LH_EINPUT, "'%s': %s at byte %llu is not valid UTF-8", c->path, what,
-                          (unsigned long long)at);
+        return lh_err_set(reterr, LH_EINPUT, "'%s': %s at byte %llu is not valid UTF-8", c->path,
+                          what, (unsigned long long)at);
     copy = lh_arena_alloc(&f->names, n + 1);
     if (!copy)
         return lh_err_set(reterr, -ENOMEM, "open '%s'", c->path);
@@ -118,8 +108,8 @@ static int take_name(struct cursor *c, uint64_t max, const char *what, const cha
 static int bad_type(const struct cursor *c, const struct gguf_value *v, uint32_t type,
                     struct lh_err *reterr)
 {
-    return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' has a value of unknown type %u", c->path,
-                      v->key, type);
+    return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' has a value of unknown type %u",
+                      c->path, v->key, type);
 }
 
 static int take_array(struct cursor *c, struct gguf_value *v, struct lh_err *reterr)
@@ -137,13 +127,14 @@ static int take_array(struct cursor *c, struct gguf_value *v, struct lh_err *ret
     v->element = (enum gguf_type)element;
     v->data = c->f->map.data + c->at;
     if (element != GGUF_STRING) {
-        if (__builtin_mul_overflow(v->n, (uint64_t)type_bytes[element], &bytes))
+        if (__builtin_mul_overflow(v->n, (uint64_t)gguf_type_bytes[element], &bytes))
             bytes = UINT64_MAX;
         return take(c, bytes, v->key, reterr) ? 0 : LH_EINPUT;
     }
     if (v->n > (c->f->map.bytes - c->at) / 8)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' claims %llu strings, more than fit",
-                          c->path, v->key, (unsigned long long)v->n);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': key '%.100s' claims %llu strings, more than fit", c->path, v->key,
+                          (unsigned long long)v->n);
     for (uint64_t i = 0; i < v->n; i++) {
         rc = take_u64(c, v->key, &bytes, reterr);
         if (rc < 0)
@@ -171,15 +162,15 @@ static int take_value(struct cursor *c, struct gguf_value *v, struct lh_err *ret
     if (type == GGUF_STRING)
         rc = take_u64(c, v->key, &v->n, reterr);
     else
-        v->n = type_bytes[type];
+        v->n = gguf_type_bytes[type];
     if (rc < 0)
         return rc;
     v->data = take(c, v->n, v->key, reterr);
     if (!v->data)
         return LH_EINPUT;
     if (type == GGUF_BOOL && v->data[0] > 1)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' is neither true nor false", c->path,
-                          v->key);
+        return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' is neither true nor false",
+                          c->path, v->key);
     return 0;
 }
 
@@ -189,10 +180,11 @@ static int set_type(struct cursor *c, struct gguf_tensor *t, uint32_t type, stru
     int64_t n = 1;
 
     if (!info || info->block_bytes == 0)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': tensor '%.100s' has type %s (%u), which is not supported; use a file "
-                          "with F32, F16, BF16, Q8_0, Q4_0 or Q4_1",
-                          c->path, t->name, info ? info->name : "unknown", type);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': tensor '%.100s' has type %s (%u), which is not supported; use a file "
+            "with F32, F16, BF16, Q8_0, Q4_0 or Q4_1",
+            c->path, t->name, info ? info->name : "unknown", type);
     t->type = (enum quant_type)type;
     for (int d = 0; d < t->n_dims; d++) {
         if (__builtin_mul_overflow(n, t->dims[d], &n))
@@ -200,10 +192,11 @@ static int set_type(struct cursor *c, struct gguf_tensor *t, uint32_t type, stru
                               c->path, t->name);
     }
     if (t->dims[0] % info->block != 0)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': rows of tensor '%.100s' have %lld elements, no multiple of the %u of "
-                          "type %s",
-                          c->path, t->name, (long long)t->dims[0], info->block, info->name);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': rows of tensor '%.100s' have %lld elements, no multiple of the %u of "
+            "type %s",
+            c->path, t->name, (long long)t->dims[0], info->block, info->name);
     if (__builtin_mul_overflow((uint64_t)n / info->block, (uint64_t)info->block_bytes, &t->bytes))
         return lh_err_set(reterr, LH_EINPUT, "'%s': the size of tensor '%.100s' overflows", c->path,
                           t->name);
@@ -223,16 +216,17 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_of
     if (rc < 0)
         return rc;
     if (n_dims < 1 || n_dims > GGUF_DIMS_MAX)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' has %u dimensions, 1 to %d are allowed",
-                          c->path, t->name, n_dims, GGUF_DIMS_MAX);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': tensor '%.100s' has %u dimensions, 1 to %d are allowed", c->path,
+                          t->name, n_dims, GGUF_DIMS_MAX);
     t->n_dims = (int)n_dims;
     for (uint32_t d = 0; d < n_dims; d++) {
         rc = take_u64(c, t->name, &dim, reterr);
         if (rc < 0)
             return rc;
         if (dim == 0 || dim > INT64_MAX)
-            return lh_err_set(reterr, LH_EINPUT, "'%s': dimension %u of tensor '%.100s' is %llu", c->path,
-                              d, t->name, (unsigned long long)dim);
+            return lh_err_set(reterr, LH_EINPUT, "'%s': dimension %u of tensor '%.100s' is %llu",
+                              c->path, d, t->name, (unsigned long long)dim);
         t->dims[d] = (int64_t)dim;
     }
     rc = take_u32(c, t->name, &type, reterr);
@@ -241,7 +235,7 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_of
     return rc < 0 ? rc : set_type(c, t, type, reterr);
 }
 
-static int by_key(const void *a, const void *b)
+int gguf_by_key(const void *a, const void *b)
 {
     return strcmp(((const struct gguf_value *)a)->key, ((const struct gguf_value *)b)->key);
 }
@@ -266,8 +260,8 @@ static int read_values(struct cursor *c, struct gguf_file *f, uint64_t n, struct
     int rc;
 
     if (n > GGUF_KEYS_MAX || n > (f->map.bytes - c->at) / GGUF_KEY_MIN_BYTES)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' claims %llu keys, more than fit (or than %u)", c->path,
-                          (unsigned long long)n, GGUF_KEYS_MAX);
+        return lh_err_set(reterr, LH_EINPUT, "'%s' claims %llu keys, more than fit (or than %u)",
+                          c->path, (unsigned long long)n, GGUF_KEYS_MAX);
     f->values = calloc(n + 1, sizeof(*f->values));
     if (!f->values)
         return lh_err_set(reterr, -ENOMEM, "open '%s'", c->path);
@@ -276,7 +270,7 @@ static int read_values(struct cursor *c, struct gguf_file *f, uint64_t n, struct
         if (rc < 0)
             return rc;
     }
-    qsort(f->values, f->n_values, sizeof(*f->values), by_key);
+    qsort(f->values, f->n_values, sizeof(*f->values), gguf_by_key);
     for (unsigned i = 1; i < f->n_values; i++) {
         if (strcmp(f->values[i - 1].key, f->values[i].key) == 0)
             return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' stands twice", c->path,
@@ -297,23 +291,23 @@ static int place_tensors(struct cursor *c, struct gguf_file *f, const uint64_t *
         return rc;
     if (align < 8 || align > GGUF_ALIGN_MAX || (align & (align - 1)) != 0)
         return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': general.alignment is %lld, not a power of two from 8 to %u", c->path,
-                          (long long)align, GGUF_ALIGN_MAX);
+                          "'%s': general.alignment is %lld, not a power of two from 8 to %u",
+                          c->path, (long long)align, GGUF_ALIGN_MAX);
     start = (c->at + (uint64_t)align - 1) / (uint64_t)align * (uint64_t)align;
     for (unsigned i = 0; i < f->n_tensors; i++) {
         struct gguf_tensor *t = &f->tensors[i];
 
         if (offsets[i] % (uint64_t)align != 0)
             return lh_err_set(reterr, LH_EINPUT,
-                              "'%s': tensor '%.100s' is at offset %llu, no multiple of %lld", c->path,
-                              t->name, (unsigned long long)offsets[i], (long long)align);
+                              "'%s': tensor '%.100s' is at offset %llu, no multiple of %lld",
+                              c->path, t->name, (unsigned long long)offsets[i], (long long)align);
         if (start > f->map.bytes || offsets[i] > f->map.bytes - start ||
             t->bytes > f->map.bytes - start - offsets[i])
-            return lh_err_set(reterr, LH_EINPUT,
-                              "'%s': tensor '%.100s' (%llu bytes at offset %llu) lies beyond the end of "
-                              "the file; it is cut short or damaged, fetch it again",
-                              c->path, t->name, (unsigned long long)t->bytes,
-                              (unsigned long long)offsets[i]);
+            return lh_err_set(
+                reterr, LH_EINPUT,
+                "'%s': tensor '%.100s' (%llu bytes at offset %llu) lies beyond the end of "
+                "the file; it is cut short or damaged, fetch it again",
+                c->path, t->name, (unsigned long long)t->bytes, (unsigned long long)offsets[i]);
         t->data = f->map.data + start + offsets[i];
     }
     return 0;
@@ -325,18 +319,20 @@ static int check_tensors(struct cursor *c, struct gguf_file *f, struct lh_err *r
         f->by_name[i] = i;
     qsort_r(f->by_name, f->n_tensors, sizeof(*f->by_name), by_place, f->tensors);
     for (unsigned i = 1; i < f->n_tensors; i++) {
-        const struct gguf_tensor *a = &f->tensors[f->by_name[i - 1]], *b = &f->tensors[f->by_name[i]];
+        const struct gguf_tensor *a = &f->tensors[f->by_name[i - 1]],
+                                 *b = &f->tensors[f->by_name[i]];
 
         if (a->bytes > (uint64_t)(b->data - a->data))
-            return lh_err_set(reterr, LH_EINPUT, "'%s': tensors '%.100s' and '%.100s' overlap", c->path,
-                              a->name, b->name);
+            return lh_err_set(reterr, LH_EINPUT, "'%s': tensors '%.100s' and '%.100s' overlap",
+                              c->path, a->name, b->name);
     }
     qsort_r(f->by_name, f->n_tensors, sizeof(*f->by_name), by_name, f->tensors);
     for (unsigned i = 1; i < f->n_tensors; i++) {
         const char *name = f->tensors[f->by_name[i]].name;
 
         if (strcmp(f->tensors[f->by_name[i - 1]].name, name) == 0)
-            return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' stands twice", c->path, name);
+            return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' stands twice", c->path,
+                              name);
     }
     return 0;
 }
@@ -377,9 +373,10 @@ static int read_header(struct gguf_file *f, const char *path, struct lh_err *ret
     version = le32_at(f->map.data + 4);
     if (version != 2 && version != 3)
         return lh_err_set(reterr, LH_EINPUT,
-                          version & 0xffffu ? "'%s' is a GGUF file of version %u, versions 2 and 3 are read"
-                                            : "'%s' is a big-endian GGUF file (version field %u), little-"
-                                              "endian ones are read",
+                          version & 0xffffu
+                              ? "'%s' is a GGUF file of version %u, versions 2 and 3 are read"
+                              : "'%s' is a big-endian GGUF file (version field %u), little-"
+                                "endian ones are read",
                           path, version);
     c.at = 24;
     n_tensors = le64_at(f->map.data + 8);
@@ -404,127 +401,4 @@ int gguf_open(const char *path, struct gguf_file **ret_file, struct lh_err *rete
     *ret_file = f;
     f = NULL;
     return 0;
-}
-
-unsigned gguf_tensor_count(const struct gguf_file *f)
-{
-    return f->n_tensors;
-}
-
-const struct gguf_tensor *gguf_tensor_at(const struct gguf_file *f, unsigned i)
-{
-    return i < f->n_tensors ? &f->tensors[i] : NULL;
-}
-
-const struct gguf_tensor *gguf_tensor_find(const struct gguf_file *f, const char *name)
-{
-    unsigned lo = 0, hi = f->n_tensors;
-
-    while (lo < hi) {
-        unsigned mid = lo + (hi - lo) / 2;
-        const struct gguf_tensor *t = &f->tensors[f->by_name[mid]];
-        int c = strcmp(name, t->name);
-
-        if (c == 0)
-            return t;
-        if (c < 0)
-            hi = mid;
-        else
-            lo = mid + 1;
-    }
-    return NULL;
-}
-
-const struct gguf_value *gguf_find(const struct gguf_file *f, const char *key)
-{
-    struct gguf_value wanted = {.key = key};
-
-    return bsearch(&wanted, f->values, f->n_values, sizeof(*f->values), by_key);
-}
-
-/* An integer at p; 0 when the type is none. Above INT64_MAX: INT64_MAX, which no range check lets through. */
-static bool integer_at(enum gguf_type type, const uint8_t *p, int64_t *ret)
-{
-    uint64_t u = 0;
-
-    if (type == GGUF_F32 || type == GGUF_BOOL || type == GGUF_STRING || type == GGUF_ARRAY ||
-        type == GGUF_F64)
-        return false;
-    for (unsigned i = 0; i < type_bytes[type]; i++)
-        u |= (uint64_t)p[i] << (8 * i);
-    if (type == GGUF_I8)
-        *ret = (int8_t)u;
-    else if (type == GGUF_I16)
-        *ret = (int16_t)u;
-    else if (type == GGUF_I32)
-        *ret = (int32_t)u;
-    else if (type == GGUF_I64)
-        *ret = (int64_t)u;
-    else
-        *ret = u > INT64_MAX ? INT64_MAX : (int64_t)u;
-    return true;
-}
-
-int gguf_i64(const struct gguf_file *f, const char *key, int64_t *ret, struct lh_err *reterr)
-{
-    const struct gguf_value *v = gguf_find(f, key);
-
-    if (!v)
-        return 0;
-    if (!integer_at(v->type, v->data, ret))
-        return lh_err_set(reterr, LH_EINPUT, "key '%s' of the GGUF file is not an integer", key);
-    return 1;
-}
-
-int gguf_num(const struct gguf_file *f, const char *key, double *ret, struct lh_err *reterr)
-{
-    const struct gguf_value *v = gguf_find(f, key);
-    int64_t i;
-
-    if (!v)
-        return 0;
-    if (v->type == GGUF_F32) {
-        float x;
-
-        memcpy(&x, v->data, sizeof(x));
-        *ret = (double)x;
-    } else if (v->type == GGUF_F64) {
-        memcpy(ret, v->data, sizeof(*ret));
-    } else if (integer_at(v->type, v->data, &i)) {
-        *ret = (double)i;
-    } else {
-        return lh_err_set(reterr, LH_EINPUT, "key '%s' of the GGUF file is not a number", key);
-    }
-    return 1;
-}
-
-int gguf_str(const struct gguf_file *f, const char *key, char *buf, size_t cap, struct lh_err *reterr)
-{
-    const struct gguf_value *v = gguf_find(f, key);
-
-    if (!v)
-        return 0;
-    if (v->type != GGUF_STRING || v->n >= cap || memchr(v->data, 0, v->n) || !lh_utf8_valid(v->data, v->n))
-        return lh_err_set(reterr, LH_EINPUT,
-                          "key '%s' of the GGUF file is not a string of at most %zu bytes", key, cap - 1);
-    memcpy(buf, v->data, v->n);
-    buf[v->n] = '\0';
-    return 1;
-}
-
-int64_t gguf_array_i64(const struct gguf_value *array, uint64_t i)
-{
-    int64_t v = 0;
-
-    (void)integer_at(array->element, array->data + i * type_bytes[array->element], &v);
-    return v;
-}
-
-const char *gguf_array_str(const struct gguf_value *array, const uint8_t **cursor, size_t *ret_len)
-{
-    const uint8_t *p = *cursor ? *cursor : array->data;
-
-    *ret_len = le64_at(p);
-    *cursor = p + 8 + *ret_len;
-    return (const char *)p + 8;
 }

@@ -1,7 +1,9 @@
-/* gguf.h - reading GGUF files, versions 2 and 3: keys with values, and tensors as they lie in the file.
+/* gguf.h - reading GGUF files, versions 2 and 3: keys with values, and tensors as they lie in the
+ * file.
  *
- * Everything is checked at opening: counts, lengths, types, alignment, bounds, overlaps, names that stand twice.
- * What the keys mean is gguf_config.c's (the model) and worker/text's (the tokenizer) business.
+ * Everything is checked at opening: counts, lengths, types, alignment, bounds, overlaps, names that
+ * stand twice. What the keys mean is gguf_config.c's (the model) and worker/text's (the tokenizer)
+ * business.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -14,8 +16,19 @@
 #define GGUF_DIMS_MAX 4
 
 enum gguf_type {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING,
-    GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64
 };
 
 /* The elements of a GGUF_ARRAY are type `element`, n of them, packed from data on. */
@@ -45,12 +58,16 @@ unsigned gguf_tensor_count(const struct gguf_file *f);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf_file *f, unsigned i);
 const struct gguf_tensor *gguf_tensor_find(const struct gguf_file *f, const char *name);
 
-const struct gguf_value *gguf_find(const struct gguf_file *f, const char *key); /* NULL when absent */
+const struct gguf_value *gguf_find(const struct gguf_file *f,
+                                   const char *key); /* NULL when absent */
 
-/* Typed values: 1 and the value, 0 when the key is absent, LH_EINPUT (naming the key) when it has another type.
- * Integers of every width are taken, floats of both. A string is copied with a 0, at most cap - 1 bytes. */
-LH_MUST_CHECK int gguf_i64(const struct gguf_file *f, const char *key, int64_t *ret, struct lh_err *reterr);
-LH_MUST_CHECK int gguf_num(const struct gguf_file *f, const char *key, double *ret, struct lh_err *reterr);
+/* Typed values: 1 and the value, 0 when the key is absent, LH_EINPUT (naming the key) when it has
+ * another type. Integers of every width are taken, floats of both. A string is copied with a 0, at
+ * most cap - 1 bytes. */
+LH_MUST_CHECK int gguf_i64(const struct gguf_file *f, const char *key, int64_t *ret,
+                           struct lh_err *reterr);
+LH_MUST_CHECK int gguf_num(const struct gguf_file *f, const char *key, double *ret,
+                           struct lh_err *reterr);
 LH_MUST_CHECK int gguf_str(const struct gguf_file *f, const char *key, char *buf, size_t cap,
                            struct lh_err *reterr);
 

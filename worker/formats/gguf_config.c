@@ -1,7 +1,7 @@
 /* gguf_config.c - see gguf_config.h.
  *
- * GGUF stores floats in 32 bits, so 1e-5 reads as 9.99999974e-06; the shortest decimal number that rounds to the
- * same 32 bits is taken, which is what the model's author wrote.
+ * GGUF stores floats in 32 bits, so 1e-5 reads as 9.99999974e-06; the shortest decimal number that
+ * rounds to the same 32 bits is taken, which is what the model's author wrote.
  */
 #include "worker/formats/gguf_config.h"
 #include <errno.h>
@@ -58,8 +58,8 @@ static bool integer(struct maker *m, const char *from, const char *to, bool requ
     if (rc == 1)
         put(m, m->raw, to, json_integer(v));
     else if (rc == 0 && required)
-        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s' has no key '%s'; is it a whole model?", m->path,
-                           from);
+        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s' has no key '%s'; is it a whole model?",
+                           m->path, from);
     return rc == 1;
 }
 
@@ -73,7 +73,8 @@ static double number(struct maker *m, const char *key, double otherwise)
     if (checked(m, gguf_num(m->f, key, &v, m->reterr)) != 1)
         return otherwise;
     if (!isfinite(v)) {
-        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': key '%s' is not a finite number", m->path, key);
+        m->rc =
+            lh_err_set(m->reterr, LH_EINPUT, "'%s': key '%s' is not a finite number", m->path, key);
         return otherwise;
     }
     return shortest(v);
@@ -85,8 +86,8 @@ static void must_be(struct maker *m, const char *key, double neutral)
     double v = number(m, key, neutral);
 
     if (m->rc == 0 && v != neutral)
-        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': key '%s' is %g, which is not supported", m->path,
-                           key, v);
+        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': key '%s' is %g, which is not supported",
+                           m->path, key, v);
 }
 
 static json_t *factors_of(struct maker *m, const char *tensor)
@@ -97,7 +98,8 @@ static json_t *factors_of(struct maker *m, const char *tensor)
     if (!t || m->rc < 0)
         return NULL;
     if (t->type != QUANT_F32 || t->n_dims != 1 || t->dims[0] > 4096) {
-        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': tensor '%s' is not a vector of F32", m->path, tensor);
+        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': tensor '%s' is not a vector of F32",
+                           m->path, tensor);
         return NULL;
     }
     list = json_array();
@@ -106,8 +108,9 @@ static json_t *factors_of(struct maker *m, const char *tensor)
 
         memcpy(&x, t->data + 4 * i, sizeof(x));
         if (!(x > 0 && x < 1e9f)) {
-            m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': entry %lld of '%s' is not a number above 0",
-                               m->path, (long long)i, tensor);
+            m->rc =
+                lh_err_set(m->reterr, LH_EINPUT, "'%s': entry %lld of '%s' is not a number above 0",
+                           m->path, (long long)i, tensor);
             json_decref(list);
             return NULL;
         }
@@ -117,7 +120,8 @@ static json_t *factors_of(struct maker *m, const char *tensor)
 }
 
 /* What the llama3 scheme divides the frequency of dimension i by. */
-static double llama3_divisor(double theta, double head_dim, double i, double factor, double original)
+static double llama3_divisor(double theta, double head_dim, double i, double factor,
+                             double original)
 {
     const double low = 1, high = 4;
     double wave = 2 * M_PI * pow(theta, 2 * i / head_dim), s;
@@ -130,8 +134,9 @@ static double llama3_divisor(double theta, double head_dim, double i, double fac
     return 1 / ((1 - s) / factor + s);
 }
 
-/* rope_freqs.weight: the divisor of each frequency. When they are what the llama3 scheme gives for a common original
- * length its members are written, else the list itself as longrope with no change of the attention's scale. */
+/* rope_freqs.weight: the divisor of each frequency. When they are what the llama3 scheme gives for
+ * a common original length its members are written, else the list itself as longrope with no change
+ * of the attention's scale. */
 static void rope_freqs(struct maker *m, json_t *rope, double theta)
 {
     static const int originals[] = {8192, 2048, 4096, 16384, 32768, 65536, 131072};
@@ -152,7 +157,8 @@ static void rope_freqs(struct maker *m, json_t *rope, double theta)
         for (size_t i = 0; i < n; i++)
             worst = fmax(worst, fabs(json_number_value(json_array_get(list, i)) /
                                          llama3_divisor(theta, 2.0 * (double)n, (double)i, factor,
-                                                        originals[o]) - 1));
+                                                        originals[o]) -
+                                     1));
         if (worst < 1e-5) {
             put(m, rope, "rope_type", json_string("llama3"));
             put(m, rope, "factor", json_real(factor));
@@ -174,11 +180,13 @@ static void rope_freqs(struct maker *m, json_t *rope, double theta)
 
 static void rope_longrope(struct maker *m, json_t *rope)
 {
-    json_t *lists[2] = {factors_of(m, "rope_factors_short.weight"), factors_of(m, "rope_factors_long.weight")};
+    json_t *lists[2] = {factors_of(m, "rope_factors_short.weight"),
+                        factors_of(m, "rope_factors_long.weight")};
 
     if (m->rc == 0 && (!lists[0] || !lists[1]))
-        m->rc = lh_err_set(m->reterr, LH_EINPUT,
-                           "'%s': longrope without tensors rope_factors_short and rope_factors_long", m->path);
+        m->rc = lh_err_set(
+            m->reterr, LH_EINPUT,
+            "'%s': longrope without tensors rope_factors_short and rope_factors_long", m->path);
     put(m, rope, "short_factor", lists[0] ? lists[0] : json_null());
     put(m, rope, "long_factor", lists[1] ? lists[1] : json_null());
     put(m, rope, "attention_factor", json_real(number(m, "llama.rope.scaling.attn_factor", 1)));
@@ -215,7 +223,8 @@ static void rope_keys(struct maker *m)
     char type[32] = "none";
     json_t *rope;
 
-    if (m->rc < 0 || checked(m, gguf_str(m->f, "llama.rope.scaling.type", type, sizeof(type), m->reterr)) < 0)
+    if (m->rc < 0 ||
+        checked(m, gguf_str(m->f, "llama.rope.scaling.type", type, sizeof(type), m->reterr)) < 0)
         return;
     put(m, m->raw, "rope_theta", json_real(theta));
     rope = json_object();
@@ -224,9 +233,10 @@ static void rope_keys(struct maker *m)
     if (strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0 || strcmp(type, "longrope") == 0)
         rope_scaled(m, rope, type);
     else if (strcmp(type, "none") != 0)
-        m->rc = lh_err_set(m->reterr, LH_EINPUT,
-                           "'%s': llama.rope.scaling.type '%s' is none of none, linear, yarn, longrope",
-                           m->path, type);
+        m->rc =
+            lh_err_set(m->reterr, LH_EINPUT,
+                       "'%s': llama.rope.scaling.type '%s' is none of none, linear, yarn, longrope",
+                       m->path, type);
     else
         rope_freqs(m, rope, theta);
     if (json_object_size(rope) > 0)
@@ -242,12 +252,14 @@ static void check_architecture(struct maker *m)
     int rc = checked(m, gguf_str(m->f, "general.architecture", name, sizeof(name), m->reterr));
 
     if (rc >= 0 && strcmp(name, "llama") != 0)
-        m->rc = lh_err_set(m->reterr, LH_EINPUT,
-                           "'%s': the architecture is '%s'; only 'llama' is supported", m->path, name);
+        m->rc =
+            lh_err_set(m->reterr, LH_EINPUT,
+                       "'%s': the architecture is '%s'; only 'llama' is supported", m->path, name);
     if (m->rc == 0 && checked(m, gguf_i64(m->f, "split.count", &n, m->reterr)) == 1 && n > 1)
-        m->rc = lh_err_set(m->reterr, LH_EINPUT,
-                           "'%s' is one of %lld pieces of a GGUF; join them with llama-gguf-split --merge",
-                           m->path, (long long)n);
+        m->rc = lh_err_set(
+            m->reterr, LH_EINPUT,
+            "'%s' is one of %lld pieces of a GGUF; join them with llama-gguf-split --merge",
+            m->path, (long long)n);
     must_be(m, "llama.expert_count", 0);
     must_be(m, "llama.attention.sliding_window", 0);
 }
@@ -278,17 +290,21 @@ static void size_keys(struct maker *m)
             put(m, m->raw, "head_dim", json_integer(hidden / heads));
     }
     head = json_integer_value(json_object_get(m->raw, "head_dim"));
-    if (checked(m, gguf_i64(m->f, "llama.rope.dimension_count", &rotated, m->reterr)) == 1 && rotated != head)
+    if (checked(m, gguf_i64(m->f, "llama.rope.dimension_count", &rotated, m->reterr)) == 1 &&
+        rotated != head)
         m->rc = lh_err_set(m->reterr, LH_EINPUT,
-                           "'%s': %lld of %lld dimensions of a head are rotated; all must be", m->path,
-                           (long long)rotated, (long long)head);
+                           "'%s': %lld of %lld dimensions of a head are rotated; all must be",
+                           m->path, (long long)rotated, (long long)head);
     if (m->rc == 0 &&
-        checked(m, gguf_i64(m->f, "llama.attention.value_length", &value, m->reterr)) == 1 && value != head)
-        m->rc = lh_err_set(m->reterr, LH_EINPUT, "'%s': keys of %lld but values of %lld elements a head",
-                           m->path, (long long)head, (long long)value);
+        checked(m, gguf_i64(m->f, "llama.attention.value_length", &value, m->reterr)) == 1 &&
+        value != head)
+        m->rc = lh_err_set(m->reterr, LH_EINPUT,
+                           "'%s': keys of %lld but values of %lld elements a head", m->path,
+                           (long long)head, (long long)value);
 }
 
-int gguf_config(const struct gguf_file *f, const char *path, json_t **ret_raw, struct lh_err *reterr)
+int gguf_config(const struct gguf_file *f, const char *path, json_t **ret_raw,
+                struct lh_err *reterr)
 {
     struct maker m = {f, path, json_object(), reterr, 0};
 
@@ -299,7 +315,8 @@ int gguf_config(const struct gguf_file *f, const char *path, json_t **ret_raw, s
     put(&m, m.raw, "model_type", json_string("llama"));
     put(&m, m.raw, "hidden_act", json_string("silu"));
     size_keys(&m);
-    put(&m, m.raw, "rms_norm_eps", json_real(number(&m, "llama.attention.layer_norm_rms_epsilon", 1e-5)));
+    put(&m, m.raw, "rms_norm_eps",
+        json_real(number(&m, "llama.attention.layer_norm_rms_epsilon", 1e-5)));
     put(&m, m.raw, "attention_bias", json_false());
     put(&m, m.raw, "mlp_bias", json_false());
     put(&m, m.raw, "tie_word_embeddings", json_boolean(!gguf_tensor_find(f, "output.weight")));

@@ -16,7 +16,8 @@ struct reader {
     int rc; /* the first error; later reads do nothing */
 };
 
-static int64_t integer(struct reader *r, const char *key, int64_t otherwise, int64_t min, int64_t max)
+static int64_t integer(struct reader *r, const char *key, int64_t otherwise, int64_t min,
+                       int64_t max)
 {
     const json_t *v = json_object_get(r->at, key);
 
@@ -26,8 +27,9 @@ static int64_t integer(struct reader *r, const char *key, int64_t otherwise, int
         r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s' has no member '%s'; is it a Llama's config?",
                            r->where, key);
     else if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max)
-        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': '%s' is not a whole number from %lld to %lld",
-                           r->where, key, (long long)min, (long long)max);
+        r->rc =
+            lh_err_set(r->reterr, LH_EINPUT, "'%s': '%s' is not a whole number from %lld to %lld",
+                       r->where, key, (long long)min, (long long)max);
     return r->rc < 0 ? otherwise : json_integer_value(v);
 }
 
@@ -40,8 +42,9 @@ static double number(struct reader *r, const char *key, double otherwise, double
     if (r->rc < 0 || ((!v || json_is_null(v)) && !isnan(otherwise)))
         return otherwise;
     if (!v || !json_is_number(v) || !(x >= min && x <= max)) {
-        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': '%s' is %s, a number from %g to %g is needed",
-                           r->where, key, v ? "something else" : "missing", min, max);
+        r->rc =
+            lh_err_set(r->reterr, LH_EINPUT, "'%s': '%s' is %s, a number from %g to %g is needed",
+                       r->where, key, v ? "something else" : "missing", min, max);
         return otherwise;
     }
     return x;
@@ -50,8 +53,9 @@ static double number(struct reader *r, const char *key, double otherwise, double
 static void refuse_true(struct reader *r, const char *key)
 {
     if (r->rc == 0 && json_is_true(json_object_get(r->at, key)))
-        r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                           "'%s': '%s' is true; models with biases are not supported", r->where, key);
+        r->rc =
+            lh_err_set(r->reterr, LH_EINPUT,
+                       "'%s': '%s' is true; models with biases are not supported", r->where, key);
 }
 
 static void check_architecture(struct reader *r)
@@ -66,19 +70,22 @@ static void check_architecture(struct reader *r)
                            "'%s': the architecture is %.64s; only LlamaForCausalLM is supported",
                            r->where, first);
     else if (!first && !type)
-        r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                           "'%s' has neither 'architectures' nor 'model_type'; is it a model's config?",
-                           r->where);
+        r->rc = lh_err_set(
+            r->reterr, LH_EINPUT,
+            "'%s' has neither 'architectures' nor 'model_type'; is it a model's config?", r->where);
     else if (type && strcmp(type, "llama") != 0)
         r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                           "'%s': the model type is '%.64s'; only 'llama' is supported", r->where, type);
+                           "'%s': the model type is '%.64s'; only 'llama' is supported", r->where,
+                           type);
     else if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0)
-        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': hidden_act is '%.64s'; only silu is supported",
-                           r->where, activation);
+        r->rc =
+            lh_err_set(r->reterr, LH_EINPUT, "'%s': hidden_act is '%.64s'; only silu is supported",
+                       r->where, activation);
     else if (json_is_object(json_object_get(r->at, "quantization_config")))
-        r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                           "'%s' has a quantization_config; use the weights in F32, F16 or BF16, or a GGUF",
-                           r->where);
+        r->rc = lh_err_set(
+            r->reterr, LH_EINPUT,
+            "'%s' has a quantization_config; use the weights in F32, F16 or BF16, or a GGUF",
+            r->where);
     refuse_true(r, "attention_bias");
     refuse_true(r, "mlp_bias");
 }
@@ -107,8 +114,9 @@ static void rope_type(struct reader *r, struct rope_config *rope)
     static const struct {
         const char *name;
         enum lh_rope type;
-    } types[] = {{"default", LH_ROPE_DEFAULT}, {"linear", LH_ROPE_LINEAR}, {"dynamic", LH_ROPE_DYNAMIC},
-                 {"yarn", LH_ROPE_YARN},       {"llama3", LH_ROPE_LLAMA3}, {"longrope", LH_ROPE_LONGROPE}};
+    } types[] = {{"default", LH_ROPE_DEFAULT}, {"linear", LH_ROPE_LINEAR},
+                 {"dynamic", LH_ROPE_DYNAMIC}, {"yarn", LH_ROPE_YARN},
+                 {"llama3", LH_ROPE_LLAMA3},   {"longrope", LH_ROPE_LONGROPE}};
     const char *name = lh_json_str(r->at, "rope_type", lh_json_str(r->at, "type", NULL));
 
     if (!name) {
@@ -124,9 +132,10 @@ static void rope_type(struct reader *r, struct rope_config *rope)
             return;
         }
     }
-    r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                       "'%s': rope_type '%.32s' is none of default, linear, dynamic, yarn, llama3, longrope",
-                       r->where, name);
+    r->rc = lh_err_set(
+        r->reterr, LH_EINPUT,
+        "'%s': rope_type '%.32s' is none of default, linear, dynamic, yarn, llama3, longrope",
+        r->where, name);
 }
 
 static void factor_list(struct reader *r, const char *key, int64_t head_dim, double *out)
@@ -137,15 +146,16 @@ static void factor_list(struct reader *r, const char *key, int64_t head_dim, dou
         return;
     if (!json_is_array(list) || (int64_t)json_array_size(list) != head_dim / 2 ||
         head_dim / 2 > MODEL_ROPE_FACTORS_MAX) {
-        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': '%s' must be a list of %lld numbers (at most %d)",
-                           r->where, key, (long long)(head_dim / 2), MODEL_ROPE_FACTORS_MAX);
+        r->rc = lh_err_set(r->reterr, LH_EINPUT,
+                           "'%s': '%s' must be a list of %lld numbers (at most %d)", r->where, key,
+                           (long long)(head_dim / 2), MODEL_ROPE_FACTORS_MAX);
         return;
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         out[i] = json_number_value(json_array_get(list, i));
         if (!(out[i] > 0 && out[i] < 1e9)) {
-            r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': entry %zu of '%s' is not a number above 0",
-                               r->where, i, key);
+            r->rc = lh_err_set(r->reterr, LH_EINPUT,
+                               "'%s': entry %zu of '%s' is not a number above 0", r->where, i, key);
             return;
         }
     }
@@ -164,7 +174,8 @@ static void yarn_members(struct reader *r, struct rope_config *rope)
                            r->where);
 }
 
-static void longrope_members(struct reader *r, const struct model_config *c, struct rope_config *rope)
+static void longrope_members(struct reader *r, const struct model_config *c,
+                             struct rope_config *rope)
 {
     factor_list(r, "short_factor", c->head_dim, rope->short_factor);
     factor_list(r, "long_factor", c->head_dim, rope->long_factor);
@@ -186,19 +197,21 @@ static void read_rope(struct reader *r, struct model_config *c)
 
     rope->factor = 1;
     rope->theta = number(r, "rope_theta", 10000, 1e-3, 1e15);
-    rope->original_length = number(r, "original_max_position_embeddings", 0, 0, (double)POSITIONS_MAX);
+    rope->original_length =
+        number(r, "original_max_position_embeddings", 0, 0, (double)POSITIONS_MAX);
     if (r->rc < 0 || !scaling || json_is_null(scaling))
         return;
     if (!json_is_object(scaling)) {
-        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': the position scaling is not an object", r->where);
+        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': the position scaling is not an object",
+                           r->where);
         return;
     }
     r->at = scaling;
     rope_type(r, rope);
     rope->theta = number(r, "rope_theta", rope->theta, 1e-3, 1e15);
     (void)number(r, "partial_rotary_factor", 1, 1, 1);
-    rope->original_length =
-        number(r, "original_max_position_embeddings", rope->original_length, 0, (double)POSITIONS_MAX);
+    rope->original_length = number(r, "original_max_position_embeddings", rope->original_length, 0,
+                                   (double)POSITIONS_MAX);
     if (rope->type != LH_ROPE_DEFAULT && r->rc == 0) {
         needs_factor = rope->type != LH_ROPE_LONGROPE;
         rope->factor = number(r, "factor", needs_factor ? (double)NAN : 0, 1, 1e6);
@@ -211,7 +224,8 @@ static void read_rope(struct reader *r, struct model_config *c)
     if (rope->type == LH_ROPE_LLAMA3) {
         rope->low_freq_factor = number(r, "low_freq_factor", (double)NAN, 1e-6, 1e6);
         rope->high_freq_factor = number(r, "high_freq_factor", (double)NAN, 1e-6, 1e6);
-        if (r->rc == 0 && (rope->high_freq_factor <= rope->low_freq_factor || rope->original_length <= 0))
+        if (r->rc == 0 &&
+            (rope->high_freq_factor <= rope->low_freq_factor || rope->original_length <= 0))
             r->rc = lh_err_set(r->reterr, LH_EINPUT,
                                "'%s': llama3 positions need original_max_position_embeddings and a "
                                "high_freq_factor above low_freq_factor",
@@ -237,18 +251,21 @@ static void read_sizes(struct reader *r, struct model_config *c)
         return;
     if (!json_is_integer(json_object_get(r->at, "head_dim")) && c->hidden % c->heads != 0)
         r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                           "'%s': hidden_size %lld is no multiple of num_attention_heads %lld", r->where,
-                           (long long)c->hidden, (long long)c->heads);
+                           "'%s': hidden_size %lld is no multiple of num_attention_heads %lld",
+                           r->where, (long long)c->hidden, (long long)c->heads);
     else if (c->heads % c->kv_heads != 0)
-        r->rc = lh_err_set(r->reterr, LH_EINPUT,
-                           "'%s': num_attention_heads %lld is no multiple of num_key_value_heads %lld",
-                           r->where, (long long)c->heads, (long long)c->kv_heads);
+        r->rc =
+            lh_err_set(r->reterr, LH_EINPUT,
+                       "'%s': num_attention_heads %lld is no multiple of num_key_value_heads %lld",
+                       r->where, (long long)c->heads, (long long)c->kv_heads);
     else if (c->head_dim % 2 != 0)
-        r->rc = lh_err_set(r->reterr, LH_EINPUT, "'%s': a head size of %lld is odd, rotation needs pairs",
-                           r->where, (long long)c->head_dim);
+        r->rc = lh_err_set(r->reterr, LH_EINPUT,
+                           "'%s': a head size of %lld is odd, rotation needs pairs", r->where,
+                           (long long)c->head_dim);
 }
 
-int hf_config_parse(json_t *raw, const char *where, struct model_config *ret_config, struct lh_err *reterr)
+int hf_config_parse(json_t *raw, const char *where, struct model_config *ret_config,
+                    struct lh_err *reterr)
 {
     struct reader r = {raw, where, reterr, 0};
     struct model_config c;

@@ -1,7 +1,7 @@
 /* mapping.h - a whole file mapped read-only: how every reader here gets its bytes.
  *
- * The size is that at opening. A file cut short while it is mapped raises SIGBUS on access, as with any mapping;
- * inputs are taken as not changing during a run.
+ * The size is that at opening. A file cut short while it is mapped raises SIGBUS on access, as with
+ * any mapping; inputs are taken as not changing during a run.
  */
 #pragma once
 #include "proto/base/attr.h"

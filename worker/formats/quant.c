@@ -6,16 +6,16 @@
 #define CHUNK 1024 /* elements expanded at a time: 4 KiB, stays in the first cache */
 
 static const struct quant_info infos[] = {
-    [0] = {"F32", 1, 4},       [1] = {"F16", 1, 2},      [2] = {"Q4_0", 32, 18},
-    [3] = {"Q4_1", 32, 20},    [6] = {"Q5_0", 32, 0},    [7] = {"Q5_1", 32, 0},
-    [8] = {"Q8_0", 32, 34},    [9] = {"Q8_1", 32, 0},    [10] = {"Q2_K", 256, 0},
-    [11] = {"Q3_K", 256, 0},   [12] = {"Q4_K", 256, 0},  [13] = {"Q5_K", 256, 0},
-    [14] = {"Q6_K", 256, 0},   [15] = {"Q8_K", 256, 0},  [16] = {"IQ2_XXS", 256, 0},
+    [0] = {"F32", 1, 4},       [1] = {"F16", 1, 2},        [2] = {"Q4_0", 32, 18},
+    [3] = {"Q4_1", 32, 20},    [6] = {"Q5_0", 32, 0},      [7] = {"Q5_1", 32, 0},
+    [8] = {"Q8_0", 32, 34},    [9] = {"Q8_1", 32, 0},      [10] = {"Q2_K", 256, 0},
+    [11] = {"Q3_K", 256, 0},   [12] = {"Q4_K", 256, 0},    [13] = {"Q5_K", 256, 0},
+    [14] = {"Q6_K", 256, 0},   [15] = {"Q8_K", 256, 0},    [16] = {"IQ2_XXS", 256, 0},
     [17] = {"IQ2_XS", 256, 0}, [18] = {"IQ3_XXS", 256, 0}, [19] = {"IQ1_S", 256, 0},
-    [20] = {"IQ4_NL", 32, 0},  [21] = {"IQ3_S", 256, 0}, [22] = {"IQ2_S", 256, 0},
-    [23] = {"IQ4_XS", 256, 0}, [24] = {"I8", 1, 0},      [25] = {"I16", 1, 0},
-    [26] = {"I32", 1, 0},      [27] = {"I64", 1, 0},     [28] = {"F64", 1, 8},
-    [29] = {"IQ1_M", 256, 0},  [30] = {"BF16", 1, 2},    [34] = {"TQ1_0", 256, 0},
+    [20] = {"IQ4_NL", 32, 0},  [21] = {"IQ3_S", 256, 0},   [22] = {"IQ2_S", 256, 0},
+    [23] = {"IQ4_XS", 256, 0}, [24] = {"I8", 1, 0},        [25] = {"I16", 1, 0},
+    [26] = {"I32", 1, 0},      [27] = {"I64", 1, 0},       [28] = {"F64", 1, 8},
+    [29] = {"IQ1_M", 256, 0},  [30] = {"BF16", 1, 2},      [34] = {"TQ1_0", 256, 0},
     [35] = {"TQ2_0", 256, 0},  [39] = {"MXFP4", 32, 0},
 };
 
@@ -36,7 +36,8 @@ float quant_f16_to_f32(uint16_t h)
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, magnitude = h & 0x7fffu, bits;
     float f;
 
-    if (magnitude < 0x400u) { /* below the normal numbers; right even where the CPU flushes subnormals */
+    if (magnitude <
+        0x400u) { /* below the normal numbers; right even where the CPU flushes subnormals */
         f = (float)magnitude * 0x1p-24f;
         memcpy(&bits, &f, sizeof(bits));
     } else if (magnitude < 0x7c00u) {
@@ -123,7 +124,8 @@ static void expand_chunk(enum quant_type type, const uint8_t *src, int64_t n, fl
     assert(!"a type that quant_info calls supported");
 }
 
-void quant_expand(enum quant_type type, const uint8_t *src, int64_t n, enum kn_dtype dtype, void *out)
+void quant_expand(enum quant_type type, const uint8_t *src, int64_t n, enum kn_dtype dtype,
+                  void *out)
 {
     const struct quant_info *info = quant_info(type);
     float chunk[CHUNK];

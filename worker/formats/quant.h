@@ -1,7 +1,8 @@
 /* quant.h - element types that files use, and exact expansion of them to fp32 or bf16.
  *
- * Numbers are those of GGUF's type field where it has the type. Expansion is exact in fp32 (a scale of 11 bits times
- * at most 8 bits; Q4_1's offset is added with one rounding), bf16 is rounded once from that.
+ * Numbers are those of GGUF's type field where it has the type. Expansion is exact in fp32 (a scale
+ * of 11 bits times at most 8 bits; Q4_1's offset is added with one rounding), bf16 is rounded once
+ * from that.
  */
 #pragma once
 #include "kernels/dtype.h"
@@ -9,7 +10,12 @@
 #include <stdint.h>
 
 enum quant_type {
-    QUANT_F32 = 0, QUANT_F16 = 1, QUANT_Q4_0 = 2, QUANT_Q4_1 = 3, QUANT_Q8_0 = 8, QUANT_F64 = 28,
+    QUANT_F32 = 0,
+    QUANT_F16 = 1,
+    QUANT_Q4_0 = 2,
+    QUANT_Q4_1 = 3,
+    QUANT_Q8_0 = 8,
+    QUANT_F64 = 28,
     QUANT_BF16 = 30,
 };
 
@@ -23,6 +29,7 @@ struct quant_info {
 const struct quant_info *quant_info(uint32_t type);
 
 /* Expands n elements (a multiple of the block) from src into out, dtype elements. */
-void quant_expand(enum quant_type type, const uint8_t *src, int64_t n, enum kn_dtype dtype, void *out);
+void quant_expand(enum quant_type type, const uint8_t *src, int64_t n, enum kn_dtype dtype,
+                  void *out);
 
 float quant_f16_to_f32(uint16_t h);

@@ -1,7 +1,8 @@
 /* safetensors.c - reading: the header is checked whole, then tensors are pointers into the mapping.
  *
- * Always true of an open file: tensors are sorted by offset, cover the buffer without hole or overlap, and each
- * has exactly the bytes that its shape and type ask for. Writing is in safetensors_write.c.
+ * Always true of an open file: tensors are sorted by offset, cover the buffer without hole or
+ * overlap, and each has exactly the bytes that its shape and type ask for. Writing is in
+ * safetensors_write.c.
  */
 #include "worker/formats/safetensors.h"
 #include "proto/base/json.h"
@@ -26,8 +27,8 @@ static const struct {
     const char *name;
     uint64_t bytes;
 } st_types[] = {
-    [ST_F64] = {"F64", 8}, [ST_F32] = {"F32", 4}, [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},
-    [ST_I64] = {"I64", 8}, [ST_I32] = {"I32", 4}, [ST_I16] = {"I16", 2}, [ST_I8] = {"I8", 1},
+    [ST_F64] = {"F64", 8}, [ST_F32] = {"F32", 4},   [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},
+    [ST_I64] = {"I64", 8}, [ST_I32] = {"I32", 4},   [ST_I16] = {"I16", 2}, [ST_I8] = {"I8", 1},
     [ST_U8] = {"U8", 1},   [ST_BOOL] = {"BOOL", 1},
 };
 
@@ -86,7 +87,8 @@ void st_close(struct st_file *f)
 }
 LH_DEFINE_FREEP(struct st_file *, st_close)
 
-static int read_dtype(const json_t *entry, struct st_tensor *t, const char *path, struct lh_err *reterr)
+static int read_dtype(const json_t *entry, struct st_tensor *t, const char *path,
+                      struct lh_err *reterr)
 {
     const char *name = json_string_value(json_object_get(entry, "dtype"));
 
@@ -104,16 +106,18 @@ static int read_dtype(const json_t *entry, struct st_tensor *t, const char *path
                       path, t->name, name);
 }
 
-static int read_shape(const json_t *entry, struct st_tensor *t, const char *path, struct lh_err *reterr)
+static int read_shape(const json_t *entry, struct st_tensor *t, const char *path,
+                      struct lh_err *reterr)
 {
     const json_t *shape = json_object_get(entry, "shape");
     size_t n_dims = json_array_size(shape);
     int64_t n = 1;
 
     if (!json_is_array(shape) || n_dims > ST_DIMS_MAX)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': the shape of tensor '%.100s' is not an array of at most %d numbers",
-                          path, t->name, ST_DIMS_MAX);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': the shape of tensor '%.100s' is not an array of at most %d numbers", path,
+            t->name, ST_DIMS_MAX);
     t->n_dims = (int)n_dims;
     for (size_t i = 0; i < n_dims; i++) {
         const json_t *v = json_array_get(shape, i);
@@ -145,7 +149,8 @@ static int read_entry(const struct st_file *f, uint64_t buffer_at, const json_t 
 
     if (!json_is_object(entry) || json_object_size(entry) != 3)
         return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': entry '%.100s' is not {dtype, shape, data_offsets}", path, t->name);
+                          "'%s': entry '%.100s' is not {dtype, shape, data_offsets}", path,
+                          t->name);
     rc = read_dtype(entry, t, path, reterr);
     if (rc == 0)
         rc = read_shape(entry, t, path, reterr);
@@ -158,16 +163,16 @@ static int read_entry(const struct st_file *f, uint64_t buffer_at, const json_t 
     b = json_integer_value(begin);
     e = json_integer_value(end);
     if (b < 0 || e < b || (uint64_t)e > buffer_bytes)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': tensor '%.100s' lies at [%lld, %lld) of a buffer of %llu bytes; the "
-                          "file is cut short or damaged, fetch it again",
-                          path, t->name, (long long)b, (long long)e,
-                          (unsigned long long)buffer_bytes);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': tensor '%.100s' lies at [%lld, %lld) of a buffer of %llu bytes; the "
+            "file is cut short or damaged, fetch it again",
+            path, t->name, (long long)b, (long long)e, (unsigned long long)buffer_bytes);
     if ((uint64_t)(e - b) != t->bytes)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': tensor '%.100s' has %lld bytes where its shape and type %s need %llu",
-                          path, t->name, (long long)(e - b), st_types[t->dtype].name,
-                          (unsigned long long)t->bytes);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': tensor '%.100s' has %lld bytes where its shape and type %s need %llu", path,
+            t->name, (long long)(e - b), st_types[t->dtype].name, (unsigned long long)t->bytes);
     t->data = f->map.data + buffer_at + (uint64_t)b;
     return 0;
 }
@@ -179,10 +184,11 @@ static int check_metadata(const json_t *meta, const char *path, struct lh_err *r
 
     if (!json_is_object(meta))
         return lh_err_set(reterr, LH_EINPUT, "'%s': __metadata__ is not an object", path);
-    json_object_foreach ((json_t *)(uintptr_t)meta, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)meta, key, value)
+    {
         if (!json_is_string(value))
-            return lh_err_set(reterr, LH_EINPUT, "'%s': __metadata__ member '%.100s' is not a string",
-                              path, key);
+            return lh_err_set(reterr, LH_EINPUT,
+                              "'%s': __metadata__ member '%.100s' is not a string", path, key);
     }
     return 0;
 }
@@ -206,7 +212,8 @@ static int by_name(const void *a, const void *b, void *arg)
 }
 
 /* Sorts and makes sure that the tensors cover the buffer exactly. */
-static int index_tensors(struct st_file *f, uint64_t buffer_at, const char *path, struct lh_err *reterr)
+static int index_tensors(struct st_file *f, uint64_t buffer_at, const char *path,
+                         struct lh_err *reterr)
 {
     const uint8_t *next = f->map.data + buffer_at, *end = f->map.data + f->map.bytes;
 
@@ -215,8 +222,8 @@ static int index_tensors(struct st_file *f, uint64_t buffer_at, const char *path
         const struct st_tensor *t = &f->tensors[i];
 
         if ((const uint8_t *)t->data != next)
-            return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' at byte %llu of the buffer %s",
-                              path, t->name,
+            return lh_err_set(reterr, LH_EINPUT,
+                              "'%s': tensor '%.100s' at byte %llu of the buffer %s", path, t->name,
                               (unsigned long long)((const uint8_t *)t->data - f->map.data) -
                                   (unsigned long long)buffer_at,
                               (const uint8_t *)t->data < next ? "overlaps the one before it"
@@ -225,8 +232,8 @@ static int index_tensors(struct st_file *f, uint64_t buffer_at, const char *path
         f->by_name[i] = i;
     }
     if (next != end)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': %lld bytes at the end belong to no tensor", path,
-                          (long long)(end - next));
+        return lh_err_set(reterr, LH_EINPUT, "'%s': %lld bytes at the end belong to no tensor",
+                          path, (long long)(end - next));
     qsort_r(f->by_name, f->n, sizeof(*f->by_name), by_name, f->tensors);
     return 0;
 }
@@ -243,16 +250,19 @@ static int read_header(struct st_file *f, const char *path, struct lh_err *reter
                           f->map.bytes);
     header_bytes = le64_at(f->map.data);
     if (header_bytes > ST_HEADER_MAX)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s' is no safetensors file: its header would have %llu bytes, at most %u",
-                          path, (unsigned long long)header_bytes, ST_HEADER_MAX);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' is no safetensors file: its header would have %llu bytes, at most %u", path,
+            (unsigned long long)header_bytes, ST_HEADER_MAX);
     buffer_at = 8 + header_bytes;
     if (header_bytes < 2 || buffer_at > f->map.bytes || f->map.data[8] != '{')
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': no header of %llu bytes in a file of %zu bytes; it is cut short or "
-                          "no safetensors file",
-                          path, (unsigned long long)header_bytes, f->map.bytes);
-    rc = lh_json_parse((const char *)f->map.data + 8, header_bytes, ST_DEPTH_MAX, &f->header, reterr);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': no header of %llu bytes in a file of %zu bytes; it is cut short or "
+            "no safetensors file",
+            path, (unsigned long long)header_bytes, f->map.bytes);
+    rc = lh_json_parse((const char *)f->map.data + 8, header_bytes, ST_DEPTH_MAX, &f->header,
+                       reterr);
     if (rc < 0)
         return lh_err_prefix(reterr, rc, "'%s': header", path);
     if (json_object_size(f->header) > ST_TENSORS_MAX)
@@ -262,7 +272,8 @@ static int read_header(struct st_file *f, const char *path, struct lh_err *reter
     f->by_name = calloc(json_object_size(f->header) + 1, sizeof(*f->by_name));
     if (!f->tensors || !f->by_name)
         return lh_err_set(reterr, -ENOMEM, "open '%s'", path);
-    json_object_foreach (f->header, key, entry) {
+    json_object_foreach(f->header, key, entry)
+    {
         if (strcmp(key, "__metadata__") == 0) {
             rc = check_metadata(entry, path, reterr);
         } else {

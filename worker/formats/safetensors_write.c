@@ -52,8 +52,8 @@ static int add_entry(json_t *header, const struct st_entry *e, uint64_t *at, str
     json_t *shape;
 
     if (e->n_dims < 0 || e->n_dims > ST_DIMS_MAX || json_object_get(header, e->name))
-        return lh_err_set(reterr, LH_EINTERNAL, "tensor '%s' is declared twice or has %d dimensions",
-                          e->name, e->n_dims);
+        return lh_err_set(reterr, LH_EINTERNAL,
+                          "tensor '%s' is declared twice or has %d dimensions", e->name, e->n_dims);
     shape = json_array();
     for (int d = 0; d < e->n_dims; d++) {
         if (e->shape[d] < 0 || __builtin_mul_overflow(bytes, (uint64_t)e->shape[d], &bytes) ||
@@ -68,8 +68,9 @@ static int add_entry(json_t *header, const struct st_entry *e, uint64_t *at, str
         return lh_err_set(reterr, LH_EINTERNAL, "tensor '%s' is too large", e->name);
     }
     if (json_object_set_new(header, e->name,
-                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", st_dtype_name(e->dtype), "shape",
-                                      shape, "data_offsets", (json_int_t)*at, (json_int_t)end)) < 0)
+                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", st_dtype_name(e->dtype),
+                                      "shape", shape, "data_offsets", (json_int_t)*at,
+                                      (json_int_t)end)) < 0)
         return lh_err_set(reterr, -ENOMEM, "header of safetensors");
     *at = end;
     return 0;
@@ -85,7 +86,8 @@ static int make_header(const struct st_entry *entries, unsigned n, const json_t 
     size_t len, padded;
     int rc = 0;
 
-    if (!header || (metadata && json_object_set(header, "__metadata__", (json_t *)(uintptr_t)metadata)))
+    if (!header ||
+        (metadata && json_object_set(header, "__metadata__", (json_t *)(uintptr_t)metadata)))
         return lh_err_set(reterr, -ENOMEM, "header of safetensors");
     for (unsigned i = 0; i < n && rc == 0; i++)
         rc = add_entry(header, &entries[i], &at, reterr);
@@ -151,8 +153,9 @@ int st_write(struct st_writer *w, const void *data, uint64_t bytes, struct lh_er
     int rc;
 
     if (bytes > w->declared_bytes - w->written_bytes)
-        return lh_err_set(reterr, LH_EINTERNAL, "'%s' is given more bytes than its %llu declared ones",
-                          w->path, (unsigned long long)w->declared_bytes);
+        return lh_err_set(reterr, LH_EINTERNAL,
+                          "'%s' is given more bytes than its %llu declared ones", w->path,
+                          (unsigned long long)w->declared_bytes);
     rc = write_all(w->fd, data, bytes);
     if (rc < 0)
         return lh_err_set(reterr, rc, "write '%s'", w->path);
@@ -165,8 +168,9 @@ int st_finish(struct st_writer *w, struct lh_err *reterr)
     int rc = 0;
 
     if (w->written_bytes != w->declared_bytes)
-        rc = lh_err_set(reterr, LH_EINTERNAL, "'%s' was given %llu of its %llu declared bytes", w->path,
-                        (unsigned long long)w->written_bytes, (unsigned long long)w->declared_bytes);
+        rc = lh_err_set(reterr, LH_EINTERNAL, "'%s' was given %llu of its %llu declared bytes",
+                        w->path, (unsigned long long)w->written_bytes,
+                        (unsigned long long)w->declared_bytes);
     else if (fsync(w->fd) < 0)
         rc = lh_err_set(reterr, -errno, "fsync '%s'", w->path);
     if (close(w->fd) < 0 && rc == 0)

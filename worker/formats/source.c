@@ -1,13 +1,15 @@
-/* source.c - see source.h. Both kinds of files end in one table: a name, a shape, a type, where the bytes lie.
+/* source.c - see source.h. Both kinds of files end in one table: a name, a shape, a type, where the
+ * bytes lie.
  *
- * Always true of an open source: every tensor of the model that its config describes is in the table with the shape
- * it must have. The files are read by source_hf.c and source_gguf.c; this is what they share.
+ * Always true of an open source: every tensor of the model that its config describes is in the
+ * table with the shape it must have. The files are read by source_hf.c and source_gguf.c; this is
+ * what they share.
  */
-#include "worker/formats/source_files.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "proto/base/sha256.h"
 #include "proto/base/str.h"
+#include "worker/formats/source_files.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -63,18 +65,20 @@ int model_source_check(const struct model_source *s, const char *name, int64_t r
     const struct source_tensor *t = find(s, name);
 
     if (!t)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' has no tensor '%s'; is the model complete?", s->path,
-                          name);
+        return lh_err_set(reterr, LH_EINPUT, "'%s' has no tensor '%s'; is the model complete?",
+                          s->path, name);
     if (t->rows != rows || t->cols != cols)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s': tensor '%s' is %lld x %lld where the config asks for %lld x %lld (0: a "
-                          "vector); config and weights are not of one model",
-                          s->path, name, (long long)t->rows, (long long)t->cols, (long long)rows,
-                          (long long)cols);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s': tensor '%s' is %lld x %lld where the config asks for %lld x %lld (0: a "
+            "vector); config and weights are not of one model",
+            s->path, name, (long long)t->rows, (long long)t->cols, (long long)rows,
+            (long long)cols);
     return 0;
 }
 
-/* Where row r of a head-wise permuted matrix lies: GGUF has the two halves of a head interleaved. */
+/* Where row r of a head-wise permuted matrix lies: GGUF has the two halves of a head interleaved.
+ */
 static int64_t row_in_file(const struct source_tensor *t, int64_t r)
 {
     int64_t head_rows, half, i;
@@ -120,8 +124,9 @@ int source_add(struct model_source *s, const struct source_tensor *t, struct lh_
     const struct quant_info *info = quant_info(t->type);
 
     if (t->cols == 0 && info->block > 1)
-        return lh_err_set(reterr, LH_EINPUT, "'%s': vector '%s' is quantised (%s), which no Llama has",
-                          s->path, t->name, info->name);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s': vector '%s' is quantised (%s), which no Llama has", s->path,
+                          t->name, info->name);
     if (s->n_tensors == s->tensors_cap) {
         unsigned cap = s->tensors_cap ? 2 * s->tensors_cap : 64;
         struct source_tensor *more = realloc(s->tensors, cap * sizeof(*more));
@@ -219,13 +224,13 @@ static int check_count(const struct model_source *s, struct lh_err *reterr)
                 known = known || strcmp(name, p[k].suffix) == 0;
         }
         if (!known)
-            return lh_err_set(reterr, LH_EINPUT,
-                              "'%s': tensor '%.100s' is no part of the Llama that the config describes%s",
-                              s->path, name,
-                              lh_ends_with(name, ".bias") ? "; biases are not supported" : "");
+            return lh_err_set(
+                reterr, LH_EINPUT,
+                "'%s': tensor '%.100s' is no part of the Llama that the config describes%s",
+                s->path, name, lh_ends_with(name, ".bias") ? "; biases are not supported" : "");
     }
-    return lh_err_set(reterr, LH_EINPUT, "'%s' has %u tensors where the config asks for %u", s->path,
-                      s->n_tensors, expected);
+    return lh_err_set(reterr, LH_EINPUT, "'%s' has %u tensors where the config asks for %u",
+                      s->path, s->n_tensors, expected);
 }
 
 int model_source_open(const char *path, struct model_source **ret_source, struct lh_err *reterr)

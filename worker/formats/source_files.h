@@ -35,5 +35,6 @@ struct model_source {
 LH_MUST_CHECK int source_open_hf(struct model_source *s, struct lh_err *reterr);
 LH_MUST_CHECK int source_open_gguf(struct model_source *s, struct lh_err *reterr);
 
-LH_MUST_CHECK int source_add(struct model_source *s, const struct source_tensor *t, struct lh_err *reterr);
+LH_MUST_CHECK int source_add(struct model_source *s, const struct source_tensor *t,
+                             struct lh_err *reterr);
 LH_MUST_CHECK int source_add_file(struct model_source *s, const char *path, struct lh_err *reterr);

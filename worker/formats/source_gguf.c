@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The name, or NULL for a tensor that is no weight (frequency tables, read with the config) with *skip set. */
+/* The name, or NULL for a tensor that is no weight (frequency tables, read with the config) with
+ * *skip set. */
 static const char *hf_name(struct model_source *s, const char *gguf, bool *skip)
 {
     static const char *const whole[][2] = {
@@ -16,10 +17,10 @@ static const char *hf_name(struct model_source *s, const char *gguf, bool *skip)
         {"output.weight", "lm_head.weight"},
     };
     static const char *const layer[][2] = {
-        {"attn_norm", "input_layernorm"},     {"ffn_norm", "post_attention_layernorm"},
-        {"attn_q", "self_attn.q_proj"},       {"attn_k", "self_attn.k_proj"},
-        {"attn_v", "self_attn.v_proj"},       {"attn_output", "self_attn.o_proj"},
-        {"ffn_gate", "mlp.gate_proj"},        {"ffn_up", "mlp.up_proj"},
+        {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
+        {"attn_q", "self_attn.q_proj"},   {"attn_k", "self_attn.k_proj"},
+        {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"},
+        {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
         {"ffn_down", "mlp.down_proj"},
     };
     char part[64], kind[16];
@@ -31,7 +32,8 @@ static const char *hf_name(struct model_source *s, const char *gguf, bool *skip)
         if (strcmp(gguf, whole[i][0]) == 0)
             return whole[i][1];
     }
-    if (sscanf(gguf, "blk.%4u.%63[a-z_].%15[a-z]%n", &n, part, kind, &used) == 3 && gguf[used] == '\0') {
+    if (sscanf(gguf, "blk.%4u.%63[a-z_].%15[a-z]%n", &n, part, kind, &used) == 3 &&
+        gguf[used] == '\0') {
         for (unsigned i = 0; i < LH_ARRAY_LEN(layer); i++) {
             if (strcmp(part, layer[i][0]) == 0)
                 return lh_arena_printf(&s->arena, "model.layers.%u.%s.%s", n, layer[i][1], kind);
@@ -57,7 +59,8 @@ static int add_tensor(struct model_source *s, const struct gguf_tensor *g, struc
         return lh_err_set(reterr, -ENOMEM, "open model '%s'", s->path);
     for (int d = 2; d < g->n_dims; d++) {
         if (g->dims[d] != 1)
-            return lh_err_set(reterr, LH_EINPUT, "'%s': tensor '%.100s' has %d dimensions, a Llama's have two",
+            return lh_err_set(reterr, LH_EINPUT,
+                              "'%s': tensor '%.100s' has %d dimensions, a Llama's have two",
                               s->path, g->name, g->n_dims);
     }
     if (lh_ends_with(t.name, ".q_proj.weight"))

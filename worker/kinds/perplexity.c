@@ -34,7 +34,9 @@ static int add_window(struct run *r, struct engine *e, const struct dataset *d, 
     struct sequence seq = {.ids = w->ids, .labels = w->labels, .documents = w->documents};
     struct llama_batch batch = {
         .rows = 1, .row_tokens = p->length, .ids = w->ids, .labels = w->labels, .group = p->group};
-    int rc = dataset_sequence(d, index, &seq, reterr);
+    /* Fewer windows than there are: spread over all texts, not the first of the first one. */
+    int64_t window = index * dataset_windows(d) / p->windows;
+    int rc = dataset_sequence(d, window, &seq, reterr);
 
     if (rc < 0)
         return rc;

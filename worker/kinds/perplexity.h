@@ -12,9 +12,9 @@ struct perplexity {
                         all ranks */
 };
 
-/* Evaluates windows [0, windows) of the data set (at most job.eval.windows), dealt over the ranks
- * in turn. sink (may be NULL) sees the logits of this rank's windows. Collective; release the
- * result. */
+/* Evaluates the windows of the data set (job.eval.windows of them, evenly spread, when it has more),
+ * dealt over the ranks in turn. sink (may be NULL) sees the logits of this rank's windows.
+ * Collective; release the result. */
 LH_MUST_CHECK int perplexity_run(struct run *r, struct engine *e, const struct dataset *d,
                                  const struct head_sink *sink, struct perplexity *ret_perplexity,
                                  struct lh_err *reterr);

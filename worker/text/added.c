@@ -1,4 +1,5 @@
-/* added.c - see added.h. The tokens are sorted, so each further byte of text narrows a range of candidates. */
+/* added.c - see added.h. The tokens are sorted, so each further byte of text narrows a range of
+ * candidates. */
 #include "worker/text/added.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -59,8 +60,10 @@ void added_release(struct added_set *s)
     memset(s, 0, sizeof(*s));
 }
 
-/* First of [lo, hi) whose byte at depth is at least b (above: greater than b); all are longer than depth. */
-static unsigned bound(const struct added_set *s, unsigned lo, unsigned hi, size_t depth, uint8_t b, bool above)
+/* First of [lo, hi) whose byte at depth is at least b (above: greater than b); all are longer than
+ * depth. */
+static unsigned bound(const struct added_set *s, unsigned lo, unsigned hi, size_t depth, uint8_t b,
+                      bool above)
 {
     while (lo < hi) {
         unsigned mid = lo + (hi - lo) / 2;
@@ -94,8 +97,8 @@ static const struct added_token *longest_at(const struct added_set *s, const cha
     return best;
 }
 
-const struct added_token *added_next(const struct added_set *s, const char *text, size_t from, size_t len,
-                                     size_t *ret_at)
+const struct added_token *added_next(const struct added_set *s, const char *text, size_t from,
+                                     size_t len, size_t *ret_at)
 {
     if (s->n == 0)
         return NULL;

@@ -1,7 +1,8 @@
-/* added.h - tokens that stand beside the vocabulary and are found in text as they are, before anything else.
+/* added.h - tokens that stand beside the vocabulary and are found in text as they are, before
+ * anything else.
  *
- * The longest at the leftmost place wins, as in Hugging Face. A special token that is not wanted still uses up its
- * text, which is what `encode_special_tokens` does there.
+ * The longest at the leftmost place wins, as in Hugging Face. A special token that is not wanted
+ * still uses up its text, which is what `encode_special_tokens` does there.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -23,11 +24,12 @@ struct added_set {
 };
 
 /* Copies the text. 0, -ENOMEM. */
-LH_MUST_CHECK int added_put(struct added_set *s, const char *text, size_t len, const struct added_token *like);
+LH_MUST_CHECK int added_put(struct added_set *s, const char *text, size_t len,
+                            const struct added_token *like);
 /* Sorts. -EEXIST when a text stands twice; *ret_token is one of them. */
 LH_MUST_CHECK int added_ready(struct added_set *s, const struct added_token **ret_token);
 void added_release(struct added_set *s);
 
 /* The next token in text[from..len) and where it begins, or NULL. */
-const struct added_token *added_next(const struct added_set *s, const char *text, size_t from, size_t len,
-                                     size_t *ret_at);
+const struct added_token *added_next(const struct added_set *s, const char *text, size_t from,
+                                     size_t len, size_t *ret_at);

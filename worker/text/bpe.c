@@ -1,7 +1,7 @@
 /* bpe.c - see bpe.h.
  *
- * Short words (nearly all) are merged in a plain array; long ones, such as text without spaces, through a heap of
- * pairs over a linked list, so that time grows as n log n.
+ * Short words (nearly all) are merged in a plain array; long ones, such as text without spaces,
+ * through a heap of pairs over a linked list, so that time grows as n log n.
  */
 #include "worker/text/bpe.h"
 #include <assert.h>
@@ -9,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHORT_MAX 48         /* symbols; above it the heap wins */
-#define CACHE_SLOTS (1u << 15) /* 2 MiB: words of a long text repeat far sooner than they collide */
+#define SHORT_MAX 48           /* symbols; above it the heap wins */
+#define CACHE_SLOTS (1u << 15) /* 2 MiB: words of a long text repeat far sooner than they collide  \
+                                */
 #define CACHE_WORD_MAX 22
 #define CACHE_IDS_MAX 10
 #define NO_RANK UINT32_MAX
@@ -267,7 +268,8 @@ static int merge_long(const struct bpe *b, struct bpe_scratch *s, int32_t *ids, 
         uint64_t key = heap_pop(s);
         int32_t at = (int32_t)(key & UINT32_MAX), right, id = -1;
 
-        /* An entry is stale when its symbols have been merged since: the pair then has another rank, or none. */
+        /* An entry is stale when its symbols have been merged since: the pair then has another
+         * rank, or none. */
         if (sym[at].id < 0 || sym[at].next < 0)
             continue;
         right = sym[at].next;
@@ -298,7 +300,8 @@ static struct cached *cache_slot(const struct bpe_scratch *s, const char *word, 
     return &s->cache[(h ^ h >> 31) & (CACHE_SLOTS - 1)];
 }
 
-int bpe_word(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t n, struct token_list *ids)
+int bpe_word(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t n,
+             struct token_list *ids)
 {
     struct cached *slot = NULL;
     int32_t *out;

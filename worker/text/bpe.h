@@ -1,7 +1,8 @@
-/* bpe.h - byte pair encoding of one word: merge the pair of lowest rank, leftmost first, until none is left.
+/* bpe.h - byte pair encoding of one word: merge the pair of lowest rank, leftmost first, until none
+ * is left.
  *
- * A byte without a token is dropped before merging (or becomes the unknown token where the vocabulary has one), as
- * Hugging Face does. Results of short words are kept in a cache.
+ * A byte without a token is dropped before merging (or becomes the unknown token where the
+ * vocabulary has one), as Hugging Face does. Results of short words are kept in a cache.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -17,8 +18,8 @@ struct bpe_merge {
 struct bpe {
     struct bpe_merge *merges; /* open addressing */
     uint64_t n_slots, n_merges;
-    int32_t byte_id[256]; /* -1: none */
-    int32_t unknown;      /* -1: bytes without a token are dropped */
+    int32_t byte_id[256];            /* -1: none */
+    int32_t unknown;                 /* -1: bytes without a token are dropped */
     const struct vocab *whole_words; /* not NULL: a word that is a token is taken without merging */
 };
 

@@ -11,7 +11,9 @@
 #define JIT_STACK_MAX (8 * 1024 * 1024)
 
 /* Unicode's White_Space, as members of a class. */
-#define SPACES "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACES                                                                                     \
+    "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}"                                   \
+    "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
 struct pretok_scratch {
     pcre2_match_data *matches[PRETOK_STEPS_MAX]; /* one a step: steps nest */
@@ -62,7 +64,8 @@ static int translate(const char *pattern, struct translation *t, struct lh_err *
     for (const char *p = pattern; *p; p += n) {
         n = 1;
         if (differs(p, in_class))
-            return lh_err_set(reterr, LH_EINPUT, "the pattern '%.200s' is not supported (at '%.8s')", pattern, p);
+            return lh_err_set(reterr, LH_EINPUT,
+                              "the pattern '%.200s' is not supported (at '%.8s')", pattern, p);
         if (p[0] == '\\' && (p[1] == 's' || p[1] == 'S')) {
             const char *class = p[1] == 'S' ? "[^" SPACES "]" : in_class ? SPACES : "[" SPACES "]";
 
@@ -94,14 +97,15 @@ static int compile(const char *pattern, bool literal, pcre2_code **ret_code, str
     if (!context)
         return lh_err_set(reterr, -ENOMEM, "compile a pattern");
     (void)pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP),
-                         &error, &at, context);
+    code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                         PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP), &error, &at, context);
     pcre2_compile_context_free(context);
     if (!code) {
         char text[128] = "";
 
         (void)pcre2_get_error_message(error, (PCRE2_UCHAR *)text, sizeof(text));
-        return lh_err_set(reterr, LH_EINPUT, "the pattern '%.200s' does not compile: %s (at %zu)", pattern, text, at);
+        return lh_err_set(reterr, LH_EINPUT, "the pattern '%.200s' does not compile: %s (at %zu)",
+                          pattern, text, at);
     }
     /* Where the CPU has no JIT the interpreter gives the same words. */
     (void)pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
@@ -109,8 +113,8 @@ static int compile(const char *pattern, bool literal, pcre2_code **ret_code, str
     return 0;
 }
 
-int pretok_add(struct pretok *p, const char *pattern, bool literal, bool keep_matches, bool keep_gaps,
-               struct lh_err *reterr)
+int pretok_add(struct pretok *p, const char *pattern, bool literal, bool keep_matches,
+               bool keep_gaps, struct lh_err *reterr)
 {
     struct translation t = {.n = 0};
     pcre2_code *code = NULL;
@@ -124,14 +128,16 @@ int pretok_add(struct pretok *p, const char *pattern, bool literal, bool keep_ma
     if (rc < 0)
         return rc;
     p->steps[p->n++] = (struct pretok_step){code, keep_matches, keep_gaps};
-    if (!literal && keep_matches && (strcmp(pattern, PRETOK_GPT2) == 0 || strcmp(pattern, PRETOK_LLAMA3) == 0))
+    if (!literal && keep_matches &&
+        (strcmp(pattern, PRETOK_GPT2) == 0 || strcmp(pattern, PRETOK_LLAMA3) == 0))
         p->cuts_words = true;
     else if (literal || (strcmp(pattern, "\\p{N}") != 0 && strcmp(pattern, "\\p{N}+") != 0))
         p->unknown_steps = true;
     return 0;
 }
 
-/* Both patterns end every match that holds a letter at the end of a run of letters, and neither looks back. */
+/* Both patterns end every match that holds a letter at the end of a run of letters, and neither
+ * looks back. */
 bool pretok_cuts_at_spaces(const struct pretok *p)
 {
     return p->cuts_words && !p->unknown_steps;
@@ -163,7 +169,8 @@ struct pretok_scratch *pretok_scratch_new(void)
         return NULL;
     }
     pcre2_jit_stack_assign(s->context, NULL, s->stack);
-    /* A long run of spaces is walked back over once a position; that is work, not a runaway pattern. */
+    /* A long run of spaces is walked back over once a position; that is work, not a runaway
+     * pattern. */
     (void)pcre2_set_match_limit(s->context, UINT32_MAX);
     return s;
 }
@@ -199,8 +206,9 @@ static int cut(const struct cutting *c, unsigned step, const char *text, size_t 
     if (step == c->p->n)
         return c->word(c->arg, text, n);
     while (at < n && rc == 0) {
-        int found = pcre2_match(st->code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                                c->s->matches[step], c->s->context);
+        int found =
+            pcre2_match(st->code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                        c->s->matches[step], c->s->context);
         const PCRE2_SIZE *where = pcre2_get_ovector_pointer(c->s->matches[step]);
         size_t begin = n, end = n;
 
@@ -208,7 +216,8 @@ static int cut(const struct cutting *c, unsigned step, const char *text, size_t 
             begin = where[0];
             end = where[1];
         } else if (found != PCRE2_ERROR_NOMATCH) {
-            return lh_err_set(c->reterr, LH_EINPUT, "a pre-tokenizer pattern gives up (PCRE2 error %d)", found);
+            return lh_err_set(c->reterr, LH_EINPUT,
+                              "a pre-tokenizer pattern gives up (PCRE2 error %d)", found);
         }
         if (st->keep_gaps && begin > at)
             rc = cut(c, step + 1, text + at, begin - at);
@@ -219,8 +228,8 @@ static int cut(const struct cutting *c, unsigned step, const char *text, size_t 
     return rc;
 }
 
-int pretok_cut(const struct pretok *p, struct pretok_scratch *s, const char *text, size_t n, pretok_word_fn *word,
-               void *arg, struct lh_err *reterr)
+int pretok_cut(const struct pretok *p, struct pretok_scratch *s, const char *text, size_t n,
+               pretok_word_fn *word, void *arg, struct lh_err *reterr)
 {
     const struct cutting c = {p, s, word, arg, reterr};
 

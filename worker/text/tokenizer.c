@@ -1,4 +1,5 @@
-/* tokenizer.c - see tokenizer.h: opening, what the loaders share, decoding. Encoding is in tokenizer_encode.c. */
+/* tokenizer.c - see tokenizer.h: opening, what the loaders share, decoding. Encoding is in
+ * tokenizer_encode.c. */
 #include "worker/text/tokenizer.h"
 #include "proto/base/fs.h"
 #include "proto/base/str.h"
@@ -45,8 +46,8 @@ void tokenizer_feed(struct tokenizer *t, const char *tag, const void *bytes, siz
     lh_sha256_update(&t->hash, bytes, n);
 }
 
-int tokenizer_step(struct tokenizer *t, const char *pattern, bool literal, bool keep_matches, bool keep_gaps,
-                   struct lh_err *reterr)
+int tokenizer_step(struct tokenizer *t, const char *pattern, bool literal, bool keep_matches,
+                   bool keep_gaps, struct lh_err *reterr)
 {
     char flags[3] = {(char)literal, (char)keep_matches, (char)keep_gaps};
 
@@ -55,7 +56,8 @@ int tokenizer_step(struct tokenizer *t, const char *pattern, bool literal, bool 
     return pretok_add(&t->pretok, pattern, literal, keep_matches, keep_gaps, reterr);
 }
 
-int tokenizer_put(struct tokenizer *t, int64_t id, const char *token, size_t len, bool text, struct lh_err *reterr)
+int tokenizer_put(struct tokenizer *t, int64_t id, const char *token, size_t len, bool text,
+                  struct lh_err *reterr)
 {
     int rc;
 
@@ -63,10 +65,12 @@ int tokenizer_put(struct tokenizer *t, int64_t id, const char *token, size_t len
         return lh_err_set(reterr, LH_EINPUT, "token %lld is not valid UTF-8", (long long)id);
     rc = vocab_put(&t->vocab, id, token, len, text);
     if (rc == -EEXIST)
-        return lh_err_set(reterr, LH_EINPUT, "token id %lld is given to two tokens, one of them '%.*s'",
-                          (long long)id, (int)LH_MIN(len, 64u), token);
+        return lh_err_set(reterr, LH_EINPUT,
+                          "token id %lld is given to two tokens, one of them '%.*s'", (long long)id,
+                          (int)LH_MIN(len, 64u), token);
     if (rc == -E2BIG)
-        return lh_err_set(reterr, LH_EINPUT, "token id %lld is not from 0 to %lld, or the vocabulary is too large",
+        return lh_err_set(reterr, LH_EINPUT,
+                          "token id %lld is not from 0 to %lld, or the vocabulary is too large",
                           (long long)id, (long long)VOCAB_MAX - 1);
     if (rc < 0)
         return lh_err_set(reterr, rc, "vocabulary");
@@ -104,11 +108,13 @@ int tokenizer_index(struct tokenizer *t, uint64_t n_merges, struct lh_err *reter
     int rc = vocab_index(&t->vocab, &id);
 
     if (rc == -EEXIST)
-        return lh_err_set(reterr, LH_EINPUT, "token id %lld has the same text as a token before it", (long long)id);
+        return lh_err_set(reterr, LH_EINPUT, "token id %lld has the same text as a token before it",
+                          (long long)id);
     for (unsigned i = 0; i < ADDED_PASSES && rc == 0; i++) {
         rc = added_ready(&t->added[i], &twice);
         if (rc == -EEXIST)
-            return lh_err_set(reterr, LH_EINPUT, "the added token '%.64s' stands twice", twice->text);
+            return lh_err_set(reterr, LH_EINPUT, "the added token '%.64s' stands twice",
+                              twice->text);
     }
     if (rc == 0)
         rc = n_merges > UINT32_MAX / 4 ? -E2BIG : bpe_init(&t->bpe, &t->vocab, n_merges);
@@ -119,15 +125,15 @@ int tokenizer_index(struct tokenizer *t, uint64_t n_merges, struct lh_err *reter
     return 0;
 }
 
-int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len, const char *right, size_t right_len,
-                    struct lh_err *reterr)
+int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len, const char *right,
+                    size_t right_len, struct lh_err *reterr)
 {
     char both[2 * MERGE_SIDE_MAX];
     int64_t l = -1, r = -1;
     int32_t left_id = -1, right_id = -1, id = -1;
 
-    if (left_len <= MERGE_SIDE_MAX && right_len <= MERGE_SIDE_MAX && lh_utf8_valid(left, left_len) &&
-        lh_utf8_valid(right, right_len)) {
+    if (left_len <= MERGE_SIDE_MAX && right_len <= MERGE_SIDE_MAX &&
+        lh_utf8_valid(left, left_len) && lh_utf8_valid(right, right_len)) {
         l = vocab_letters(left, left_len, both);
         r = l < 0 ? -1 : vocab_letters(right, right_len, both + l);
     }
@@ -137,7 +143,8 @@ int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len, cons
         id = vocab_find(&t->vocab, both, (size_t)(l + r));
     }
     if (left_id < 0 || right_id < 0 || id < 0)
-        return lh_err_set(reterr, LH_EINPUT, "merge %llu ('%.*s' and '%.*s') is not of tokens of the vocabulary",
+        return lh_err_set(reterr, LH_EINPUT,
+                          "merge %llu ('%.*s' and '%.*s') is not of tokens of the vocabulary",
                           (unsigned long long)t->bpe.n_merges, (int)LH_MIN(left_len, 64u), left,
                           (int)LH_MIN(right_len, 64u), right);
     bpe_add(&t->bpe, left_id, right_id, id);
@@ -173,7 +180,8 @@ int tokenizer_open(const char *path, struct tokenizer **ret_tokenizer, struct lh
     else if (lh_ends_with(path, ".gguf"))
         rc = tokenizer_load_gguf(t, path, reterr);
     else
-        rc = lh_err_set(reterr, LH_EINPUT, "'%s' is neither a directory with tokenizer.json nor a .gguf file", path);
+        rc = lh_err_set(reterr, LH_EINPUT,
+                        "'%s' is neither a directory with tokenizer.json nor a .gguf file", path);
     if (rc == 0) {
         t->separator = find_separator(t);
         tokenizer_feed(t, "separator", &t->separator, sizeof(t->separator));
@@ -224,16 +232,16 @@ void tokenizer_digest(const struct tokenizer *t, char ret_hex[static 65])
     memcpy(ret_hex, t->digest, LH_SHA256_HEX);
 }
 
-int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **ret_text, size_t *ret_len,
-                     struct lh_err *reterr)
+int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **ret_text,
+                     size_t *ret_len, struct lh_err *reterr)
 {
     size_t len = 0;
     char *text;
 
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= t->vocab.n)
-            return lh_err_set(reterr, LH_EINPUT, "token id %d at place %zu is not below %lld", ids[i], i,
-                              (long long)t->vocab.n);
+            return lh_err_set(reterr, LH_EINPUT, "token id %d at place %zu is not below %lld",
+                              ids[i], i, (long long)t->vocab.n);
         len += t->vocab.tokens[ids[i]].len; /* 0 for an id that no token has */
     }
     text = malloc(len + 1);

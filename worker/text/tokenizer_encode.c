@@ -1,4 +1,5 @@
-/* tokenizer_encode.c - text to ids: added tokens out first, the rest cut into words, each word merged. */
+/* tokenizer_encode.c - text to ids: added tokens out first, the rest cut into words, each word
+ * merged. */
 #include "proto/base/err.h"
 #include "worker/text/tokenizer_parts.h"
 #include "worker/text/utf8.h"
@@ -57,7 +58,8 @@ static int on_word(void *arg, const char *word, size_t n)
     return rc < 0 ? lh_err_set(e->reterr, rc, "encode") : 0;
 }
 
-/* Cuts at the added tokens of this pass; what lies between goes to the next pass, in the end to the words. */
+/* Cuts at the added tokens of this pass; what lies between goes to the next pass, in the end to the
+ * words. */
 static int encode_part(struct encoding *e, unsigned pass, const char *text, size_t n)
 {
     const struct added_set *set = &e->t->added[pass];
@@ -89,8 +91,8 @@ static int encode_part(struct encoding *e, unsigned pass, const char *text, size
     return rc < 0 ? rc : encode_part(e, pass + 1, text + done, n - done);
 }
 
-int tokenizer_encode_with(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text, size_t len,
-                          bool special, struct token_list *ids, struct lh_err *reterr)
+int tokenizer_encode_with(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text,
+                          size_t len, bool special, struct token_list *ids, struct lh_err *reterr)
 {
     struct encoding e = {t, s, ids, reterr, special};
     size_t before = ids->n, valid = utf8_valid_prefix(text, len);
@@ -104,8 +106,8 @@ int tokenizer_encode_with(const struct tokenizer *t, struct tokenizer_scratch *s
     return rc;
 }
 
-int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool special, struct token_list *ids,
-                     struct lh_err *reterr)
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool special,
+                     struct token_list *ids, struct lh_err *reterr)
 {
     struct tokenizer_scratch *s = scratch_new(len >= CACHE_WORTH_BYTES);
     int rc;

@@ -1,7 +1,7 @@
 /* tokenizer_gguf.c - a tokenizer from a GGUF file's tokenizer.ggml.* keys.
  *
- * The pre-tokenizer is known by its name only; each name here stands for the patterns that Hugging Face's
- * tokenizer.json of the same models has.
+ * The pre-tokenizer is known by its name only; each name here stands for the patterns that Hugging
+ * Face's tokenizer.json of the same models has.
  */
 #include "worker/formats/gguf.h"
 #include "worker/text/tokenizer_parts.h"
@@ -18,9 +18,9 @@ static int add_pre(struct tokenizer *t, const char *name, struct lh_err *reterr)
         const char *pattern;
         bool whole_words;
     } kinds[] = {
-        {"gpt-2", false, PRETOK_GPT2, false},         {"gpt2", false, PRETOK_GPT2, false},
-        {"smollm", true, PRETOK_GPT2, false},         {"llama-bpe", false, PRETOK_LLAMA3, true},
-        {"llama3", false, PRETOK_LLAMA3, true},       {"llama-v3", false, PRETOK_LLAMA3, true},
+        {"gpt-2", false, PRETOK_GPT2, false},   {"gpt2", false, PRETOK_GPT2, false},
+        {"smollm", true, PRETOK_GPT2, false},   {"llama-bpe", false, PRETOK_LLAMA3, true},
+        {"llama3", false, PRETOK_LLAMA3, true}, {"llama-v3", false, PRETOK_LLAMA3, true},
     };
 
     for (unsigned i = 0; i < LH_ARRAY_LEN(kinds); i++) {
@@ -35,13 +35,15 @@ static int add_pre(struct tokenizer *t, const char *name, struct lh_err *reterr)
         t->whole_words = kinds[i].whole_words;
         return rc;
     }
-    return lh_err_set(reterr, LH_EINPUT,
-                      "the pre-tokenizer '%s' is none of gpt-2, smollm, llama-bpe; use the model's Hugging Face "
-                      "directory with tokenizer.json",
-                      name);
+    return lh_err_set(
+        reterr, LH_EINPUT,
+        "the pre-tokenizer '%s' is none of gpt-2, smollm, llama-bpe; use the model's Hugging Face "
+        "directory with tokenizer.json",
+        name);
 }
 
-static const struct gguf_value *array_of(const struct gguf_file *f, const char *key, enum gguf_type element)
+static const struct gguf_value *array_of(const struct gguf_file *f, const char *key,
+                                         enum gguf_type element)
 {
     const struct gguf_value *v = gguf_find(f, key);
 
@@ -58,10 +60,12 @@ static int add_tokens(struct tokenizer *t, const struct gguf_file *f, struct lh_
     if (!tokens || tokens->n == 0)
         return lh_err_set(reterr, LH_EINPUT, "it has no tokenizer.ggml.tokens");
     if (tokens->n > (uint64_t)VOCAB_MAX)
-        return lh_err_set(reterr, LH_EINPUT, "a vocabulary of %llu tokens", (unsigned long long)tokens->n);
+        return lh_err_set(reterr, LH_EINPUT, "a vocabulary of %llu tokens",
+                          (unsigned long long)tokens->n);
     if (types && (types->type != GGUF_ARRAY || types->n != tokens->n ||
                   (types->element != GGUF_I32 && types->element != GGUF_U32)))
-        return lh_err_set(reterr, LH_EINPUT, "tokenizer.ggml.token_type does not fit the %llu tokens",
+        return lh_err_set(reterr, LH_EINPUT,
+                          "tokenizer.ggml.token_type does not fit the %llu tokens",
                           (unsigned long long)tokens->n);
     for (uint64_t i = 0; i < tokens->n && rc == 0; i++) {
         int64_t type = types ? gguf_array_i64(types, i) : 1;
@@ -94,21 +98,21 @@ static int add_merges(struct tokenizer *t, const struct gguf_file *f, struct lh_
             rc = lh_err_set(reterr, LH_EINPUT, "merge %llu is not two tokens with a space between",
                             (unsigned long long)i);
         else
-            rc = tokenizer_merge(t, text, (size_t)(space - text), space + 1, len - 1 - (size_t)(space - text),
-                                 reterr);
+            rc = tokenizer_merge(t, text, (size_t)(space - text), space + 1,
+                                 len - 1 - (size_t)(space - text), reterr);
     }
     return rc;
 }
 
-static int read_id(const struct tokenizer *t, const struct gguf_file *f, const char *key, int64_t *ret_id,
-                   struct lh_err *reterr)
+static int read_id(const struct tokenizer *t, const struct gguf_file *f, const char *key,
+                   int64_t *ret_id, struct lh_err *reterr)
 {
     int64_t id;
     int rc = gguf_i64(f, key, &id, reterr);
 
     if (rc == 1 && (id < 0 || id >= t->vocab.n))
-        return lh_err_set(reterr, LH_EINPUT, "%s is %lld, there are %lld tokens", key, (long long)id,
-                          (long long)t->vocab.n);
+        return lh_err_set(reterr, LH_EINPUT, "%s is %lld, there are %lld tokens", key,
+                          (long long)id, (long long)t->vocab.n);
     if (rc == 1)
         *ret_id = id;
     return rc < 0 ? rc : 0;
@@ -125,13 +129,16 @@ static int load(struct tokenizer *t, const struct gguf_file *f, struct lh_err *r
         return rc;
     if (strcmp(model, "llama") == 0)
         return lh_err_set(reterr, LH_ENOTSUP,
-                          "its tokenizer is SentencePiece ('llama'), which is not supported yet; prepare the data "
+                          "its tokenizer is SentencePiece ('llama'), which is not supported yet; "
+                          "prepare the data "
                           "elsewhere and use data.format tokens");
     if (strcmp(model, "gpt2") != 0)
-        return lh_err_set(reterr, LH_EINPUT, "its tokenizer model is '%s'; byte-level BPE ('gpt2') is supported",
+        return lh_err_set(reterr, LH_EINPUT,
+                          "its tokenizer model is '%s'; byte-level BPE ('gpt2') is supported",
                           model);
     if (!pre[0])
-        return lh_err_set(reterr, LH_EINPUT, "it does not name its pre-tokenizer (tokenizer.ggml.pre); use the "
+        return lh_err_set(reterr, LH_EINPUT,
+                          "it does not name its pre-tokenizer (tokenizer.ggml.pre); use the "
                           "model's Hugging Face directory with tokenizer.json");
     rc = add_pre(t, pre, reterr);
     if (rc == 0)

@@ -1,4 +1,5 @@
-/* tokenizer_json.c - a tokenizer from tokenizer.json, with the special ids that the files beside it name. */
+/* tokenizer_json.c - a tokenizer from tokenizer.json, with the special ids that the files beside it
+ * name. */
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "worker/text/tokenizer_parts.h"
@@ -11,14 +12,18 @@
 
 static int check_kind(const json_t *root, const json_t *model, struct lh_err *reterr)
 {
-    static const char *const empty[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const empty[] = {"dropout", "continuing_subword_prefix",
+                                        "end_of_word_suffix"};
     const json_t *normalizer = json_object_get(root, "normalizer");
     const char *type = lh_json_str(model, "type", "BPE"); /* old files leave it out */
 
     if (!json_is_object(model) || strcmp(type, "BPE") != 0)
-        return lh_err_set(reterr, LH_EINPUT, "its model is '%.32s'; byte-level BPE is supported", type);
+        return lh_err_set(reterr, LH_EINPUT, "its model is '%.32s'; byte-level BPE is supported",
+                          type);
     if (normalizer && !json_is_null(normalizer) &&
-        json_array_size(json_object_get(normalizer, "normalizers")) + !json_object_get(normalizer, "normalizers") > 0)
+        json_array_size(json_object_get(normalizer, "normalizers")) +
+                !json_object_get(normalizer, "normalizers") >
+            0)
         return lh_err_set(reterr, LH_EINPUT, "its normalizer '%.32s' is not supported",
                           lh_json_str(normalizer, "type", "?"));
     for (unsigned i = 0; i < LH_ARRAY_LEN(empty); i++) {
@@ -26,10 +31,12 @@ static int check_kind(const json_t *root, const json_t *model, struct lh_err *re
 
         if (v && !json_is_null(v) && !(json_is_string(v) && json_string_length(v) == 0) &&
             !(json_is_number(v) && json_number_value(v) == 0))
-            return lh_err_set(reterr, LH_EINPUT, "its model sets '%s', which is not supported", empty[i]);
+            return lh_err_set(reterr, LH_EINPUT, "its model sets '%s', which is not supported",
+                              empty[i]);
     }
     if (lh_json_bool(model, "byte_fallback", 0))
-        return lh_err_set(reterr, LH_EINPUT, "its model sets byte_fallback, as SentencePiece does; byte-level BPE is "
+        return lh_err_set(reterr, LH_EINPUT,
+                          "its model sets byte_fallback, as SentencePiece does; byte-level BPE is "
                           "supported");
     return 0;
 }
@@ -42,9 +49,11 @@ static int add_vocab(struct tokenizer *t, const json_t *model, struct lh_err *re
 
     if (!json_is_object(vocab) || json_object_size(vocab) == 0)
         return lh_err_set(reterr, LH_EINPUT, "its model has no vocab");
-    json_object_foreach (vocab, token, id) {
+    json_object_foreach(vocab, token, id)
+    {
         if (!json_is_integer(id))
-            rc = lh_err_set(reterr, LH_EINPUT, "the id of token '%.64s' is not a whole number", token);
+            rc = lh_err_set(reterr, LH_EINPUT, "the id of token '%.64s' is not a whole number",
+                            token);
         else
             rc = tokenizer_put(t, json_integer_value(id), token, strlen(token), false, reterr);
         if (rc < 0)
@@ -59,7 +68,8 @@ static int add_added(struct tokenizer *t, const json_t *root, struct lh_err *ret
     size_t i;
     json_t *v;
 
-    json_array_foreach (list, i, v) {
+    json_array_foreach(list, i, v)
+    {
         const char *text = lh_json_str(v, "content", "");
         int64_t id = lh_json_i64(v, "id", -1);
         struct added_token like = {
@@ -72,10 +82,11 @@ static int add_added(struct tokenizer *t, const json_t *root, struct lh_err *ret
         if (id < 0 || id >= VOCAB_MAX)
             return lh_err_set(reterr, LH_EINPUT, "added token %zu has no valid id", i);
         if (lh_json_bool(v, "single_word", 0))
-            return lh_err_set(reterr, LH_EINPUT, "added token '%.64s' is single_word, which is not supported", text);
+            return lh_err_set(reterr, LH_EINPUT,
+                              "added token '%.64s' is single_word, which is not supported", text);
         like.id = (int32_t)id;
-        rc = tokenizer_put_added(t, lh_json_bool(v, "normalized", !like.special) ? 1 : 0, text, strlen(text), &like,
-                                 reterr);
+        rc = tokenizer_put_added(t, lh_json_bool(v, "normalized", !like.special) ? 1 : 0, text,
+                                 strlen(text), &like, reterr);
         if (rc < 0)
             return rc;
     }
@@ -87,7 +98,8 @@ static int add_merge(struct tokenizer *t, const json_t *merge, size_t i, struct 
     const char *left = json_string_value(merge), *right = left ? strchr(left, ' ') : NULL;
 
     if (right)
-        return tokenizer_merge(t, left, (size_t)(right - left), right + 1, strlen(right + 1), reterr);
+        return tokenizer_merge(t, left, (size_t)(right - left), right + 1, strlen(right + 1),
+                               reterr);
     left = json_string_value(json_array_get(merge, 0));
     right = json_string_value(json_array_get(merge, 1));
     if (!left || !right || json_array_size(merge) != 2)
@@ -113,12 +125,15 @@ static int add_merges(struct tokenizer *t, const json_t *model, struct lh_err *r
         json_t *id = json_object_get(json_object_get(model, "vocab"), unknown);
 
         if (!json_is_integer(id) || lh_json_bool(model, "fuse_unk", 0))
-            return lh_err_set(reterr, LH_EINPUT, "its unk_token '%.64s' has no id, or fuse_unk is set; neither is "
-                              "supported", unknown);
+            return lh_err_set(reterr, LH_EINPUT,
+                              "its unk_token '%.64s' has no id, or fuse_unk is set; neither is "
+                              "supported",
+                              unknown);
         t->bpe.unknown = (int32_t)json_integer_value(id);
         tokenizer_feed(t, "unknown", unknown, strlen(unknown));
     }
-    json_array_foreach (merges, i, v) {
+    json_array_foreach(merges, i, v)
+    {
         rc = add_merge(t, v, i, reterr);
         if (rc < 0)
             return rc;
@@ -143,7 +158,8 @@ static int load(struct tokenizer *t, const json_t *root, struct lh_err *reterr)
 /* The id of a token named as a string or {"content": ...}, or -1. */
 static int64_t named_id(const struct tokenizer *t, const json_t *name)
 {
-    const char *text = json_is_object(name) ? lh_json_str(name, "content", NULL) : json_string_value(name);
+    const char *text =
+        json_is_object(name) ? lh_json_str(name, "content", NULL) : json_string_value(name);
 
     for (unsigned pass = 0; text && pass < ADDED_PASSES; pass++) {
         for (unsigned i = 0; i < t->added[pass].n; i++) {
@@ -202,10 +218,11 @@ int tokenizer_load_json(struct tokenizer *t, const char *dir, struct lh_err *ret
     if (snprintf(path, sizeof(path), "%s/tokenizer.json", dir) >= (int)sizeof(path))
         return lh_err_set(reterr, -ENAMETOOLONG, "open the tokenizer of '%s'", dir);
     if (!lh_path_exists(path))
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s' has no tokenizer.json; give a model directory that has one, or use data.format "
-                          "tokens",
-                          dir);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' has no tokenizer.json; give a model directory that has one, or use data.format "
+            "tokens",
+            dir);
     rc = lh_json_load(path, TOKENIZER_BYTES_MAX, &root, reterr);
     if (rc < 0)
         return rc;

@@ -1,4 +1,5 @@
-/* tokenizer_parts.h - inside of tokenizer.h: what a loaded tokenizer is made of, and how loaders fill it. */
+/* tokenizer_parts.h - inside of tokenizer.h: what a loaded tokenizer is made of, and how loaders
+ * fill it. */
 #pragma once
 #include "proto/base/sha256.h"
 #include "worker/text/added.h"
@@ -8,7 +9,8 @@
 #include "worker/text/vocab.h"
 #include <jansson.h>
 
-/* Text is cut at added[0] (as it is), the rest at added[1] (after normalising, of which there is none). */
+/* Text is cut at added[0] (as it is), the rest at added[1] (after normalising, of which there is
+ * none). */
 #define ADDED_PASSES 2
 
 struct tokenizer {
@@ -22,27 +24,30 @@ struct tokenizer {
     char digest[LH_SHA256_HEX];
 };
 
-/* Everything that a loader decides goes through here, so that the digest covers it. tag says what the bytes are. */
+/* Everything that a loader decides goes through here, so that the digest covers it. tag says what
+ * the bytes are. */
 void tokenizer_feed(struct tokenizer *t, const char *tag, const void *bytes, size_t n);
 
 /* pretok_add and the digest. */
-LH_MUST_CHECK int tokenizer_step(struct tokenizer *t, const char *pattern, bool literal, bool keep_matches,
-                                 bool keep_gaps, struct lh_err *reterr);
+LH_MUST_CHECK int tokenizer_step(struct tokenizer *t, const char *pattern, bool literal,
+                                 bool keep_matches, bool keep_gaps, struct lh_err *reterr);
 
 /* Puts a token into the vocabulary; errors name the id. */
-LH_MUST_CHECK int tokenizer_put(struct tokenizer *t, int64_t id, const char *token, size_t len, bool text,
-                                struct lh_err *reterr);
+LH_MUST_CHECK int tokenizer_put(struct tokenizer *t, int64_t id, const char *token, size_t len,
+                                bool text, struct lh_err *reterr);
 
-/* Puts a token into an added set, and into the vocabulary as text when its id has none. pass: 0 or 1. */
-LH_MUST_CHECK int tokenizer_put_added(struct tokenizer *t, unsigned pass, const char *text, size_t len,
-                                      const struct added_token *like, struct lh_err *reterr);
+/* Puts a token into an added set, and into the vocabulary as text when its id has none. pass: 0
+ * or 1. */
+LH_MUST_CHECK int tokenizer_put_added(struct tokenizer *t, unsigned pass, const char *text,
+                                      size_t len, const struct added_token *like,
+                                      struct lh_err *reterr);
 
 /* After all tokens: indexes the vocabulary and prepares n_merges merges. */
 LH_MUST_CHECK int tokenizer_index(struct tokenizer *t, uint64_t n_merges, struct lh_err *reterr);
 
 /* The next merge, both sides in letters. LH_EINPUT when a side or the result is no token. */
-LH_MUST_CHECK int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len, const char *right,
-                                  size_t right_len, struct lh_err *reterr);
+LH_MUST_CHECK int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len,
+                                  const char *right, size_t right_len, struct lh_err *reterr);
 
 /* The two kinds of files. */
 LH_MUST_CHECK int tokenizer_load_gguf(struct tokenizer *t, const char *path, struct lh_err *reterr);

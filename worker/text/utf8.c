@@ -3,8 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What may follow a lead byte: how many bytes, and the range of the first of them (which rules out overlong forms,
- * surrogates and everything above U+10FFFF). Returns 0 for a byte that cannot lead. */
+/* What may follow a lead byte: how many bytes, and the range of the first of them (which rules out
+ * overlong forms, surrogates and everything above U+10FFFF). Returns 0 for a byte that cannot lead.
+ */
 static unsigned sequence_bytes(uint8_t lead, uint8_t *lo, uint8_t *hi)
 {
     *lo = 0x80;
@@ -26,7 +27,8 @@ static unsigned sequence_bytes(uint8_t lead, uint8_t *lo, uint8_t *hi)
     return 0;
 }
 
-/* Bytes of the well-formed start of a character at p; *whole says whether that is all of it. At least 1. */
+/* Bytes of the well-formed start of a character at p; *whole says whether that is all of it. At
+ * least 1. */
 static size_t character(const uint8_t *p, size_t n, bool *whole)
 {
     uint8_t lo, hi;
@@ -90,7 +92,8 @@ unsigned utf8_char(const char *text, uint32_t *ret_code)
 bool utf8_is_space(uint32_t c)
 {
     return (c >= 9 && c <= 13) || c == 32 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
+           c == 0x205f || c == 0x3000;
 }
 
 size_t utf8_spaces_at_start(const char *text, size_t n)

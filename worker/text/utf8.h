@@ -1,4 +1,5 @@
-/* utf8.h - what the tokenizer needs of UTF-8: where it is broken, white space, and repair for printing. */
+/* utf8.h - what the tokenizer needs of UTF-8: where it is broken, white space, and repair for
+ * printing. */
 #pragma once
 #include "proto/base/attr.h"
 #include <stdbool.h>
@@ -17,6 +18,6 @@ bool utf8_is_space(uint32_t code); /* Unicode's White_Space */
 size_t utf8_spaces_at_start(const char *text, size_t n);
 size_t utf8_spaces_at_end(const char *text, size_t n);
 
-/* A copy in which every maximal broken part is U+FFFD, as Hugging Face prints decoded text: malloc'ed and 0-terminated,
- * NULL when memory is exhausted. */
+/* A copy in which every maximal broken part is U+FFFD, as Hugging Face prints decoded text:
+ * malloc'ed and 0-terminated, NULL when memory is exhausted. */
 char *utf8_lossy(const char *bytes, size_t n, size_t *ret_len);

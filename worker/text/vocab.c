@@ -18,7 +18,8 @@ static bool printable(uint32_t c)
     return (c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255);
 }
 
-/* GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 on, in order. */
+/* GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 on, in
+ * order. */
 static int byte_of_letter(uint32_t c)
 {
     if (c < 256)
@@ -97,8 +98,11 @@ int vocab_put(struct vocab *v, int64_t id, const char *token, size_t len, bool t
         text = true;
     }
     if (t->kind != TOKEN_NONE)
-        return t->len == n && memcmp(vocab_bytes(v, id), v->bytes + v->bytes_len, t->len) == 0 ? 0 : -EEXIST;
-    *t = (struct vocab_token){(uint32_t)v->bytes_len, (uint32_t)n, text ? TOKEN_TEXT : TOKEN_BYTES, false};
+        return t->len == n && memcmp(vocab_bytes(v, id), v->bytes + v->bytes_len, t->len) == 0
+                   ? 0
+                   : -EEXIST;
+    *t = (struct vocab_token){(uint32_t)v->bytes_len, (uint32_t)n, text ? TOKEN_TEXT : TOKEN_BYTES,
+                              false};
     v->bytes_len += (size_t)n;
     if (id >= v->n)
         v->n = id + 1;

@@ -245,6 +245,10 @@ void api_job_metrics(struct api_call *c)
     if (!j || !api_only(c, "application/x-ndjson") || !api_param_u64(c, "offset", 0, INT64_MAX, 0, &offset) ||
         !api_param_u64(c, "limit", 1, METRICS_LINES_MAX, METRICS_LINES_MAX, &limit))
         return;
+    if (types && (!*types || strlen(types) > 200 || strspn(types, "abcdefghijklmnopqrstuvwxyz_,") != strlen(types))) {
+        api_bad_param(c, "types", "takes types of reports separated by commas, 200 characters at most");
+        return;
+    }
     t = find_attempt(c, j);
     if (!t)
         return;

@@ -78,6 +78,14 @@ static bool take_states(struct api_call *c, const char *value, struct list_filte
     return true;
 }
 
+static bool is_kind(const char *name)
+{
+    for (int k = LH_KIND_PREPARE; k <= LH_KIND_GENERATE; k++)
+        if (strcmp(name, lh_kind_name((enum lh_kind)k)) == 0)
+            return true;
+    return false;
+}
+
 static bool take_filters(struct api_call *c, struct list_filter *f)
 {
     const char *name, *value;
@@ -89,6 +97,10 @@ static bool take_filters(struct api_call *c, struct list_filter *f)
         } else if (strcmp(name, "name") == 0) {
             f->name = value;
         } else if (strcmp(name, "kind") == 0) {
+            if (!is_kind(value)) {
+                api_bad_param(c, "kind", "takes prepare, train, eval, export, check, generate");
+                return false;
+            }
             f->kind = value;
         } else if (lh_starts_with(name, "label.")) {
             if (f->n_labels == FILTERS_MAX) {
@@ -131,9 +143,9 @@ static bool take_cursor(struct api_call *c, uint64_t *ret_after)
     int64_t value;
 
     *ret_after = 0;
-    if (!text || !*text)
+    if (!text)
         return true;
-    if (text[0] == 'c' && lh_parse_i64(text + 1, 1, INT64_MAX, &value)) {
+    if (text[0] == 'c' && text[1] != '0' && text[1] != '+' && strlen(text) <= 19 && lh_parse_i64(text + 1, 1, INT64_MAX, &value)) {
         *ret_after = (uint64_t)value;
         return true;
     }

@@ -283,9 +283,10 @@ static void insert(struct core *c, struct entry *e)
         queue_enter(c, e); /* the first reason goes into the row itself */
     j->revision = 1;
     ev = log_event(c, "job.submitted", j->id, 0,
-                   json_pack("{s:I,s:s,s:s,s:s,s:s,s:I}", "number", (json_int_t)j->number, "name", j->job->name,
-                             "kind", lh_kind_name(j->job->kind), "state", lh_job_state_name(j->state),
-                             "principal", j->principal, "revision", (json_int_t)j->revision));
+                   json_pack("{s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "number", (json_int_t)j->number, "name",
+                             j->job->name, "kind", lh_kind_name(j->job->kind), "state",
+                             lh_job_state_name(j->state), "reason", j->reason, "detail", j->detail, "principal",
+                             j->principal, "revision", (json_int_t)j->revision));
     change_row_add(ev, "job", row_job(e));
     if (doomed)
         queue_enter(c, e);
