@@ -52,13 +52,14 @@ static void on_done(void *arg)
     free(p);
 }
 
-static void put_set(struct opened *o, struct change_set *set, unsigned index)
+static struct put *put_set(struct opened *o, struct change_set *set, unsigned index)
 {
     struct put *p = malloc(sizeof(*p));
 
     p->o = o;
     p->index = index;
     store_put(o->store, set, on_done, p);
+    return p;
 }
 
 static void wait_done(struct opened *o, unsigned n)
@@ -184,7 +185,7 @@ static void what_is_queued_together_is_committed_together_and_answered_in_order(
     for (unsigned i = 0; i < 2000; i++) {
         struct change_set set = node_set(i + 1, i);
 
-        put_set(&o, &set, i);
+        (void)put_set(&o, &set, i);
         assert_int_equal(set.n_events, 0); /* moved */
     }
     wait_done(&o, 2000);
@@ -219,7 +220,7 @@ static void child_writes(const char *dir, int fd)
         for (; put < o.done + 40; put++) {
             struct change_set set = node_set(seq + put + 1, (unsigned)(seq + put));
 
-            put_set(&o, &set, put);
+            (void)put_set(&o, &set, put);
         }
         (void)uv_run(&o.loop, UV_RUN_ONCE);
         for (; told < o.done; told++) {
@@ -280,7 +281,7 @@ struct behind {
 
 static void keep(struct behind *b)
 {
-    put_set(&b->o, &b->rig.fx.changes, b->puts++);
+    (void)put_set(&b->o, &b->rig.fx.changes, b->puts++);
 }
 
 /* Runs one job through an attempt that fails and one that succeeds, and leaves another queued. */
@@ -428,6 +429,7 @@ static void the_database_refuses_a_slot_in_two_live_claims(void **state)
     char *dir = scratch_new();
     struct change_set set = {.n_events = 0};
     struct change_event *e;
+    struct put *refused;
 
     (void)state;
     rig_init(&b->rig);
@@ -437,11 +439,12 @@ static void the_database_refuses_a_slot_in_two_live_claims(void **state)
     e = change_event_add(&set, core_last_seq(b->rig.core) + 1, 1, "claim.prepared", "ja", 1, NULL);
     change_row_add(e, "claim", json_pack("{s:s,s:i,s:s,s:i,s:i,s:i,s:i}", "job", "ja", "attempt", 1, "node", "n1", "slot",
                                          0, "position", 0, "prepared", 0, "cleaned", 0));
-    put_set(&b->o, &set, b->puts);
+    refused = put_set(&b->o, &set, b->puts);
     while (!store_problem(b->o.store))
         (void)uv_run(&b->o.loop, UV_RUN_ONCE);
     assert_non_null(strstr(store_problem(b->o.store), "UNIQUE"));
     assert_int_equal(b->o.done, b->puts); /* never acknowledged */
+    free(refused);
     close_store(&b->o);
     rig_release(&b->rig);
     scratch_free(dir);
@@ -457,7 +460,7 @@ static void events_can_not_be_changed(void **state)
 
     (void)state;
     open_store(&o, dir);
-    put_set(&o, &set, 0);
+    (void)put_set(&o, &set, 0);
     wait_done(&o, 1);
     close_store(&o);
     assert_int_equal(sqlite3_open(in_dir(dir, "longhauld.db"), &db), SQLITE_OK);
@@ -539,7 +542,7 @@ static void a_full_disk_holds_back_answers_and_recovers_without_a_restart(void *
     for (; n < 400; n++) {
         struct change_set set = node_set(n + 1, n);
 
-        put_set(&o, &set, n);
+        (void)put_set(&o, &set, n);
     }
     until = lh_mono_ms() + 20000;
     while (store_mode(o.store) != STORE_FULL && lh_mono_ms() < until)
@@ -575,7 +578,7 @@ static void damage_is_found_by_the_check_and_stops_writing(void **state)
     for (unsigned i = 0; i < 2000; i++) {
         struct change_set set = node_set(i + 1, i);
 
-        put_set(&o, &set, i);
+        (void)put_set(&o, &set, i);
     }
     wait_done(&o, 2000);
     close_store(&o);
