@@ -488,6 +488,7 @@ static void look_at_store(struct app *a)
         app_warn(a, "store.mode", "%s", texts[mode]);
     a->mode = mode;
     store_stats(a->store, &stats);
+    a->commit_max_s = LH_MAX(a->commit_max_s, stats.max_commit_s);
     if (stats.beat != a->beat) {
         a->beat = stats.beat;
         a->beat_ms = lh_mono_ms();

@@ -46,6 +46,7 @@ struct app {
     uint64_t lag_max_ms;           /* of the loop, since the last status */
     uint64_t beat, beat_ms;        /* the writer's, and when it last changed */
     uint64_t watchdog_ms, watchdog_sent_ms, watchdog_beat;
+    double commit_max_s;           /* since the last status */
     double cycle_max_s;            /* longest core_step since the last status */
     enum store_mode mode;
     struct app_warning warnings[APP_WARNINGS_MAX];

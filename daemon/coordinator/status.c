@@ -95,7 +95,7 @@ static json_t *database_json(struct app *a)
                      (json_int_t)s.wal_bytes, "free_bytes", (json_int_t)s.free_bytes, "commits_total",
                      (json_int_t)s.commits, "changes_total", (json_int_t)s.sets, "events_total", (json_int_t)s.events,
                      "waiting", (json_int_t)s.queued, "last_commit_seconds", s.last_commit_s, "max_commit_seconds",
-                     s.max_commit_s);
+                     LH_MAX(a->commit_max_s, s.max_commit_s));
 }
 
 json_t *app_status(struct app *a)
@@ -126,7 +126,7 @@ json_t *app_status(struct app *a)
     (void)json_object_set_new(o, "uploads", uploads_json(a));
     (void)json_object_set_new(o, "last_seq", json_integer((json_int_t)core_last_seq(a->core)));
     (void)json_object_set_new(o, "warnings", warnings_json(a));
-    a->cycle_max_s = 0;
+    a->commit_max_s = a->cycle_max_s = 0;
     a->lag_max_ms = 0;
     return o;
 }

@@ -1,8 +1,9 @@
 /* cross_entropy.c - loss of each row, and its gradient (softmax - onehot) * grad_scale.
  *
- * Sums are fp32 in 16 lanes over a block, then double over the blocks. One pass finds maximum and sum together: block after block that fits L1, the sum rescaled when
- * the maximum grows. A second pass writes the gradient; it may overwrite the logits, since each
- * vector is read before it is written.
+ * Sums are fp32 in 16 lanes over a block, then double over the blocks. One pass finds maximum and
+ * sum together: block after block that fits L1, the sum rescaled when the maximum grows. A second
+ * pass writes the gradient; it may overwrite the logits, since each vector is read before it is
+ * written.
  */
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"

@@ -33,7 +33,9 @@ static enum cpu_isa isa_hardware(void)
     if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
         syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0)
         return CPU_AMX;
-    return CPU_AVX512_BF16;
+    /* Without tiles Intel's cores do pairs of bf16 at half the rate of fp32 (86 against 175 GFLOP/s
+     * measured), AMD's at twice the rate (228 against 114). */
+    return __builtin_cpu_is("intel") ? CPU_AVX512 : CPU_AVX512_BF16;
 }
 #else
 static enum cpu_isa isa_hardware(void)

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+/* Levels are what is worth using: each includes those before it. */
 enum cpu_isa {
     CPU_BASE,
     CPU_AVX2,        /* with FMA */

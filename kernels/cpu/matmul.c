@@ -1,230 +1,58 @@
-/* matmul.c - products through oneDNN's matmul primitive (the C API of 2.6); the only file that
- * knows oneDNN.
+/* matmul.c - products of any size out of single-threaded tiles (onednn.h).
  *
  * c is cut into tiles whose size follows from the shapes alone, never from the number of threads;
- * the sum over K is never cut. Each tile is one single-threaded primitive on one pool thread.
- * Primitives are kept in a bounded cache: creating one costs half a millisecond, running one
- * microseconds. Sub-matrices and transposes are strides.
+ * the sum over K is never cut. Sub-matrices and transposes are strides. When many tiles read the
+ * same b, it is packed first, column by column of tiles, into the layout that oneDNN would
+ * otherwise make for each tile again.
  *
- * Without products of bf16 pairs in the processor oneDNN's bf16 is emulated or a plain loop, so
- * there tiles are widened to fp32 (matmul_wide). Bf16 sums shorter than K_PAIRS_MIN, the second
- * factor of LoRA, miss oneDNN's tile kernels: such operands are copied into zero-padded ones.
- * Measured on an AMX processor at 512x576x8: 73 GFLOP/s as they are.
+ * Without fast products of bf16 pairs in the processor oneDNN's bf16 is emulated or a plain loop,
+ * so there tiles are widened to fp32 ("wide"). Bf16 sums shorter than K_PAIRS_MIN, the second
+ * factor of LoRA, miss oneDNN's kernels for tile registers: such operands are copied into
+ * zero-padded ones. At 512x576x8: 73 GFLOP/s as they are.
  */
+#include "kernels/cpu/onednn.h"
 #include "kernels/cpu/stream.h"
-#include <dnnl.h>
-#include <errno.h>
-#include <omp.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define CACHE_SETS                                                                                 \
-    128 /* a model has some 40 shapes; 512 primitives hold a few hundred MB at the very worst */
-#define CACHE_WAYS 4 /* one product has at most 4 shapes of tile, so it never drops its own */
 #define K_PAIRS_MIN 32
-#define TILES_MANY 8 /* enough for the threads to share, evenly on 2 and fairly on more */
-
-/* What decides which primitive a tile needs. Compared as bytes: always cleared first. */
-struct matmul_key {
-    int64_t M, N, K, lda, ldb, ldc;
-    enum kn_dtype t_ab, t_c;
-    int ta, tb, beta;
-    float alpha;
-};
-
-struct matmul_prim {
-    struct matmul_key key;
-    uint64_t used;         /* the product that last asked for it: the oldest of a full set goes */
-    dnnl_primitive_t prim; /* NULL: a free way */
-    size_t scratch_bytes;
-    dnnl_memory_desc_t a, b, c, scratch;
-};
-
-struct matmul_cache {
-    dnnl_engine_t engine;
-    int threads;
-    dnnl_stream_t *stream; /* one a thread */
-    uint64_t products;     /* so far */
-    struct matmul_prim way[CACHE_SETS][CACHE_WAYS];
-};
+#define TILES_MANY 8    /* enough for the threads to share, evenly on 2 and fairly on more */
+#define PACK_ROWS_MIN 4 /* tiles that read the same b before packing it first pays */
+#define PACK_BYTES_MAX                                                                             \
+    (32 << 20) /* a greater b would leave the caches between packing and use, and cost memory */
 
 /* One product on its way through the pool. Tiles are of four shapes: whole, last row, last column,
  * corner. */
 struct matmul_job {
     struct kn_stream *s;
     struct kn_mat c, a, b;
-    bool ta, tb, wide;
+    bool ta, tb, wide, padded;
     float alpha, beta;
     int64_t rows, cols;                   /* of a whole tile */
     int64_t n_rows, n_cols;               /* tiles down and across */
-    const struct matmul_prim *prim[2][2]; /* [is the last row of tiles][is the last column] */
-    uint64_t a_bytes, b_bytes, c_bytes,
-        scratch_bytes; /* of one thread: widened operands, oneDNN's scratch */
-    atomic_int failed; /* a dnnl_status_t */
+    const struct onednn_prim *prim[2][2]; /* [is the last row of tiles][is the last column] */
+    uint64_t a_bytes, b_bytes,
+        c_bytes;            /* of one thread: widened operands, a tile of c before it is narrowed */
+    uint64_t scratch_bytes; /* of one thread, behind them: oneDNN's */
+    char *packed;           /* b, packed_bytes a column of tiles; NULL: read as it is */
+    uint64_t packed_bytes;
+    atomic_int failed; /* a status of oneDNN */
 };
-
-int matmul_cache_new(int threads, struct matmul_cache **ret_cache, struct lh_err *reterr)
-{
-    struct matmul_cache *m = calloc(1, sizeof(*m));
-    dnnl_status_t rc = dnnl_success;
-
-    if (m)
-        m->stream = calloc((size_t)threads, sizeof(dnnl_stream_t));
-    if (!m || !m->stream) {
-        free(m);
-        return lh_err_set(reterr, -ENOMEM, "the cache of products");
-    }
-    m->threads = threads;
-    rc = dnnl_engine_create(&m->engine, dnnl_cpu, 0);
-    for (int i = 0; i < threads && rc == dnnl_success; i++)
-        rc = dnnl_stream_create(&m->stream[i], m->engine, dnnl_stream_default_flags);
-    if (rc != dnnl_success) {
-        matmul_cache_free(m);
-        return lh_err_set(reterr, LH_EINTERNAL, "oneDNN does not start on this machine (status %d)",
-                          (int)rc);
-    }
-    *ret_cache = m;
-    return 0;
-}
-
-static void matmul_prim_release(struct matmul_prim *p)
-{
-    if (p->prim)
-        (void)dnnl_primitive_destroy(p->prim);
-    *p = (struct matmul_prim){0};
-}
-
-void matmul_cache_free(struct matmul_cache *m)
-{
-    if (!m)
-        return;
-    for (int i = 0; i < CACHE_SETS; i++)
-        for (int j = 0; j < CACHE_WAYS; j++)
-            matmul_prim_release(&m->way[i][j]);
-    for (int i = 0; i < m->threads; i++)
-        if (m->stream[i])
-            (void)dnnl_stream_destroy(m->stream[i]);
-    if (m->engine)
-        (void)dnnl_engine_destroy(m->engine);
-    free(m->stream);
-    free(m);
-}
-
-static dnnl_data_type_t matmul_type(enum kn_dtype t)
-{
-    return t == KN_F32 ? dnnl_f32 : dnnl_bf16;
-}
-
-static dnnl_status_t matmul_desc(dnnl_memory_desc_t *md, int64_t rows, int64_t cols, int64_t ld,
-                                 bool transposed, enum kn_dtype t)
-{
-    dnnl_dims_t dims = {rows, cols};
-    dnnl_dims_t strides = {transposed ? 1 : ld, transposed ? ld : 1};
-
-    return dnnl_memory_desc_init_by_strides(md, 2, dims, matmul_type(t), strides);
-}
-
-static dnnl_status_t matmul_attr(const struct matmul_key *k, dnnl_primitive_attr_t attr)
-{
-    dnnl_status_t rc = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    dnnl_post_ops_t post = NULL;
-
-    if (rc == dnnl_success && k->alpha != 1.0f)
-        rc = dnnl_primitive_attr_set_output_scales(attr, 1, 0, &k->alpha);
-    if (rc != dnnl_success || !k->beta)
-        return rc;
-    rc = dnnl_post_ops_create(&post);
-    if (rc == dnnl_success)
-        rc = dnnl_post_ops_append_sum(post, 1.0f);
-    if (rc == dnnl_success)
-        rc = dnnl_primitive_attr_set_post_ops(attr, post);
-    if (post)
-        (void)dnnl_post_ops_destroy(post);
-    return rc;
-}
-
-static dnnl_status_t matmul_prim_init(struct matmul_cache *m, const struct matmul_key *k,
-                                      struct matmul_prim *p)
-{
-    dnnl_matmul_desc_t desc;
-    dnnl_primitive_attr_t attr = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t rc = matmul_desc(&p->a, k->M, k->K, k->lda, k->ta, k->t_ab);
-
-    if (rc == dnnl_success)
-        rc = matmul_desc(&p->b, k->K, k->N, k->ldb, k->tb, k->t_ab);
-    if (rc == dnnl_success)
-        rc = matmul_desc(&p->c, k->M, k->N, k->ldc, false, k->t_c);
-    if (rc == dnnl_success)
-        rc = dnnl_matmul_desc_init(&desc, &p->a, &p->b, NULL, &p->c);
-    if (rc == dnnl_success)
-        rc = dnnl_primitive_attr_create(&attr);
-    if (rc == dnnl_success)
-        rc = matmul_attr(k, attr);
-    /* The primitive is built for as many threads as OpenMP would use here. */
-    omp_set_num_threads(1);
-    if (rc == dnnl_success)
-        rc = dnnl_primitive_desc_create(&pd, &desc, attr, m->engine, NULL);
-    if (rc == dnnl_success) {
-        p->scratch = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-        p->scratch_bytes = dnnl_memory_desc_get_size(&p->scratch);
-        rc = dnnl_primitive_create(&p->prim, pd);
-    }
-    p->key = *k;
-    if (pd)
-        (void)dnnl_primitive_desc_destroy(pd);
-    if (attr)
-        (void)dnnl_primitive_attr_destroy(attr);
-    return rc;
-}
-
-static unsigned matmul_hash(const struct matmul_key *k)
-{
-    const unsigned char *p = (const unsigned char *)k;
-    uint32_t h = 2166136261u;
-
-    for (size_t i = 0; i < sizeof(*k); i++)
-        h = (h ^ p[i]) * 16777619u;
-    return (h ^ h >> 16) % CACHE_SETS;
-}
-
-/* The primitive of a key, from the cache or new; NULL with the stream's error set. */
-static struct matmul_prim *matmul_find(struct kn_stream *s, const struct matmul_key *k)
-{
-    struct matmul_cache *m = s->matmul;
-    unsigned set = matmul_hash(k);
-    struct matmul_prim *p = &m->way[set][0];
-    dnnl_status_t rc;
-
-    for (int i = 0; i < CACHE_WAYS; i++) {
-        if (m->way[set][i].prim && memcmp(&m->way[set][i].key, k, sizeof(*k)) == 0) {
-            m->way[set][i].used = m->products;
-            return &m->way[set][i];
-        }
-        if (m->way[set][i].used < p->used)
-            p = &m->way[set][i];
-    }
-    matmul_prim_release(p);
-    rc = matmul_prim_init(m, k, p);
-    p->used = m->products;
-    if (rc == dnnl_success)
-        return p;
-    matmul_prim_release(p);
-    stream_fail(s, rc == dnnl_out_of_memory ? -ENOMEM : LH_EINTERNAL,
-                "oneDNN has no product of %lld x %lld by %lld (status %d)", (long long)k->M,
-                (long long)k->N, (long long)k->K, (int)rc);
-    return NULL;
-}
 
 static int64_t matmul_inner(const struct matmul_job *j)
 {
     return j->ta ? j->a.rows : j->a.cols;
 }
 
-/* Sizes of tiles. oneDNN repacks b for each tile, which costs 13 % of the time at 64 rows of 576 to 1536, 3 % at 256
- * and more when b does not fit the cache: so many rows, as long as there are tiles enough to share. Few rows are cut
- * across instead. Rows are not evened out over M: a smaller M must never need a larger tile, and with it more scratch.
+static uint64_t matmul_round(uint64_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Sizes of tiles. oneDNN repacks b for each tile, which costs 13 % of the time at 64 rows of 576 to
+ * 1536, 3 % at 256 and more when b does not fit the cache: so many rows, as long as there are tiles
+ * enough to share. Few rows are cut across instead. Rows are not evened out over M: a smaller M
+ * must never need a larger tile, and with it more scratch.
  */
 static void matmul_cut(struct matmul_job *j)
 {
@@ -249,34 +77,57 @@ static int64_t matmul_tile_cols(const struct matmul_job *j, int64_t i)
     return LH_MIN(j->cols, j->c.cols - i * j->cols);
 }
 
-/* Finds the primitive of the tile at (row, col) of tiles. */
-static bool matmul_plan_tile(struct matmul_job *j, int64_t row, int64_t col)
+static const struct onednn_prim *matmul_prim(const struct matmul_job *j, int64_t row, int64_t col)
 {
-    struct matmul_key k;
-    const struct matmul_prim **at = &j->prim[row == j->n_rows - 1][col == j->n_cols - 1];
-
-    memset(&k, 0, sizeof(k));
-    k.M = matmul_tile_rows(j, row);
-    k.N = matmul_tile_cols(j, col);
-    k.K = matmul_inner(j);
-    k.ta = j->ta;
-    k.tb = j->tb;
-    k.alpha = j->alpha;
-    k.lda = j->wide ? (j->ta ? k.M : k.K) : j->a.ld;
-    k.ldb = j->wide ? (j->tb ? k.K : k.N) : j->b.ld;
-    k.t_ab = j->wide ? KN_F32 : j->a.t;
-    k.t_c = j->wide ? KN_F32 : j->c.t;
-    k.ldc = j->c_bytes ? k.N : j->c.ld;
-    k.beta = j->beta != 0.0f && !j->c_bytes;
-    *at = matmul_find(j->s, &k);
-    if (*at)
-        j->scratch_bytes = LH_MAX(j->scratch_bytes, (*at)->scratch_bytes);
-    return *at != NULL;
+    return j->prim[row == j->n_rows - 1][col == j->n_cols - 1];
 }
 
-static uint64_t matmul_round(uint64_t bytes)
+/* Finds the primitives of the four shapes of tile. */
+static bool matmul_find(struct matmul_job *j, bool packed)
 {
-    return (bytes + 63) / 64 * 64;
+    for (int corner = 0; corner < 4; corner++) {
+        int64_t row = corner & 1 ? j->n_rows - 1 : 0, col = corner & 2 ? j->n_cols - 1 : 0;
+        const struct onednn_prim **at = &j->prim[row == j->n_rows - 1][col == j->n_cols - 1];
+        struct onednn_key k;
+
+        memset(&k, 0, sizeof(k));
+        k.M = matmul_tile_rows(j, row);
+        k.N = matmul_tile_cols(j, col);
+        k.K = matmul_inner(j);
+        k.ta = j->ta;
+        k.tb = j->tb;
+        k.packed = packed;
+        k.alpha = j->alpha;
+        k.lda = j->wide ? (j->ta ? k.M : k.K) : j->a.ld;
+        k.ldb = packed ? 0 : j->wide ? (j->tb ? k.K : k.N) : j->b.ld;
+        k.t_ab = j->wide ? KN_F32 : j->a.t;
+        k.t_c = j->wide ? KN_F32 : j->c.t;
+        k.ldc = j->c_bytes ? k.N : j->c.ld;
+        k.beta = j->beta != 0.0f && !j->c_bytes;
+        *at = onednn_find(j->s->dnn, &k, &j->s->err);
+        if (!*at)
+            return false;
+        j->scratch_bytes = LH_MAX(j->scratch_bytes, onednn_scratch_bytes(*at));
+    }
+    return true;
+}
+
+/* Is b worth packing, and can all tiles of a column read the same? Then the primitives are those
+ * for it. */
+static bool matmul_packs(struct matmul_job *j)
+{
+    if (j->wide || j->padded || j->n_rows < PACK_ROWS_MIN || !matmul_find(j, true))
+        return false;
+    j->packed_bytes = 0;
+    for (int64_t col = 0; col < j->n_cols; col += LH_MAX(1, j->n_cols - 1)) {
+        const struct onednn_prim *first = matmul_prim(j, 0, col),
+                                 *last = matmul_prim(j, j->n_rows - 1, col);
+
+        if (onednn_packed_bytes(first) == 0 || !onednn_same_packing(first, last))
+            return false;
+        j->packed_bytes = LH_MAX(j->packed_bytes, matmul_round(onednn_packed_bytes(first)));
+    }
+    return (uint64_t)j->n_cols * j->packed_bytes <= PACK_BYTES_MAX;
 }
 
 static bool matmul_plan(struct matmul_job *j)
@@ -289,37 +140,33 @@ static bool matmul_plan(struct matmul_job *j)
         j->b_bytes = matmul_round((uint64_t)j->cols * K * 4);
         j->c_bytes = j->c.t == KN_BF16 ? matmul_round((uint64_t)(j->rows * j->cols) * 4) : 0;
     }
-    j->s->matmul->products++;
-    for (int row = 0; row < 2; row++)
-        for (int col = 0; col < 2; col++)
-            if (!matmul_plan_tile(j, row ? j->n_rows - 1 : 0, col ? j->n_cols - 1 : 0))
-                return false;
+    onednn_begin(j->s->dnn);
+    if (matmul_packs(j)) {
+        j->packed = stream_shared(j->s, (uint64_t)j->n_cols * j->packed_bytes);
+        if (!j->packed)
+            return false;
+    } else if (j->s->err.code != 0 || !matmul_find(j, false)) {
+        return false;
+    }
     return stream_local(j->s, j->a_bytes + j->b_bytes + j->c_bytes + j->scratch_bytes);
 }
 
-static dnnl_status_t matmul_execute(struct matmul_job *j, const struct matmul_prim *p, int thread,
-                                    void *a, void *b, void *c, void *scratch)
+/* The columns of b that a column of tiles reads. */
+static struct kn_mat matmul_b(const struct matmul_job *j, int64_t col)
 {
-    dnnl_engine_t engine = j->s->matmul->engine;
-    dnnl_exec_arg_t args[4] = {{.arg = DNNL_ARG_SRC},
-                               {.arg = DNNL_ARG_WEIGHTS},
-                               {.arg = DNNL_ARG_DST},
-                               {.arg = DNNL_ARG_SCRATCHPAD}};
-    const dnnl_memory_desc_t *desc[4] = {&p->a, &p->b, &p->c, &p->scratch};
-    void *data[4] = {a, b, c, scratch};
-    dnnl_status_t rc = dnnl_success;
+    int64_t c0 = col * j->cols, cols = matmul_tile_cols(j, col), K = matmul_inner(j);
 
-    omp_set_num_threads(1); /* this thread is one of ours; it must not start others */
-    for (int i = 0; i < 4 && rc == dnnl_success; i++)
-        rc = dnnl_memory_create(&args[i].memory, desc[i], engine, data[i]);
-    if (rc == dnnl_success)
-        rc = dnnl_primitive_execute(p->prim, j->s->matmul->stream[thread], 4, args);
-    if (rc == dnnl_success)
-        rc = dnnl_stream_wait(j->s->matmul->stream[thread]);
-    for (int i = 0; i < 4; i++)
-        if (args[i].memory)
-            (void)dnnl_memory_destroy(args[i].memory);
-    return rc;
+    return j->tb ? kn_sub(j->b, c0, cols, 0, K) : kn_sub(j->b, 0, K, c0, cols);
+}
+
+static void matmul_pack_item(void *arg, int64_t col, int thread)
+{
+    struct matmul_job *j = arg;
+    int rc = onednn_pack(j->s->dnn, matmul_prim(j, 0, col), thread, matmul_b(j, col).p, j->b.ld,
+                         j->packed + (uint64_t)col * j->packed_bytes);
+
+    if (rc != 0)
+        atomic_store(&j->failed, rc);
 }
 
 static void matmul_item(void *arg, int64_t item, int thread)
@@ -328,36 +175,37 @@ static void matmul_item(void *arg, int64_t item, int thread)
     int64_t row = item / j->n_cols, col = item % j->n_cols, K = matmul_inner(j);
     int64_t r0 = row * j->rows, rows = matmul_tile_rows(j, row), c0 = col * j->cols,
             cols = matmul_tile_cols(j, col);
-    const struct matmul_prim *p = j->prim[row == j->n_rows - 1][col == j->n_cols - 1];
     struct kn_mat a = j->ta ? kn_sub(j->a, 0, K, r0, rows) : kn_sub(j->a, r0, rows, 0, K);
-    struct kn_mat b = j->tb ? kn_sub(j->b, c0, cols, 0, K) : kn_sub(j->b, 0, K, c0, cols);
-    struct kn_mat c = kn_sub(j->c, r0, rows, c0, cols), c_tile = c;
+    struct kn_mat b = matmul_b(j, col), c = kn_sub(j->c, r0, rows, c0, cols), c_tile = c;
     char *local = j->s->local[thread].p;
-    dnnl_status_t rc;
+    const struct cpu_level *level = j->s->level;
+    int rc;
 
+    if (j->packed)
+        b.p = j->packed + (uint64_t)col * j->packed_bytes;
     if (j->wide) {
         struct kn_mat wide_a = kn_mat(local, KN_F32, a.rows, a.cols);
         struct kn_mat wide_b = kn_mat(local + j->a_bytes, KN_F32, b.rows, b.cols);
 
-        j->s->level->copy_part(wide_a, a, 0, a.rows);
-        j->s->level->copy_part(wide_b, b, 0, b.rows);
+        level->copy_part(wide_a, a, 0, a.rows);
+        level->copy_part(wide_b, b, 0, b.rows);
         a = wide_a;
         b = wide_b;
-        if (j->c_bytes)
-            c_tile = kn_mat(local + j->a_bytes + j->b_bytes, KN_F32, rows, cols);
     }
-    rc = matmul_execute(j, p, thread, a.p, b.p, c_tile.p,
-                        local + j->a_bytes + j->b_bytes + j->c_bytes);
-    if (rc != dnnl_success)
-        atomic_store(&j->failed, (int)rc);
-    else if (c_tile.p != c.p && j->beta != 0.0f)
-        j->s->level->add_part(c, c, c_tile, 0, rows);
-    else if (c_tile.p != c.p)
-        j->s->level->copy_part(c, c_tile, 0, rows);
+    if (j->c_bytes)
+        c_tile = kn_mat(local + j->a_bytes + j->b_bytes, KN_F32, rows, cols);
+    rc = onednn_run(j->s->dnn, matmul_prim(j, row, col), thread, a.p, b.p, c_tile.p,
+                    local + j->a_bytes + j->b_bytes + j->c_bytes);
+    if (rc != 0)
+        atomic_store(&j->failed, rc);
+    else if (j->c_bytes && j->beta != 0.0f)
+        level->add_part(c, c, c_tile, 0, rows);
+    else if (j->c_bytes)
+        level->copy_part(c, c_tile, 0, rows);
 }
 
-/* Copies op(x), or its transpose, into rows of K_PAIRS_MIN elements with zeros behind: (n,
- * K_PAIRS_MIN). */
+/* Copies x into rows of K_PAIRS_MIN elements with zeros behind: (n, K_PAIRS_MIN). k_down: x is
+ * stored (K, n). */
 static struct kn_mat matmul_pad(uint16_t *to, struct kn_mat x, bool k_down)
 {
     int64_t n = k_down ? x.cols : x.rows, K = k_down ? x.rows : x.cols;
@@ -370,6 +218,7 @@ static struct kn_mat matmul_pad(uint16_t *to, struct kn_mat x, bool k_down)
     return kn_mat(to, KN_BF16, n, K_PAIRS_MIN);
 }
 
+/* The padded operands take the shared scratch, so such a product does not pack b there. */
 static bool matmul_pad_both(struct matmul_job *j)
 {
     uint16_t *pad =
@@ -399,13 +248,15 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
         return;
     }
     j.wide = a.t == KN_BF16 && s->isa < CPU_AVX512_BF16;
-    if (a.t == KN_BF16 && s->isa == CPU_AMX && matmul_inner(&j) < K_PAIRS_MIN &&
-        !matmul_pad_both(&j))
+    j.padded = a.t == KN_BF16 && s->isa == CPU_AMX && matmul_inner(&j) < K_PAIRS_MIN;
+    if (j.padded && !matmul_pad_both(&j))
         return;
     if (!matmul_plan(&j))
         return;
+    if (j.packed)
+        pool_run(s->pool, j.n_cols, matmul_pack_item, &j);
     pool_run(s->pool, j.n_rows * j.n_cols, matmul_item, &j);
-    if (atomic_load(&j.failed) != dnnl_success)
+    if (atomic_load(&j.failed) != 0)
         stream_fail(s, LH_EINTERNAL, "oneDNN failed in a product of %lld x %lld (status %d)",
                     (long long)c.rows, (long long)c.cols, atomic_load(&j.failed));
 }

@@ -1,7 +1,8 @@
 /* rmsnorm.c - y = x * rstd * g, and its gradients.
  *
- * Sums over a row are fp32 in 16 lanes, of C/16 terms each. A row is read twice, the second time from L1. dg is summed in two stages: every item of rows
- * leaves its own sums in scratch, then the items' sums are added in order, columns shared out.
+ * Sums over a row are fp32 in 16 lanes, of C/16 terms each. A row is read twice, the second time
+ * from L1. dg is summed in two stages: every item of rows leaves its own sums in scratch, then the
+ * items' sums are added in order, columns shared out.
  */
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
@@ -33,8 +34,7 @@ static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1
 
             squares += v * v;
         }
-        rstd =
-            (float)(1.0 / sqrt((double)v16_sum(squares) / (double)x.cols + (double)j->eps));
+        rstd = (float)(1.0 / sqrt((double)v16_sum(squares) / (double)x.cols + (double)j->eps));
         j->rstd[r] = rstd;
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;

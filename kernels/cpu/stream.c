@@ -1,5 +1,6 @@
 /* stream.c - the CPU stream: threads, scratch, errors; and memory, which is the host's. */
 #include "kernels/cpu/stream.h"
+#include "kernels/cpu/onednn.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -78,7 +79,7 @@ int stream_new(int threads, struct kn_stream **ret_stream, struct lh_err *reterr
     s->threads = threads;
     rc = pool_new(threads, &s->pool, reterr);
     if (rc == 0)
-        rc = matmul_cache_new(threads, &s->matmul, reterr);
+        rc = onednn_new(threads, &s->dnn, reterr);
     if (rc == 0) {
         s->local = calloc((size_t)threads, sizeof(*s->local));
         if (!s->local)
@@ -97,7 +98,7 @@ void stream_free(struct kn_stream *s)
     if (!s)
         return;
     pool_free(s->pool);
-    matmul_cache_free(s->matmul);
+    onednn_free(s->dnn);
     for (int i = 0; s->local && i < s->threads; i++)
         free(s->local[i].p);
     free(s->local);

@@ -10,7 +10,7 @@
 #include "kernels/cpu/pool.h"
 #include "kernels/ops.h"
 
-struct matmul_cache;
+struct onednn;
 
 /* The vector code, compiled for one instruction set (level.h). Of ops only the slots of such code
  * are filled. */
@@ -38,7 +38,7 @@ struct kn_stream {
     struct pool *pool;
     struct cpu_block shared; /* one op's scratch, seen by all threads */
     struct cpu_block *local; /* one for each thread */
-    struct matmul_cache *matmul;
+    struct onednn *dnn;
 };
 
 /* At least bytes of scratch, 64-byte aligned, contents undefined; NULL, with the stream's error
@@ -76,10 +76,6 @@ static inline int64_t cpu_rows_end(struct cpu_rows r, int64_t item)
 {
     return LH_MIN(r.n, (item + 1) * r.per);
 }
-
-LH_MUST_CHECK int matmul_cache_new(int threads, struct matmul_cache **ret_cache,
-                                   struct lh_err *reterr);
-void matmul_cache_free(struct matmul_cache *c);
 
 /* The table's first slots: the stream itself and memory. stream_copy is both upload and download.
  */

@@ -93,7 +93,7 @@ static void run(const struct kn_ops *ops, struct problem *p, int threads)
 
 static struct kt_tol tol_o(enum kn_dtype t)
 {
-    return t == KN_F32 ? (struct kt_tol){5e-6, 1e-5} : (struct kt_tol){4e-3, 1e-2};
+    return t == KN_F32 ? (struct kt_tol){5e-6, 1e-5} : (struct kt_tol){3e-3, 1e-2};
 }
 
 static struct kt_tol tol_grad(enum kn_dtype t)
@@ -178,7 +178,7 @@ static void attention_stays_exact_when_scores_are_large(void **state)
 static void long_segments_and_their_tails_match_the_reference(void **state)
 {
     struct kt_rng r = kt_rng(33);
-    const int64_t tokens[] = {1, 31, 32, 33, 127, 128, 129, 257, 700};
+    const int64_t tokens[] = {0, 1, 31, 32, 33, 127, 128, 129, 257, 700};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(tokens) / sizeof(tokens[0]); i++) {

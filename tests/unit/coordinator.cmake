@@ -2,6 +2,7 @@
 if(TARGET coord_core)
   lh_test(test_core SOURCES unit/test_core.c unit/core_rig.c LINK coord_core)
   lh_test(test_core_sim SOURCES unit/test_core_sim.c unit/core_rig.c LINK coord_core)
+  lh_test(test_store SOURCES unit/test_store.c unit/core_rig.c LINK coord_core coord_store)
 endif()
 if(TARGET coord_store)
   lh_test(test_lock SOURCES unit/test_lock.c LINK coord_store)

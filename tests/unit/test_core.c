@@ -310,6 +310,32 @@ static void a_job_that_ends_well_before_it_hears_the_cancel_has_succeeded(void *
     rig_release(&r);
 }
 
+static void an_exit_record_may_come_after_the_processes_are_gone(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    rig_init(&r);
+    rig_register(&r, "n1", 1, "a1", "[]");
+    start_one(&r, "ja", CHECK);
+    rig_action(&r, "ja", "cancel");
+    rig_clean(&r, "ja");
+    rig_expect_state(&r, "ja", "stopping", NULL); /* uploads are being settled */
+    assert_int_equal(core_find_node(r.core, "n1")->slots_used, 0);
+    rig_restart(&r);
+    rig_register(&r, "n1", 1, "a2", "[{'job':'ja','attempt':1,'role':'head','state':'exited'}]");
+    rig_expect_state(&r, "ja", "stopping", NULL);
+    rig_exit(&r, "ja", "stopped", "", 85);
+    rig_expect_state(&r, "ja", "cancelled", NULL);
+    assert_string_equal(rig_job(&r, "ja")->attempts[0].outcome, "stopped");
+    start_one(&r, "jb", CHECK);
+    rig_clean(&r, "jb");
+    rig_expect_state(&r, "jb", "running", NULL);
+    rig_register(&r, "n1", 1, "a3", "[]"); /* the record is lost with the disk */
+    rig_expect_state(&r, "jb", "queued", "retry_wait");
+    rig_release(&r);
+}
+
 static void hold_and_release(void **state)
 {
     struct rig r;
@@ -502,8 +528,10 @@ static void survivors_of_a_lost_gang_are_stopped_before_the_next_attempt(void **
     rig_wait(&r, 60000);
     rig_expect_state(&r, "ja", "running", NULL);
     assert_int_equal(rig_job(&r, "ja")->attempts[0].state, LH_ATTEMPT_STOPPING);
+    rig_exit(&r, "ja", "failed", "app", 1); /* its peer is gone: no fault of the program */
     rig_report(&r, "n1", "{'type':'cleaned','job':'ja','attempt':1}");
     assert_int_equal(rig_job(&r, "ja")->attempts[0].state, LH_ATTEMPT_LOST);
+    assert_string_equal(rig_job(&r, "ja")->attempts[0].class, "infra");
     rig_wait(&r, 11000);
     rig_expect_state(&r, "ja", "blocked", "nodes_down"); /* two slots are not up any more */
     rig_register(&r, "n2", 1, "a3", "[]"); /* it rebooted: nothing is left there */
@@ -555,6 +583,7 @@ static void a_launch_that_does_not_come_up_in_time_is_ended(void **state)
     rig_report(&r, "n1", "{'type':'prepared','job':'ja','attempt':1}");
     rig_wait(&r, 120500);
     assert_int_equal(rig_job(&r, "ja")->attempts[0].state, LH_ATTEMPT_STOPPING);
+    rig_exit(&r, "ja", "stopped", "", 1);
     rig_clean(&r, "ja");
     assert_string_equal(rig_job(&r, "ja")->attempts[0].class, "launch");
     rig_expect_state(&r, "ja", "queued", "retry_wait");
@@ -825,6 +854,7 @@ int main(void)
         TEST(a_cancelled_job_says_so_only_when_its_ranks_are_gone),
         TEST(cancelling_before_the_launch_waits_for_the_shims_too),
         TEST(a_job_that_ends_well_before_it_hears_the_cancel_has_succeeded),
+        TEST(an_exit_record_may_come_after_the_processes_are_gone),
         TEST(hold_and_release),
         TEST(app_failures_use_their_own_budget),
         TEST(a_verdict_of_the_program_is_not_retried),

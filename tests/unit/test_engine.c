@@ -145,6 +145,7 @@ static void full_fine_tuning_trains_everything_under_plain_names(void **state)
     params_release(&p);
 }
 
+/* JOB-17. */
 static void the_longest_pattern_that_fits_a_module_counts(void **state)
 {
     const struct lh_pattern ranks[] = {
@@ -212,6 +213,7 @@ static void fresh_factors_depend_on_the_seed_alone_and_stay_in_their_bound(void 
     tiny_model_remove(dir);
 }
 
+/* JOB-19. */
 static void rates_follow_warm_up_and_schedule(void **state)
 {
     struct lh_job job = {0};
@@ -268,6 +270,7 @@ static void check_rows(const struct lh_job *job, int ranks)
     assert_int_equal(batches_most_rows(job, ranks), LH_MAX(most, (int64_t)1));
 }
 
+/* JOB-21. */
 static void every_row_of_a_step_belongs_to_one_rank(void **state)
 {
     struct lh_job job = {0};

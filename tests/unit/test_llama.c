@@ -228,6 +228,7 @@ static void tiles_of_any_size_give_the_same_loss_and_gradients(void **state)
     tiny_model_remove(dir);
 }
 
+/* JOB-21. */
 static void rows_one_by_one_give_the_same_as_all_together(void **state)
 {
     const char *dir = tiny_model_write(&untied, 5);

@@ -31,6 +31,7 @@ static struct lh_job job_of(int64_t length, bool has_type, enum lh_rope type, do
 
 static const struct rope_config plain = {.type = LH_ROPE_DEFAULT, .theta = 10000, .factor = 1};
 
+/* JOB-15. */
 static void a_factor_left_out_is_what_the_length_needs(void **state)
 {
     struct model_config base = base_of(plain);

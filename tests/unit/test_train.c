@@ -188,6 +188,7 @@ static void several_ranks_train_what_one_rank_trains(void **state)
     bench_close(&b);
 }
 
+/* CKPT-21. */
 static void a_resumed_run_ends_with_the_same_bytes(void **state)
 {
     struct bench b;
@@ -211,6 +212,7 @@ static void a_resumed_run_ends_with_the_same_bytes(void **state)
     bench_close(&b);
 }
 
+/* CKPT-13. */
 static void a_stop_request_leaves_a_checkpoint(void **state)
 {
     struct bench b;
@@ -250,6 +252,7 @@ static void a_step_that_is_not_finite_stops_the_job_and_names_a_tensor(void **st
     bench_close(&b);
 }
 
+/* JOB-18. */
 static void without_a_rate_one_pass_is_made_and_nothing_is_saved(void **state)
 {
     struct bench b;

@@ -59,6 +59,24 @@ static bool take_types(struct api_call *c, char types[static TYPES_MAX])
     return true;
 }
 
+/* Where to begin: Last-Event-ID (browsers send it by themselves), else ?after=, else `otherwise`. */
+static bool take_start(struct api_call *c, uint64_t otherwise, uint64_t *ret_after)
+{
+    const char *id = http_header(c->q, "Last-Event-ID");
+    int64_t value;
+
+    if (!api_param_u64(c, "after", 0, INT64_MAX, otherwise, ret_after))
+        return false;
+    if (!id)
+        return true;
+    if (strspn(id, "0123456789") == strlen(id) && lh_parse_i64(id, 0, INT64_MAX, &value)) {
+        *ret_after = (uint64_t)value;
+        return true;
+    }
+    http_answer_problem(c->q, 400, "bad_event_id", NULL, "Last-Event-ID takes the number of an event");
+    return false;
+}
+
 static void answer_gone(struct http_request *q)
 {
     http_answer_problem(q, 410, "events_gone", NULL,
@@ -95,7 +113,7 @@ static void list_events(struct api_call *c, const char *job)
     uint64_t after, limit;
     struct event_list *l;
 
-    if (!api_param_u64(c, "after", 0, INT64_MAX, 0, &after) ||
+    if (!take_start(c, 0, &after) ||
         !api_param_u64(c, "limit", 1, EVENTS_LIMIT_MAX, EVENTS_LIMIT_MAX, &limit))
         return;
     l = calloc(1, sizeof(*l));
@@ -259,33 +277,16 @@ static void stream_on_cancel(void *arg)
     http_answer_problem(q, 503, "cancelled", NULL, "the client has gone");
 }
 
-/* Last-Event-ID (browsers send it by themselves), else ?after=, else from now on. */
-static bool take_start(struct api_call *c, uint64_t *ret_after, bool *ret_given)
-{
-    const char *id = http_header(c->q, "Last-Event-ID");
-    int64_t value;
-
-    *ret_given = id || http_query(c->q, "after");
-    if (!id)
-        return api_param_u64(c, "after", 0, INT64_MAX, app_last_seq(c->app), ret_after);
-    if (lh_parse_i64(id, 0, INT64_MAX, &value)) {
-        *ret_after = (uint64_t)value;
-        return true;
-    }
-    http_answer_problem(c->q, 400, "bad_event_id", NULL, "Last-Event-ID takes the number of an event");
-    return false;
-}
-
 static void open_stream(struct api_call *c, const char *job)
 {
     struct event_stream *s = calloc(1, sizeof(*s));
-    bool given;
+    bool given = http_header(c->q, "Last-Event-ID") || http_query(c->q, "after");
 
     if (!s) {
         http_answer_problem(c->q, 503, "no_memory", NULL, "no memory for this request");
         return;
     }
-    if (!take_start(c, &s->sent, &given) || !take_types(c, s->types)) {
+    if (!take_start(c, app_last_seq(c->app), &s->sent) || !take_types(c, s->types)) {
         free(s);
         return;
     }
@@ -305,7 +306,7 @@ void api_events(struct api_call *c)
     const char *job = http_query(c->q, "job");
     const struct core_job *j = NULL;
 
-    if (job && *job) {
+    if (job) {
         j = core_find_job(app_core(c->app), job);
         if (!j) {
             http_answer_problem(c->q, 404, "no_such_job", NULL, "there is no job '%s'", job);

@@ -6,7 +6,7 @@
  *                                               nothing was launched  └──────> cleaned <──────────┘ all nodes clean
  *                                               a node is down: lost
  *
- * Slots are freed claim by claim, by the node's `cleaned`, or when the node has been down past its lease. A lost
+ * An attempt that was launched ends with the head's exit record, or with the head itself. Slots are freed claim by claim, by the node's `cleaned`, or when the node has been down past its lease. A lost
  * attempt is over for its job, which goes on elsewhere: what is left of it cannot publish under its number. A
  * cancelled job alone waits for the lease, because cancelled says that its ranks are gone.
  */
@@ -134,6 +134,7 @@ void attempt_start(struct core *c, struct entry *e, const struct gang *g)
     for (unsigned i = 0; i < a->n_claims; i++)
         rows_claim(ev, j, a, i);
     j->not_before_ms = e->not_before_ms = 0;
+    e->head_gone = false;
     list_move(c, e, LIST_ACTIVE);
     job_move(c, e, LH_JOB_EV_PLACED, "starting", "Attempt %llu is being prepared on %u node%s.",
              (unsigned long long)number, g->n, g->n == 1 ? "" : "s");
@@ -172,6 +173,8 @@ void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt 
                    json_pack("{s:s,s:i}", "node", k->node, "slots", (int)k->slots));
     rows_claim(ev, &e->pub, a, claim);
     c->queue_changed = true;
+    if (e->list == LIST_CANCEL)
+        job_cancel_waiting(c, e);
 }
 
 /* Down so long that the attempt has ended itself: lease, 2 % drift of clocks, and the time to kill. */
@@ -232,6 +235,28 @@ static void finish(struct core *c, struct entry *e, struct core_attempt *a, enum
     retry_decide(c, e, a);
 }
 
+bool attempt_awaits_exit(const struct core *c, const struct core_attempt *a)
+{
+    const struct node *head = find_node(c, a->claims[0].node);
+
+    if (a->state >= LH_ATTEMPT_EXITED || !head || head->pub.state == LH_NODE_DOWN)
+        return false;
+    for (unsigned i = 0; i < a->n_claims; i++)
+        if (!a->claims[i].prepared)
+            return false; /* it was never launched */
+    return true;
+}
+
+/* Attempts before the live one that were lost, and may still run on a node that is down. */
+static bool older_unclean(const struct core_job *j)
+{
+    for (unsigned i = 0; i + 1 < j->n_attempts; i++)
+        for (unsigned k = 0; k < j->attempts[i].n_claims; k++)
+            if (!j->attempts[i].claims[k].cleaned)
+                return true;
+    return false;
+}
+
 void attempt_settle(struct core *c, struct entry *e)
 {
     struct core_attempt *a = live_attempt(e);
@@ -250,6 +275,11 @@ void attempt_settle(struct core *c, struct entry *e)
         if (n && e->pub.cancel && !past_lease(c, e, n))
             return;
     }
+    /* The exit record comes when logs and uploads are settled, which may be long after the processes are gone. */
+    if (attempt_awaits_exit(c, a) && !e->head_gone)
+        return;
+    if (e->pub.cancel && strcmp(a->outcome, "ok") != 0 && older_unclean(&e->pub))
+        return; /* the next tick looks again */
     finish(c, e, a, all_clean ? LH_ATTEMPT_EV_CLEANED : LH_ATTEMPT_EV_LOST);
 }
 
@@ -262,6 +292,8 @@ void attempt_node_gone(struct core *c, struct entry *e, struct core_attempt *a, 
                                                  : "Node %s was not heard of for too long.",
                    a->claims[claim].node);
     attempt_stop(c, e, "node_lost", error_json("node_lost", "infra", "", detail));
+    if (claim == 0)
+        e->head_gone = true;
     if (clean && !a->claims[claim].cleaned)
         attempt_claim_cleaned(c, e, a, claim, "claim.cleaned");
     attempt_settle(c, e);
@@ -298,13 +330,11 @@ static void on_prepared(struct core *c, struct entry *e, struct core_attempt *a,
 {
     struct change_event *ev;
 
-    if (a->claims[claim].prepared)
+    if (a->claims[claim].prepared || a->state != LH_ATTEMPT_ALLOCATED)
         return;
     a->claims[claim].prepared = true;
     ev = log_event(c, "claim.prepared", e->pub.id, a->number, json_pack("{s:s}", "node", a->claims[claim].node));
     rows_claim(ev, &e->pub, a, claim);
-    if (a->state != LH_ATTEMPT_ALLOCATED)
-        return;
     for (unsigned i = 0; i < a->n_claims; i++)
         if (!a->claims[i].prepared)
             return;
@@ -357,6 +387,8 @@ static void on_exited(struct core *c, struct entry *e, struct core_attempt *a, c
     (void)json_object_del(a->exit, "id");
     copy_text(a->outcome, sizeof(a->outcome), lh_json_str(report, "outcome", "failed"));
     copy_text(a->class, sizeof(a->class), lh_json_str(report, "class", ""));
+    if (e->failure && strcmp(a->outcome, "ok") != 0) /* why it was stopped counts, not how it took that */
+        copy_text(a->class, sizeof(a->class), lh_json_str(e->failure, "class", "infra"));
     if (!a->class[0] && strcmp(a->outcome, "ok") != 0) /* every failure counts against some budget */
         copy_text(a->class, sizeof(a->class), strcmp(a->outcome, "failed") == 0 ? "app" : "infra");
     if (json_is_object(result)) {

@@ -92,6 +92,28 @@ static void refuse(struct core *c, int status, const char *code, const char *fmt
     c->fx->code = code;
 }
 
+/* A claim of a lost attempt whose node has not said that it is clean. */
+static const char *unclean_node(const struct core_job *j)
+{
+    for (unsigned i = 0; i < j->n_attempts; i++)
+        for (unsigned k = 0; k < j->attempts[i].n_claims; k++)
+            if (!j->attempts[i].claims[k].cleaned)
+                return j->attempts[i].claims[k].node;
+    return NULL;
+}
+
+void job_cancel_waiting(struct core *c, struct entry *e)
+{
+    const char *node = unclean_node(&e->pub);
+
+    if (node) {
+        list_move(c, e, LIST_CANCEL);
+        job_note(c, e, "cancel", "Cancelled; node %s is down and may still run a lost attempt until its lease ends.", node);
+    } else {
+        job_move(c, e, LH_JOB_EV_CANCEL, "user", "Cancelled before it ran%s.", e->pub.n_attempts ? " again" : "");
+    }
+}
+
 static void cancel(struct core *c, struct entry *e, const char *principal)
 {
     struct core_job *j = &e->pub;
@@ -106,7 +128,7 @@ static void cancel(struct core *c, struct entry *e, const char *principal)
     j->cancel = true;
     if (j->state == LH_JOB_HELD || j->state == LH_JOB_BLOCKED || j->state == LH_JOB_QUEUED) {
         queue_leave_preflight(c, e);
-        job_move(c, e, LH_JOB_EV_CANCEL, "user", "Cancelled by %s before it ran.", principal);
+        job_cancel_waiting(c, e);
         return;
     }
     if (j->state != LH_JOB_STOPPING)
@@ -122,9 +144,9 @@ static void hold(struct core *c, struct entry *e, const char *principal)
 
     if (j->state == LH_JOB_HELD)
         return;
-    if (j->state != LH_JOB_BLOCKED && j->state != LH_JOB_QUEUED) {
+    if (j->cancel || (j->state != LH_JOB_BLOCKED && j->state != LH_JOB_QUEUED)) {
         refuse(c, 409, "cannot_hold", "job %s is %s; only a job that waits can be held", j->id,
-               lh_job_state_name(j->state));
+               j->cancel ? "being cancelled" : lh_job_state_name(j->state));
         return;
     }
     queue_leave_preflight(c, e);
@@ -137,7 +159,7 @@ static void release(struct core *c, struct entry *e, const char *principal)
 {
     struct core_job *j = &e->pub;
 
-    if (j->state != LH_JOB_HELD) {
+    if (j->state != LH_JOB_HELD || j->cancel) {
         if (lh_job_is_final(j->state))
             refuse(c, 409, "job_final", "job %s is %s already; there is nothing to release", j->id,
                    lh_job_state_name(j->state));

@@ -241,6 +241,10 @@ static void place_loaded(struct core *c, struct entry *e)
             c->dirty[c->n_dirty++] = (struct dirty){.entry = e, .attempt = i};
         }
     }
+    if (j->cancel && j->state <= LH_JOB_QUEUED) {
+        list_move(c, e, LIST_CANCEL);
+        return;
+    }
     switch (j->state) {
     case LH_JOB_HELD:
         list_move(c, e, LIST_HELD);

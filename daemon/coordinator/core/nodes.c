@@ -70,7 +70,8 @@ static void node_down(struct core *c, struct node *n)
 
         next = e->next;
         for (unsigned i = 0; a && i < a->n_claims; i++)
-            if (strcmp(a->claims[i].node, n->pub.name) == 0 && !a->claims[i].cleaned) {
+            if (strcmp(a->claims[i].node, n->pub.name) == 0 &&
+                (!a->claims[i].cleaned || (i == 0 && a->state < LH_ATTEMPT_EXITED))) {
                 attempt_node_gone(c, e, a, i, false);
                 break;
             }
@@ -151,7 +152,7 @@ static void reconcile_job(struct core *c, struct entry *e, struct node *n, const
     for (unsigned i = 0; a && i < a->n_claims; i++) {
         struct core_claim *k = &a->claims[i];
 
-        if (strcmp(k->node, n->pub.name) != 0 || k->cleaned)
+        if (strcmp(k->node, n->pub.name) != 0 || (k->cleaned && !(i == 0 && attempt_awaits_exit(c, a))))
             continue;
         /* One that never confirmed its `prepare` may not have heard of it. */
         if (listed(attempts, e->pub.id, a->number) || (!k->prepared && a->state == LH_ATTEMPT_ALLOCATED)) {

@@ -4,12 +4,15 @@
  * at jobs that it can move:
  *
  *     HELD ─ AFTER ─ PARKED (fits no node that is up) ─ PREFLIGHT_WAIT ─ PREFLIGHT ─ QUEUE ─ ACTIVE
+ *
+ * and CANCEL: cancelled while it waited, but an attempt that was lost may still run on a node that is down.
  */
 #pragma once
 #include "daemon/coordinator/core/core.h"
 
 enum list_id {
     LIST_NONE, LIST_HELD, LIST_AFTER, LIST_PARKED, LIST_PREFLIGHT_WAIT, LIST_PREFLIGHT, LIST_QUEUE, LIST_ACTIVE,
+    LIST_CANCEL,
     LIST_COUNT,
 };
 
@@ -42,6 +45,7 @@ struct entry {
     /* Of the live attempt. */
     uint64_t not_before_ms; /* monotonic twin of pub.not_before_ms */
     uint64_t deadline_ms;   /* monotonic: prepare, launch or wall limit; 0: none */
+    bool head_gone;         /* no exit record will come: the head is down, or came back without the attempt */
     json_t *orted;          /* array of {node, command}: relays that a member must run */
     json_t *failure;        /* {code, class, pointer, detail} that ends the attempt, or NULL */
 };
@@ -133,6 +137,7 @@ void job_note(struct core *c, struct entry *e, const char *reason, const char *f
 void job_fail(struct core *c, struct entry *e, json_t *error /* stolen */, const char *reason);
 json_t *error_json(const char *code, const char *class, const char *pointer, const char *detail);
 void job_action(struct core *c, const struct core_event *ev);
+void job_cancel_waiting(struct core *c, struct entry *e); /* of LIST_CANCEL: cancelled as soon as nothing is left */
 
 /* ---- submit.c */
 void submit_step(struct core *c, const struct core_event *ev);
@@ -168,6 +173,7 @@ struct core_attempt *live_attempt(struct entry *e); /* or NULL */
 void attempt_start(struct core *c, struct entry *e, const struct gang *g);
 void attempt_stop(struct core *c, struct entry *e, const char *reason, json_t *failure /* stolen or NULL */);
 void attempt_node_gone(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, bool clean);
+bool attempt_awaits_exit(const struct core *c, const struct core_attempt *a); /* launched, and the head is there */
 void attempt_settle(struct core *c, struct entry *e); /* ends it when nothing is left to wait for */
 void attempt_report(struct core *c, struct node *n, const char *type, const json_t *report);
 void attempt_tick(struct core *c, struct entry *e);

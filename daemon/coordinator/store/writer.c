@@ -168,12 +168,11 @@ static int commit_batch(struct store *s, const struct store_queue *batch)
     }
 }
 
-static void count(struct store *s, const struct store_queue *batch, double seconds)
+static void count(struct store *s, uint64_t n_sets, uint64_t n_events, double seconds)
 {
     s->stats.commits++;
-    s->stats.sets += batch->n;
-    for (const struct store_op *op = batch->first; op; op = op->next)
-        s->stats.events += op->set.n_events;
+    s->stats.sets += n_sets;
+    s->stats.events += n_events;
     s->stats.last_commit_s = seconds;
     s->stats.max_commit_s = LH_MAX(s->stats.max_commit_s, seconds);
 }
@@ -217,7 +216,7 @@ void *writer_main(void *arg)
     uint64_t idle_ms = 0;
 
     while (take_batch(s, &batch, &idle_ms)) {
-        uint64_t begin = lh_mono_ns();
+        uint64_t begin = lh_mono_ns(), n_events = 0;
         struct store_op *op;
         int rc;
 
@@ -227,12 +226,13 @@ void *writer_main(void *arg)
         }
         idle_ms = 0;
         rc = commit_batch(s, &batch);
-        for (op = batch.first; op; op = op->next)
-            if (rc == SQLITE_OK)
-                change_set_release(&op->set);
+        for (op = batch.first; op && rc == SQLITE_OK; op = op->next) {
+            n_events += op->set.n_events;
+            change_set_release(&op->set); /* here, not on the loop */
+        }
         (void)pthread_mutex_lock(&s->lock);
         if (rc == SQLITE_OK) {
-            count(s, &batch, (double)(lh_mono_ns() - begin) / 1e9);
+            count(s, batch.n, n_events, (double)(lh_mono_ns() - begin) / 1e9);
             s->full = false;
             while ((op = queue_pop(&batch)))
                 queue_push(&s->done, op);
