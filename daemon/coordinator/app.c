@@ -696,7 +696,10 @@ static int listen_http(struct app *a, struct lh_err *reterr)
         .listen_fd = notify_listen_fd(),
     };
 
-    return http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
+    int rc = http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
+
+    /* An address that is taken may be free later; a token file or key that cannot be read is configuration. */
+    return rc < 0 && rc != -EADDRINUSE && rc != -EADDRNOTAVAIL ? LH_ESTATE : rc;
 }
 
 static int start(struct app *a, struct lh_err *reterr)
@@ -728,6 +731,15 @@ static int start(struct app *a, struct lh_err *reterr)
     return 0;
 }
 
+static void close_handle(uv_handle_t *h, void *arg)
+{
+    struct app *a = arg;
+    bool ours = h->data == a;
+
+    if (ours && !uv_is_closing(h))
+        uv_close(h, on_handle_closed);
+}
+
 int app_run(struct config *config, const char *config_path, struct lh_err *reterr)
 {
     uv_loop_t loop;
@@ -749,11 +761,11 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
     outboxes_free(a.outboxes);
     progress_free(a.progress);
     feeds_sweep(&a, true);
-    if (rc == 0) {
-        (void)uv_run(&loop, UV_RUN_DEFAULT);
-        (void)uv_loop_close(&loop);
-        lh_info("app.stopped", "exit=%d", a.exit_code);
-    }
+    uv_walk(&loop, close_handle, &a); /* after a start that failed half-way */
+    (void)uv_run(&loop, UV_RUN_DEFAULT);
+    (void)uv_loop_close(&loop);
     core_free(a.core);
+    if (rc == 0)
+        lh_info("app.stopped", "exit=%d", a.exit_code);
     return rc < 0 ? rc : a.exit_code;
 }
