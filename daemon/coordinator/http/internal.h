@@ -135,6 +135,7 @@ struct http_server {
     uv_poll_t poll;   /* libmicrohttpd's epoll descriptor */
     uv_timer_t again; /* when it has more to do at once */
     uv_timer_t sweep; /* deadlines, disconnects, pings */
+    unsigned n_again; /* runs in a row that wanted another */
     unsigned handles_open;
     bool running, stopping;
     char *tls_cert, *tls_key;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define TLS_FILE_MAX ((size_t)1 << 20)
+#define AGAIN_MAX 8 /* runs in a row; then the loop gets a millisecond for other things */
 
 static void server_on_again(uv_timer_t *h);
 
@@ -29,8 +30,15 @@ void server_run(struct http_server *s)
     s->running = true;
     (void)MHD_run(s->daemon);
     s->running = false;
-    if (MHD_get_timeout(s->daemon, &timeout) == MHD_YES)
-        (void)uv_timer_start(&s->again, server_on_again, timeout, 0);
+    if (MHD_get_timeout(s->daemon, &timeout) != MHD_YES) {
+        s->n_again = 0;
+        return;
+    }
+    /* It asks for another run at once while a connection may have more, and for ever while a TLS handshake waits
+     * for its client. libuv runs a timer of 0 that is started anew from its own callback before anything else. */
+    if (timeout == 0 && ++s->n_again > AGAIN_MAX)
+        timeout = 1;
+    (void)uv_timer_start(&s->again, server_on_again, timeout, 0);
 }
 
 void server_kick(struct http_server *s)
@@ -41,9 +49,12 @@ void server_kick(struct http_server *s)
 
 static void server_on_ready(uv_poll_t *h, int status, int events)
 {
+    struct http_server *s = h->data;
+
     (void)status;
     (void)events;
-    server_run(h->data);
+    s->n_again = 0;
+    server_run(s);
 }
 
 static void server_on_again(uv_timer_t *h)
