@@ -134,6 +134,8 @@ int link_post(struct link *l, const char *what, json_t *body, unsigned timeout_m
     if (body) {
         (void)json_object_set_new(body, "name", json_string(l->node->config.name));
         (void)json_object_set_new(body, "agent_id", json_string(l->node->agent_id));
+        if (l->fence.cluster[0]) /* a fence means something to the cluster that it is of */
+            (void)json_object_set_new(body, "cluster", json_string(l->fence.cluster));
         (void)json_object_set_new(body, "epoch", json_integer((json_int_t)l->fence.epoch));
         text = lh_json_text(body, 0);
     }

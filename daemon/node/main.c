@@ -21,7 +21,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#define TICK_MS 250
+#define TICK_MS 100 /* a look at a few files; what is new is told this much later */
 #define EXIT_USAGE 64
 #define EXIT_CONFIG 78 /* systemd does not start it again: somebody has to change something first */
 

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #define ARGS_MAX 128
+#define CONTROL_PORTS 4       /* one would do; the others are for neighbours that took it */
 #define NETWORK_PREFIX_MIN 16 /* a common network wider than this is taken for a coincidence */
 
 struct args {
@@ -96,6 +97,19 @@ static void common_network(const struct attempt *a, char *buf, size_t cap)
     (void)snprintf(buf, cap, "%s/%u", inet_ntop(AF_INET, &in, text, sizeof(text)), prefix);
 }
 
+/* A few ports of the range for mpirun's own lines. It listens on every port of the list that is free, so the whole range
+ * would leave none to the ranks; attempts that run beside each other begin at different places. */
+static void control_ports(const struct attempt *a, char *buf, size_t cap)
+{
+    unsigned n = a->port_high - a->port_low + 1, take = LH_MIN(n, (unsigned)CONTROL_PORTS), hash = 2166136261u;
+    unsigned first;
+
+    for (const char *p = a->job; *p; p++)
+        hash = (hash ^ (unsigned char)*p) * 16777619u;
+    first = a->port_low + (hash + (unsigned)a->number * CONTROL_PORTS) % (n - take + 1);
+    (void)snprintf(buf, cap, "%u-%u", first, first + take - 1);
+}
+
 static void add_network(struct args *l, const struct attempt *a)
 {
     char network[64], number[32];
@@ -111,7 +125,7 @@ static void add_network(struct args *l, const struct attempt *a)
         mca(l, "btl_tcp_if_include", network);
     }
     if (a->port_low) {
-        (void)snprintf(number, sizeof(number), "%u-%u", a->port_low, a->port_high);
+        control_ports(a, number, sizeof(number));
         mca(l, "oob_tcp_dynamic_ipv4_ports", number);
         (void)snprintf(number, sizeof(number), "%u", a->port_low);
         mca(l, "btl_tcp_port_min_v4", number);

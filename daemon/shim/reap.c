@@ -134,10 +134,10 @@ static unsigned pass(bool kill, bool everything)
 
     mark(list, n);
     for (unsigned i = 0; i < n; i++) {
-        if (!list[i].ours || list[i].zombie)
+        if (!list[i].ours)
             continue;
-        left++;
-        if (kill && (everything || !is_shim(list[i].pid)))
+        left++; /* a zombie counts until it is collected: it still has a pid that others may look at */
+        if (kill && !list[i].zombie && (everything || !is_shim(list[i].pid)))
             kill_one(&list[i]);
     }
     free(list);

@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #define TICK_MS 250
+#define REAP_TICK_MS 20
 #define HANG_GRACE_MS 10000   /* ranks that hang do not answer; no use in waiting a whole grace */
 #define REAP_SOFT_MS 1000     /* so long the parents of ranks have to write their records */
 #define REAP_RECORD_MS 10000  /* with processes that cannot be killed the exit is told all the same */
@@ -339,7 +340,9 @@ static void loop(struct shim *s)
         nfds_t n = control_poll_fds(s->control, fds + 1);
 
         fds[0] = (struct pollfd){s->signal_fd, POLLIN, 0};
-        (void)poll(fds, n + 1, s->state == SHIM_PREPARED ? 4 * TICK_MS : TICK_MS);
+        (void)poll(fds, n + 1, s->state == SHIM_PREPARED  ? 4 * TICK_MS
+                               : s->state == SHIM_REAPING ? REAP_TICK_MS
+                                                          : TICK_MS);
         if (fds[0].revents)
             on_signals(s);
         control_dispatch(s->control, fds + 1, n);
