@@ -150,9 +150,7 @@ static void answer_later(struct app *a, struct core_effects *fx, app_done_fn *do
     (void)snprintf(l->detail, sizeof(l->detail), "%s", fx->detail);
 }
 
-/* ---- app.h
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- app.h ---------------------------------------------------------------------------------- */
 
 const struct core *app_core(const struct app *a)
 {
@@ -355,9 +353,7 @@ void app_node_request(struct app *a, struct http_request *q)
     http_answer_json(q, 200, json_object(), NULL);
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static void on_request(void *arg, struct http_request *q)
 {

@@ -53,9 +53,7 @@ static int tear_down(void **state)
     return lh_remove_tree(dir, NULL);
 }
 
-/* ---- a client
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- a client ------------------------------------------------------------------------------- */
 
 static int dial(void)
 {
@@ -227,9 +225,7 @@ static void write_journal(const char *id, const char *file, const char *text)
     assert_int_equal(lh_append_file(path, text, strlen(text), NULL), 0);
 }
 
-/* ---- submitting
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- submitting ----------------------------------------------------------------------------- */
 
 static void a_submitted_job_is_answered_with_location_etag_and_defaults(void **state)
 {
@@ -320,9 +316,7 @@ static void a_pipeline_is_answered_as_a_list_and_a_dry_run_stores_nothing(void *
     done(&r);
 }
 
-/* ---- lists
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- lists ---------------------------------------------------------------------------------- */
 
 static void pages_cover_every_job_once_newest_first(void **state)
 {
@@ -397,9 +391,7 @@ static void filters_combine_and_bad_ones_are_refused(void **state)
     assert_int_equal(count("/v1/jobs?unknown=1"), 3);
 }
 
-/* ---- one job
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- one job -------------------------------------------------------------------------------- */
 
 static void conditions_compare_revisions(void **state)
 {
@@ -539,9 +531,7 @@ static void logs_are_read_by_offset_and_followed(void **state)
     expect("GET", "/v1/jobs/one/logs", "Accept: application/json\r\n", "", 406, "not_acceptable");
 }
 
-/* ---- events
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- events --------------------------------------------------------------------------------- */
 
 /* How often text holds word. */
 static unsigned occurrences(const char *text, const char *word)
@@ -627,9 +617,7 @@ static void events_are_listed_by_number_and_type(void **state)
     expect("GET", "/v1/events?job=none", "", "", 404, "no_such_job");
 }
 
-/* ---- the rest
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- the rest ------------------------------------------------------------------------------- */
 
 static void unknown_paths_and_methods_are_told_apart(void **state)
 {

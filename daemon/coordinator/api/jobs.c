@@ -101,9 +101,7 @@ void api_job_show(struct api_call *c)
     w->ticket = app_wait_job(c->app, w->id, seen, (unsigned)wait_s, wait_on_changed, w);
 }
 
-/* ---- changes
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- changes -------------------------------------------------------------------------------- */
 
 struct change_call {
     struct app *app;
@@ -285,9 +283,7 @@ void api_job_action(struct api_call *c)
     app_action(c->app, k->id, c->segment[3], if_match, http_principal(c->q), action_on_done, k);
 }
 
-/* ---- parts of a job
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- parts of a job ------------------------------------------------------------------------- */
 
 void api_job_attempts(struct api_call *c)
 {
