@@ -6,6 +6,7 @@
 #include "worker/kinds/prepare.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
+#include "proto/base/str.h"
 #include "proto/manifest.h"
 #include "worker/data/dataset.h"
 #include "worker/text/tokenizer.h"
@@ -68,19 +69,21 @@ static int prepare_all(struct run *r, char *train, char *eval, struct lh_err *re
 {
     const struct lh_job *job = r->job;
     bool texts = job->data.train.n > 0 && job->data.format != LH_DATA_TOKENS;
+    const struct lh_strings *measured = &job->eval.perplexity;
+    bool eval_texts = measured->n > 0 && !lh_ends_with(measured->at[0], ".safetensors");
     struct tokenizer *t = NULL;
     char path[1024];
     int rc = 0;
 
-    if (!texts && job->eval.perplexity.n == 0)
+    if (!texts && !eval_texts)
         return 0; /* tokens need no preparation */
     rc = run_path(job->model.base, "/model/base", path, reterr);
     if (rc == 0)
         rc = tokenizer_open(path, &t, reterr);
     if (rc == 0 && texts)
         rc = prepare_list(r, &job->data.train, t, "train", train, reterr);
-    if (rc == 0 && job->eval.perplexity.n > 0)
-        rc = prepare_list(r, &job->eval.perplexity, t, "eval", eval, reterr);
+    if (rc == 0 && eval_texts)
+        rc = prepare_list(r, measured, t, "eval", eval, reterr);
     tokenizer_free(t);
     return rc;
 }
