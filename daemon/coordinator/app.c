@@ -273,11 +273,14 @@ static bool admits(struct app *a, struct call *k, int *ret_now)
         return true;
     k->answer.status = mode == STORE_DAMAGED ? 503 : 507;
     k->answer.code = mode == STORE_DAMAGED ? "read_only" : "disk_reserve";
-    (void)snprintf(k->detail, sizeof(k->detail),
-                   mode == STORE_DAMAGED
-                       ? "the database is damaged, nothing new is taken; see the log of longhauld"
-                       : "the disk of the state directory is full up to the reserve; running jobs go on, new ones are "
-                         "taken again when there is room");
+    if (mode == STORE_DAMAGED)
+        (void)snprintf(k->detail, sizeof(k->detail),
+                       "the database is damaged, nothing new is taken; see the log of longhauld");
+    else
+        (void)snprintf(k->detail, sizeof(k->detail),
+                       "the disk of the state directory '%.300s' is full up to the reserve of %llu MiB; running jobs go on; "
+                       "free some space there, and new ones are taken again",
+                       a->config->state, (unsigned long long)(a->config->reserve_bytes >> 20));
     *ret_now = 1;
     return false;
 }
