@@ -376,9 +376,9 @@ static void what_it_cannot_start_with_has_an_exit_code_and_a_way_out(void **stat
     expect_exit(78, "line 3: unknown key 'suspekt_ms'; did you mean 'suspect_ms'", ARGS("--state", dir, "--config", yaml));
     put_file(dir, "c.yaml", "listen: [\n");
     expect_exit(78, "c.yaml", ARGS("--state", dir, "--config", yaml));
+    expect_exit(73, "reserve", ARGS("--state", dir, "--set", "limits.reserve_mib=1000000"));
     expect_exit(78, "127.0.0.1", ARGS("--state", dir, "--listen", "0.0.0.0:0")); /* plain HTTP for everyone */
     expect_exit(73, "--state", ARGS("--state", "/proc/nowhere"));
-    expect_exit(73, "reserve", ARGS("--state", dir, "--set", "limits.reserve_mib=1000000"));
     daemon_init(&d);
     daemon_start(&d);
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", d.port);
