@@ -2,7 +2,9 @@
 #include "tests/unit/api_app.h"
 #include "daemon/coordinator/metrics/metrics.h"
 #include "proto/base/clock.h"
+#include "proto/base/fs.h"
 #include "proto/base/json.h"
+#include "proto/base/sha256.h"
 #include "proto/base/str.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -376,6 +378,19 @@ static void *run_loop(void *arg)
     return NULL;
 }
 
+/* One token for each role; its secret is the role's name. */
+static void write_tokens(const char *path)
+{
+    static const char *const roles[] = {"viewer", "submitter", "node", "operator"};
+    char text[600] = "", hex[LH_SHA256_HEX];
+
+    for (size_t i = 0; i < LH_ARRAY_LEN(roles); i++) {
+        lh_sha256_hex(roles[i], strlen(roles[i]), hex);
+        (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s a-%s %s\n", roles[i], roles[i], hex);
+    }
+    check(lh_write_file(path, text, strlen(text), NULL) == 0, "token file");
+}
+
 struct app *api_app_start(const char *dir)
 {
     const struct core_config core_config = {.suspect_ms = 600000,
@@ -391,12 +406,15 @@ struct app *api_app_start(const char *dir)
                                             .queue_max = 100000,
                                             .store = "file:///tmp/",
                                             .ports = "20000-20100"};
-    const struct http_config config = {.listen = "127.0.0.1:0", .listen_fd = -1};
+    char tokens[600];
+    const struct http_config config = {.listen = "127.0.0.1:0", .listen_fd = -1, .token_file = tokens};
     struct app *a = calloc(1, sizeof(*a));
     struct lh_err err;
 
     check(a != NULL, "no memory");
     (void)snprintf(a->dir, sizeof(a->dir), "%s", dir);
+    (void)snprintf(tokens, sizeof(tokens), "%s/tokens", dir);
+    write_tokens(tokens);
     check(uv_loop_init(&a->loop) == 0, "loop");
     a->core = core_new(&core_config, lh_mono_ms(), lh_now_ms());
     core_loaded(a->core, 0);

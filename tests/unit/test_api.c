@@ -604,6 +604,39 @@ static void unknown_paths_and_methods_are_told_apart(void **state)
     expect("GET", "/v1/nodes/one", "", "", 404, "no_such_node");
 }
 
+static void roles_may_do_what_is_theirs(void **state)
+{
+    static const struct {
+        const char *method, *target;
+        int viewer, submitter, node, operator;
+    } cases[] = {
+        {"GET", "/livez", 200, 200, 200, 200},
+        {"GET", "/v1/openapi.json", 200, 200, 200, 200},
+        {"GET", "/metrics", 200, 200, 403, 200},
+        {"GET", "/v1/jobs", 200, 200, 403, 200},
+        {"GET", "/v1/jobs/one/attempts", 200, 200, 403, 200},
+        {"POST", "/v1/jobs", 403, 415, 403, 415},
+        {"POST", "/v1/jobs/one/hold", 403, 200, 403, 200},
+        {"POST", "/v1/node/reports", 403, 403, 200, 200},
+    };
+    struct reply r;
+
+    (void)state;
+    submit("one", "a");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const char *body = strstr(cases[i].target, "/node/") ? "{}" : "";
+
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer viewer\r\n", body, cases[i].viewer, NULL);
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer submitter\r\n", body, cases[i].submitter, NULL);
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer node\r\n", body, cases[i].node, NULL);
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer operator\r\n", body, cases[i].operator, NULL);
+    }
+    r = ask("GET", "/v1/jobs", "Authorization: Bearer wrong\r\n", "");
+    assert_int_equal(r.status, 401);
+    assert_non_null(strstr(r.text, "WWW-Authenticate: Bearer\r\n"));
+    done(&r);
+}
+
 static void probes_metrics_and_documents_answer(void **state)
 {
     struct reply r;
@@ -667,6 +700,7 @@ int main(void)
         TEST(a_stream_of_one_job_goes_live_though_other_jobs_move),
         TEST(events_are_listed_by_number_and_type),
         TEST(unknown_paths_and_methods_are_told_apart),
+        TEST(roles_may_do_what_is_theirs),
         TEST(probes_metrics_and_documents_answer),
         TEST(explain_says_why_and_names_what_is_waited_for),
     };

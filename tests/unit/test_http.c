@@ -28,6 +28,7 @@
 #include <cmocka.h>
 
 #define BODY_MAX ((size_t)64 * 1024)
+#define BIG_BYTES ((size_t)8 << 20) /* more than socket buffers hold */
 #define REQUEST_MS 600
 #define IDLE_MS 900
 #define ANSWER_MAX ((size_t)4 << 20)
@@ -141,6 +142,12 @@ static void handler(void *arg, struct http_request *q)
     } else if (strcmp(path, "/who") == 0) {
         http_answer_json(q, 200,
                          json_pack("{s:s, s:i}", "principal", http_principal(q), "role", (int)http_role(q)), NULL);
+    } else if (strcmp(path, "/big") == 0) {
+        char *big = calloc(1, BIG_BYTES);
+
+        assert_non_null(big);
+        http_answer_bytes(q, 200, "application/octet-stream", big, BIG_BYTES, NULL);
+        free(big);
     } else if (strcmp(path, "/query") == 0) {
         json_t *all = json_array();
         const char *name, *value;
@@ -593,6 +600,33 @@ static void an_idle_connection_is_closed(void **state)
     stop(f);
 }
 
+static void an_answer_that_is_not_read_is_cut_and_a_slow_reader_gets_it_all(void **state)
+{
+    struct fixture *f = start();
+    int lazy = dial(f), slow = dial(f);
+    static char buf[256 * 1024];
+    size_t got = 0;
+    ssize_t n;
+
+    (void)state;
+    assert_int_equal(setsockopt(lazy, SOL_SOCKET, SO_RCVBUF, &(int){65536}, sizeof(int)), 0);
+    put(lazy, "GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    put(slow, "GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    for (int i = 0; i < 40 && got <= BIG_BYTES; i++) { /* 2.4 s at most; due is 0.9 s + 2.1 s for 8 MiB */
+        n = recv(slow, buf, sizeof(buf), MSG_DONTWAIT);
+        got += n > 0 ? (size_t)n : 0;
+        (void)usleep(60000);
+    }
+    (void)usleep(1600000);
+    assert_true(got > BIG_BYTES);
+    for (got = 0; (n = recv(lazy, buf, sizeof(buf), 0)) > 0;) /* what the sockets held, then the end */
+        got += (size_t)n;
+    assert_true(got < BIG_BYTES);
+    (void)close(lazy);
+    (void)close(slow);
+    stop(f);
+}
+
 /* ---- waits and streams ---- */
 
 static void two_hundred_waiting_requests_are_all_answered(void **state)
@@ -856,6 +890,7 @@ int main(void)
         cmocka_unit_test(a_body_over_the_limit_is_413_and_the_connection_goes_on),
         cmocka_unit_test(dripped_requests_are_cut_at_the_absolute_deadline),
         cmocka_unit_test(an_idle_connection_is_closed),
+        cmocka_unit_test(an_answer_that_is_not_read_is_cut_and_a_slow_reader_gets_it_all),
         cmocka_unit_test(two_hundred_waiting_requests_are_all_answered),
         cmocka_unit_test(a_client_that_leaves_while_it_waits_is_noticed),
         cmocka_unit_test(a_stream_delivers_events_and_its_client_leaving_is_noticed),

@@ -27,7 +27,7 @@
 #define HTTP_SWEEP_MS 250
 #define HTTP_STREAM_MAX ((size_t)256 * 1024)
 #define HTTP_PING_MS 15000
-#define HTTP_SLOWEST_BYTES_MS 4 /* an answer may take idle_ms plus a millisecond per so many bytes */
+#define HTTP_SLOWEST_BYTES_MS 4096 /* an answer may take idle_ms, plus a millisecond for each 4 KiB */
 #define HTTP_TOKENS_MAX 4096
 
 struct http_token {

@@ -44,8 +44,8 @@ static int refuse_plain(const struct http_server *s, const struct sockaddr *sa, 
     if (sockaddr_is_local(sa) || s->tls_cert || s->config.insecure)
         return 0;
     return lh_err_set(reterr, LH_EINPUT,
-                      "listening on '%s' would send tokens and jobs in the clear: give a TLS certificate and "
-                      "key, listen on 127.0.0.1, or say insecure",
+                      "listening on '%s' would send tokens and jobs in the clear: give --tls-cert and --tls-key, "
+                      "listen on 127.0.0.1, or allow it with --insecure on a network you trust",
                       s->config.listen ? s->config.listen : "the passed socket");
 }
 

@@ -72,6 +72,14 @@ static void refuse(struct http_request *q, int status, const char *code, const c
     q->refuse_text = text;
 }
 
+static void refuse_large(struct http_request *q)
+{
+    const char *text = lh_arena_printf(&q->arena, "the body has more than the %zu bytes that are taken (limits.body_bytes)",
+                                       q->server->config.body_max);
+
+    refuse(q, 413, "body_too_large", text ? text : "the body is larger than this server takes");
+}
+
 /* The header is complete. */
 static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connection *mhd, const char *method,
                                      const char *version)
@@ -95,7 +103,7 @@ static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connecti
         auth_check(q);
         length = http_header(q, "Content-Length");
         if (length && (!lh_parse_i64(length, 0, INT64_MAX, &n) || (uint64_t)n > q->server->config.body_max))
-            refuse(q, 413, "body_too_large", "the body is larger than this server takes");
+            refuse_large(q);
         at_once = q->refuse_status && (http_header(q, "Expect") || (uint64_t)n > HTTP_DISCARD_MAX);
     }
     if (!at_once)
@@ -108,7 +116,7 @@ static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connecti
 static enum MHD_Result request_take_body(struct http_request *q, const char *data, size_t *size)
 {
     if (!q->refuse_status && lh_buf_append(&q->body, data, *size) < 0) {
-        refuse(q, 413, "body_too_large", "the body is larger than this server takes");
+        refuse_large(q);
         lh_buf_release(&q->body);
     }
     if (q->refuse_status) {
