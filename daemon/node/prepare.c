@@ -137,7 +137,7 @@ static void stage_on_done(uv_work_t *req, int status)
         w->rc = lh_err_set(&w->err, -ECANCELED, "stopped before it was prepared");
     if (w->rc < 0) {
         prepare_refuse(h, failure_class(w->rc), &w->err);
-    } else if (shims_start(h->node, h->dir, &err) < 0) {
+    } else if (shims_start(h->node, h->dir, lh_json_str(json_object_get(h->command, "local"), "cgroup", ""), &err) < 0) {
         prepare_refuse(h, "infra", &err);
     } else {
         h->state = HELD_STARTING;

@@ -361,7 +361,7 @@ static void expect_exit(int code, const char *text, const char *const *args)
 
 static void what_it_cannot_start_with_has_an_exit_code_and_a_way_out(void **state)
 {
-    char *dir = scratch_new(), yaml[1024];
+    char *dir = scratch_new(), yaml[1024], fresh[1024];
     struct daemon d;
     char address[32], pid[32];
 
@@ -378,7 +378,8 @@ static void what_it_cannot_start_with_has_an_exit_code_and_a_way_out(void **stat
     expect_exit(78, "c.yaml", ARGS("--state", dir, "--config", yaml));
     expect_exit(78, "127.0.0.1", ARGS("--state", dir, "--listen", "0.0.0.0:0")); /* plain HTTP for everyone */
     expect_exit(73, "--state", ARGS("--state", "/proc/nowhere"));
-    expect_exit(73, "reserve", ARGS("--state", dir, "--set", "limits.reserve_mib=1000000"));
+    (void)snprintf(fresh, sizeof(fresh), "%s/fresh", dir); /* one that holds jobs would start, read-only */
+    expect_exit(73, "reserve", ARGS("--state", fresh, "--set", "limits.reserve_mib=1000000"));
     daemon_init(&d);
     daemon_start(&d);
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", d.port);
