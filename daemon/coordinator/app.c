@@ -244,7 +244,6 @@ void app_quit(struct app *a, int exit_code)
         standalone_stop(a->standalone);
     outboxes_close(a);
     audience_run(a);
-    http_server_stop(a->http);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -258,9 +257,18 @@ static void on_handle_closed(uv_handle_t *h)
 static void finish_stop(struct app *a)
 {
     struct store_stats stats;
+    bool late;
 
     store_stats(a->store, &stats);
-    if ((!standalone_is_gone(a->standalone) || stats.queued > 0) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
+    late = a->mode == STORE_DAMAGED || lh_mono_ms() - a->stopping_ms >= STOP_MAX_MS;
+    if (stats.queued > 0 && !late)
+        return;
+    if (!a->http_stopped) { /* only now: what was being committed has got its answer */
+        a->http_stopped = true;
+        http_server_stop(a->http);
+        return;
+    }
+    if (!standalone_is_gone(a->standalone) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
         return;
     uv_close((uv_handle_t *)&a->tick, on_handle_closed);
     uv_close((uv_handle_t *)&a->sigterm, on_handle_closed);

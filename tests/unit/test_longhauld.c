@@ -11,7 +11,9 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -804,6 +806,60 @@ static void a_node_that_falls_silent_is_suspect_then_down(void **state)
     daemon_release(&d);
 }
 
+static void a_disk_at_its_reserve_takes_no_new_work_until_there_is_room(void **state)
+{
+    static const char zeros[65536];
+    struct daemon d;
+    struct fake f = {.d = &d};
+    char id[64];
+    json_t *o;
+    int fd;
+
+    (void)state;
+    daemon_init(&d);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", d.dir, "tmpfs", 0, "size=24m") < 0) {
+        print_message("skipped: no right to mount a small file system\n");
+        daemon_release(&d);
+        skip();
+    }
+    daemon_start_with(&d, NULL, "limits.reserve_mib=4");
+    node_register_with(&f, "[]");
+    run_job(&f, CHECK_JOB, id);
+    fd = open(in_dir(d.dir, "filler"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    for (int i = 0; i < 22 * 16; i++)
+        (void)!write(fd, zeros, sizeof(zeros));
+    (void)close(fd);
+    (void)usleep(1200000); /* the free space is looked at once a second */
+    o = call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB);
+    expect(&d, 507, o, "disk_reserve");
+    json_decref(o);
+    o = put(&d, id, "0.log", 0, "x");
+    expect(&d, 507, o, NULL);
+    json_decref(o);
+    o = call(&d, "GET", "/v1/status", NULL, "");
+    assert_string_equal(lh_json_str(o, "mode", ""), "read_only");
+    json_decref(o);
+    o = call(&d, "GET", "/readyz", NULL, "");
+    expect(&d, 503, o, NULL);
+    json_decref(o);
+    {
+        char report[200]; /* the running job goes on, into the reserve */
+
+        (void)snprintf(report, sizeof(report), "{'id':1,'type':'exited','job':'%s','attempt':1,'outcome':'ok','exit':0}", id);
+        node_report(&f, report);
+        (void)snprintf(report, sizeof(report), "{'id':2,'type':'cleaned','job':'%s','attempt':1}", id);
+        node_report(&f, report);
+        expect_job(&d, id, "succeeded");
+    }
+    assert_int_equal(unlink(in_dir(d.dir, "filler")), 0);
+    (void)usleep(1200000);
+    submit(&d, CHECK_JOB, id);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    assert_int_equal(umount(d.dir), 0);
+    daemon_release(&d);
+}
+
 /* Reads notices for so long and counts those that have the word. */
 static unsigned notices(int fd, const char *word, uint64_t ms)
 {
@@ -849,22 +905,22 @@ static void the_watchdog_is_fed_only_while_the_writer_moves(void **state)
     {
         const char *args[] = {"--state", d.dir, "--listen", "127.0.0.1:0", "--set", "timers.tick_ms=50", NULL};
 
-        d.pid = run_under(d.dir, "store.commit:1:sleep3000", args, &systemd);
+        d.pid = run_under(d.dir, "store.commit:1:sleep2200", args, &systemd);
     }
     assert_int_equal(notices(fd, "READY=1", 1000), 1);
-    assert_true(notices(fd, "WATCHDOG=1", 2500) >= 1); /* an idle writer moves once a second */
+    assert_true(notices(fd, "WATCHDOG=1", 1500) >= 1); /* an idle writer moves once a second */
     text = get_file(d.dir, "address");
     assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d.port), 1);
     free(text);
     text = double_quotes(CHECK_JOB);
-    (void)close(send_request(&d, "POST", "/v1/jobs", NULL, text)); /* its commit hangs for three seconds */
+    (void)close(send_request(&d, "POST", "/v1/jobs", NULL, text)); /* its commit hangs for two seconds */
     free(text);
-    (void)notices(fd, "", 400);
-    assert_int_equal(notices(fd, "WATCHDOG=1", 1800), 0);
+    (void)notices(fd, "", 300);
+    assert_int_equal(notices(fd, "WATCHDOG=1", 1400), 0);
     o = call(&d, "GET", "/livez", NULL, ""); /* the loop itself is alive */
     expect(&d, 200, o, NULL);
     json_decref(o);
-    assert_true(notices(fd, "WATCHDOG=1", 3000) >= 1);
+    assert_true(notices(fd, "WATCHDOG=1", 2000) >= 1);
     assert_int_equal(kill(d.pid, SIGTERM), 0);
     assert_int_equal(notices(fd, "STOPPING=1", 500), 1);
     assert_int_equal(reap(d.pid), 0);
@@ -951,6 +1007,7 @@ int main(int argc, char **argv)
         TEST(the_watchdog_is_fed_only_while_the_writer_moves),
         TEST(a_socket_from_systemd_is_taken),
         TEST(a_broken_configuration_is_not_reloaded),
+        TEST(a_disk_at_its_reserve_takes_no_new_work_until_there_is_room), /* last: it leaves the mount namespace */
     };
 
     if (argc != 2) {

@@ -181,19 +181,20 @@ static void count(struct store *s, uint64_t n_sets, uint64_t n_events, double se
 static bool take_batch(struct store *s, struct store_queue *batch, uint64_t *idle_ms)
 {
     struct store_op *op;
+    bool over;
 
     queue_init(batch);
     (void)pthread_mutex_lock(&s->lock);
-    if (!s->queue.first && !s->stop) {
+    if ((!s->queue.first || s->damaged) && !s->stop) {
         wait_ms(s, 1000);
         *idle_ms += 1000;
     }
     s->stats.beat++;
-    while (batch->n < STORE_BATCH_MAX && (op = queue_pop(&s->queue)))
+    while (batch->n < STORE_BATCH_MAX && !s->damaged && (op = queue_pop(&s->queue)))
         queue_push(batch, op);
-    op = s->stop && batch->n == 0 ? NULL : (struct store_op *)batch;
+    over = s->stop && batch->n == 0;
     (void)pthread_mutex_unlock(&s->lock);
-    return op != NULL;
+    return !over;
 }
 
 static void checkpoint(struct store *s, uint64_t *idle_ms)
