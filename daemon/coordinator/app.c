@@ -13,6 +13,7 @@
 #include "proto/base/str.h"
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -352,7 +353,8 @@ static int load(struct app *a, struct lh_err *reterr)
 {
     struct store_config config = {.dir = a->config->state,
                                   .reserve_bytes = a->config->reserve_bytes,
-                                  .idem_keep_ms = a->config->core.idem_keep_ms};
+                                  .idem_keep_ms = a->config->core.idem_keep_ms,
+                                  .realtime = a->config->standalone && a->config->realtime};
     uint64_t seq = 0;
     int rc = store_open(&config, &a->store, reterr);
 
@@ -415,6 +417,11 @@ static int start(struct app *a, struct lh_err *reterr)
         rc = write_address(a, reterr);
     if (rc < 0)
         return rc;
+    if (a->config->standalone && a->config->realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &first); /* not for what we start */
+    }
     a->ready = true;
     a->watchdog_ms = notify_watchdog_ms();
     notify_ready(a);

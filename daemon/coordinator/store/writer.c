@@ -10,6 +10,7 @@
 #include "proto/base/fault.h"
 #include "proto/base/json.h"
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -216,6 +217,11 @@ void *writer_main(void *arg)
     struct store_queue batch;
     uint64_t idle_ms = 0;
 
+    if (s->config.realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0 /* this thread */, SCHED_RR | SCHED_RESET_ON_FORK, &first);
+    }
     while (take_batch(s, &batch, &idle_ms)) {
         uint64_t begin = lh_mono_ns(), n_events = 0;
         struct store_op *op;
