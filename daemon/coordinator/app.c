@@ -13,6 +13,7 @@
 #include "proto/base/str.h"
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -244,7 +245,6 @@ void app_quit(struct app *a, int exit_code)
         standalone_stop(a->standalone);
     outboxes_close(a);
     audience_run(a);
-    http_server_stop(a->http);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -258,9 +258,18 @@ static void on_handle_closed(uv_handle_t *h)
 static void finish_stop(struct app *a)
 {
     struct store_stats stats;
+    bool late;
 
     store_stats(a->store, &stats);
-    if ((!standalone_is_gone(a->standalone) || stats.queued > 0) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
+    late = a->mode == STORE_DAMAGED || lh_mono_ms() - a->stopping_ms >= STOP_MAX_MS;
+    if (stats.queued > 0 && !late)
+        return;
+    if (!a->http_stopped) { /* only now: what was being committed has got its answer */
+        a->http_stopped = true;
+        http_server_stop(a->http);
+        return;
+    }
+    if (!standalone_is_gone(a->standalone) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
         return;
     uv_close((uv_handle_t *)&a->tick, on_handle_closed);
     uv_close((uv_handle_t *)&a->sigterm, on_handle_closed);
@@ -344,7 +353,8 @@ static int load(struct app *a, struct lh_err *reterr)
 {
     struct store_config config = {.dir = a->config->state,
                                   .reserve_bytes = a->config->reserve_bytes,
-                                  .idem_keep_ms = a->config->core.idem_keep_ms};
+                                  .idem_keep_ms = a->config->core.idem_keep_ms,
+                                  .realtime = a->config->standalone && a->config->realtime};
     uint64_t seq = 0;
     int rc = store_open(&config, &a->store, reterr);
 
@@ -407,6 +417,11 @@ static int start(struct app *a, struct lh_err *reterr)
         rc = write_address(a, reterr);
     if (rc < 0)
         return rc;
+    if (a->config->standalone && a->config->realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &first); /* not for what we start */
+    }
     a->ready = true;
     a->watchdog_ms = notify_watchdog_ms();
     notify_ready(a);

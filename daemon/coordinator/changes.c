@@ -67,29 +67,36 @@ static void call_refuse(struct app *a, struct call *k, int status, const char *c
     store_put(a->store, &none, call_on_refused, k);
 }
 
-/* True when new work may be taken. A refusal while the writer is stuck on a full disk cannot wait for it. */
-static bool admits(struct app *a, struct call *k, int *ret_now)
+/* An answer that must not wait for the writer, because the writer itself waits for room on the disk. */
+static void answer_now(struct call *k)
+{
+    k->answer.detail = k->detail;
+    k->done(k->arg, &k->answer);
+    free(k);
+}
+
+/* True when the change may be tried; otherwise it is answered. new_work: the reserve is kept free of it. */
+static bool admits(struct app *a, struct call *k, bool new_work)
 {
     enum store_mode mode = store_mode(a->store);
 
-    *ret_now = 0;
-    if (a->stopping) {
+    if (new_work && a->stopping) {
         call_refuse(a, k, 503, "stopping", "longhauld is stopping; try again when it has started");
         return false;
     }
-    if (mode == STORE_OK)
+    if (mode == STORE_OK || (mode == STORE_LOW && !new_work))
         return true;
     k->answer.status = mode == STORE_DAMAGED ? 503 : 507;
     k->answer.code = mode == STORE_DAMAGED ? "read_only" : "disk_reserve";
     if (mode == STORE_DAMAGED)
         (void)snprintf(k->detail, sizeof(k->detail),
-                       "the database is damaged, nothing new is taken; see the log of longhauld");
+                       "the database is damaged, nothing is changed any more; see the log of longhauld");
     else
         (void)snprintf(k->detail, sizeof(k->detail),
                        "the disk of the state directory '%.300s' is full up to the reserve of %llu MiB; running jobs go on; "
-                       "free some space there, and new ones are taken again",
+                       "free some space there, and changes are taken again",
                        a->config->state, (unsigned long long)(a->config->reserve_bytes >> 20));
-    *ret_now = 1;
+    answer_now(k);
     return false;
 }
 
@@ -134,13 +141,6 @@ static void parse_jobs(const json_t *body, struct core_new_job *jobs, unsigned n
     }
 }
 
-static void answer_later_now(struct call *k)
-{
-    k->answer.detail = k->detail;
-    k->done(k->arg, &k->answer);
-    free(k);
-}
-
 void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key, const char *principal,
                 bool dry_run, app_done_fn *done, void *arg)
 {
@@ -148,13 +148,9 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     size_t n = json_is_array(body) ? json_array_size(body) : 1;
     struct core_new_job *jobs;
     json_t *errors;
-    int now;
 
-    if (!dry_run && !admits(a, k, &now)) {
-        if (now)
-            answer_later_now(k);
+    if (!admits(a, k, !dry_run))
         return;
-    }
     if (n == 0 || n > CORE_PIPELINE_MAX) {
         call_refuse(a, k, 422, "bad_job", "a pipeline is an array of 1 to %d jobs, this one has %zu", CORE_PIPELINE_MAX, n);
         return;
@@ -187,8 +183,6 @@ void app_action(struct app *a, const char *job, const char *action, uint64_t if_
         .type = CORE_EV_ACTION,
         .u.action = {.job = job, .action = action, .principal = principal, .if_match = if_match}};
 
-    if (store_mode(a->store) == STORE_DAMAGED)
-        call_refuse(a, k, 503, "read_only", "the database is damaged, nothing can be changed; see the log of longhauld");
-    else
+    if (admits(a, k, false))
         app_step(a, &ev, call_on_step, k);
 }

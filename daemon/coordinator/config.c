@@ -27,7 +27,7 @@ struct yaml_limits {
 struct yaml_config {
     char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key, *node_token_file;
     enum http_auth *auth;
-    bool *standalone, *insecure;
+    bool *standalone, *insecure, *realtime;
     uint64_t *slots;
     struct yaml_timers *timers;
     struct yaml_limits *limits;
@@ -72,6 +72,7 @@ static const cyaml_schema_field_t config_fields[] = {
     CYAML_FIELD_ENUM_PTR("auth", OPT | CYAML_FLAG_STRICT, struct yaml_config, auth, auth_names, LH_ARRAY_LEN(auth_names)),
     CYAML_FIELD_BOOL_PTR("standalone", OPT, struct yaml_config, standalone),
     CYAML_FIELD_BOOL_PTR("insecure", OPT, struct yaml_config, insecure),
+    CYAML_FIELD_BOOL_PTR("realtime", OPT, struct yaml_config, realtime),
     CYAML_FIELD_UINT_PTR("slots", OPT, struct yaml_config, slots),
     CYAML_FIELD_MAPPING_PTR("timers", OPT, struct yaml_config, timers, timer_fields),
     CYAML_FIELD_MAPPING_PTR("limits", OPT, struct yaml_config, limits, limit_fields),
@@ -85,6 +86,7 @@ void config_init(struct config *c)
 {
     memset(c, 0, sizeof(*c));
     c->auth = HTTP_AUTH_LOCAL;
+    c->realtime = true;
     c->heartbeat_ms = 5000;
     c->tick_ms = 500;
     c->core = (struct core_config){
@@ -225,6 +227,8 @@ static int overlay(struct config *c, const struct yaml_config *y, struct lh_err 
         c->standalone = *y->standalone;
     if (y->insecure)
         c->insecure = *y->insecure;
+    if (y->realtime)
+        c->realtime = *y->realtime;
     rc = take_small(&c->slots, y->slots, 1, CORE_SLOTS_MAX, "slots", reterr);
     if (rc == 0 && y->timers)
         rc = take_timers(c, y->timers, reterr);

@@ -363,6 +363,17 @@ static void do_reports(struct app *a, struct http_request *q, const json_t *body
     }
 }
 
+/* What cannot be written now is not taken: the node says it again. */
+static bool writable(struct app *a, struct http_request *q)
+{
+    enum store_mode mode = store_mode(a->store);
+
+    if (mode == STORE_OK || mode == STORE_LOW)
+        return true;
+    http_answer_problem(q, 503, "storage", NULL, "the coordinator's disk takes no writes now; say it again later");
+    return false;
+}
+
 void app_node_request(struct app *a, struct http_request *q)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *body = NULL;
@@ -388,12 +399,15 @@ void app_node_request(struct app *a, struct http_request *q)
     }
     if (!take_identity(a, q, body))
         return;
-    if (strcmp(path, "/v1/node/register") == 0)
-        do_register(a, q, body);
-    else if (strcmp(path, "/v1/node/poll") == 0)
+    if (strcmp(path, "/v1/node/poll") == 0) {
         do_poll(a, q, body);
-    else if (strcmp(path, "/v1/node/reports") == 0)
-        do_reports(a, q, body);
-    else
+    } else if (strcmp(path, "/v1/node/register") == 0) {
+        if (writable(a, q))
+            do_register(a, q, body);
+    } else if (strcmp(path, "/v1/node/reports") == 0) {
+        if (writable(a, q))
+            do_reports(a, q, body);
+    } else {
         http_answer_problem(q, 404, "not_found", NULL, "nodes have register, poll, reports and files");
+    }
 }

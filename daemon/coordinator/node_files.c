@@ -114,6 +114,10 @@ void node_file_put(struct app *a, struct http_request *q)
     struct stat st;
     int fd, rc;
 
+    if (store_mode(a->store) != STORE_OK) { /* the reserve is for the database */
+        http_answer_problem(q, 507, "disk_reserve", NULL, "the coordinator's disk is full up to the reserve; send it later");
+        return;
+    }
     if (!take_target(a, q, &t))
         return;
     fd = open_file(a, &t, path, sizeof(path));

@@ -11,9 +11,12 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,8 +35,31 @@ struct daemon {
 
 /* ---- the program ----------------------------------------------------------------------------------------------- */
 
+/* What systemd would give: a socket that listens (-1: none), and where to send notices (NULL: nowhere). */
+struct systemd {
+    int listen_fd;
+    const char *notify;
+};
+
+static void be_systemd(const struct systemd *s)
+{
+    char pid[16];
+
+    if (s->notify) {
+        (void)setenv("NOTIFY_SOCKET", s->notify, 1);
+        (void)setenv("WATCHDOG_USEC", "600000", 1);
+    }
+    if (s->listen_fd < 0)
+        return;
+    (void)dup2(s->listen_fd, 3);
+    (void)fcntl(3, F_SETFD, 0); /* dup2 onto itself keeps close-on-exec */
+    (void)snprintf(pid, sizeof(pid), "%d", (int)getpid());
+    (void)setenv("LISTEN_PID", pid, 1);
+    (void)setenv("LISTEN_FDS", "1", 1);
+}
+
 /* Starts longhauld; args end with NULL. Standard error goes to DIR.log. */
-static pid_t run_program(const char *dir, const char *fault, const char *const *args)
+static pid_t run_under(const char *dir, const char *fault, const char *const *args, const struct systemd *systemd)
 {
     const char *argv[32] = {program};
     unsigned n = 1;
@@ -56,10 +82,17 @@ static pid_t run_program(const char *dir, const char *fault, const char *const *
         (void)dup2(fd, 2);
         if (fault)
             (void)setenv("LONGHAUL_FAULT", fault, 1);
+        if (systemd)
+            be_systemd(systemd);
         (void)execv(program, (char *const *)(uintptr_t)argv);
         _exit(127);
     }
     return pid;
+}
+
+static pid_t run_program(const char *dir, const char *fault, const char *const *args)
+{
+    return run_under(dir, fault, args, NULL);
 }
 
 static void daemon_start_with(struct daemon *d, const char *fault, const char *setting)
@@ -773,6 +806,189 @@ static void a_node_that_falls_silent_is_suspect_then_down(void **state)
     daemon_release(&d);
 }
 
+static void a_disk_at_its_reserve_takes_no_new_work_until_there_is_room(void **state)
+{
+    static const char zeros[65536];
+    struct daemon d;
+    struct fake f = {.d = &d};
+    char id[64];
+    json_t *o;
+    int fd;
+
+    (void)state;
+    daemon_init(&d);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", d.dir, "tmpfs", 0, "size=24m") < 0) {
+        print_message("skipped: no right to mount a small file system\n");
+        daemon_release(&d);
+        skip();
+    }
+    daemon_start_with(&d, NULL, "limits.reserve_mib=4");
+    node_register_with(&f, "[]");
+    run_job(&f, CHECK_JOB, id);
+    fd = open(in_dir(d.dir, "filler"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    for (int i = 0; i < 22 * 16; i++)
+        (void)!write(fd, zeros, sizeof(zeros));
+    (void)close(fd);
+    (void)usleep(1200000); /* the free space is looked at once a second */
+    o = call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB);
+    expect(&d, 507, o, "disk_reserve");
+    json_decref(o);
+    o = put(&d, id, "0.log", 0, "x");
+    expect(&d, 507, o, NULL);
+    json_decref(o);
+    o = call(&d, "GET", "/v1/status", NULL, "");
+    assert_string_equal(lh_json_str(o, "mode", ""), "read_only");
+    json_decref(o);
+    o = call(&d, "GET", "/readyz", NULL, "");
+    expect(&d, 503, o, NULL);
+    json_decref(o);
+    {
+        char report[200]; /* the running job goes on, into the reserve */
+
+        (void)snprintf(report, sizeof(report), "{'id':1,'type':'exited','job':'%s','attempt':1,'outcome':'ok','exit':0}", id);
+        node_report(&f, report);
+        (void)snprintf(report, sizeof(report), "{'id':2,'type':'cleaned','job':'%s','attempt':1}", id);
+        node_report(&f, report);
+        expect_job(&d, id, "succeeded");
+    }
+    assert_int_equal(unlink(in_dir(d.dir, "filler")), 0);
+    (void)usleep(1200000);
+    submit(&d, CHECK_JOB, id);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    assert_int_equal(umount(d.dir), 0);
+    daemon_release(&d);
+}
+
+/* Reads notices for so long and counts those that have the word. */
+static unsigned notices(int fd, const char *word, uint64_t ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    uint64_t end = lh_mono_ms() + ms;
+    char text[512];
+    unsigned n = 0;
+
+    while (lh_mono_ms() < end) {
+        ssize_t got = poll(&p, 1, 50) > 0 ? recv(fd, text, sizeof(text) - 1, MSG_DONTWAIT) : -1;
+
+        if (got <= 0)
+            continue;
+        text[got] = '\0';
+        n += strstr(text, word) != NULL;
+    }
+    return n;
+}
+
+static int notice_socket(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    (void)snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    return fd;
+}
+
+static void the_watchdog_is_fed_only_while_the_writer_moves(void **state)
+{
+    struct daemon d;
+    struct systemd systemd = {.listen_fd = -1};
+    char path[108], *text;
+    json_t *o;
+    int fd;
+
+    (void)state;
+    daemon_init(&d);
+    (void)snprintf(path, sizeof(path), "%.80s/notify", d.dir);
+    systemd.notify = path;
+    fd = notice_socket(path);
+    {
+        const char *args[] = {"--state", d.dir, "--listen", "127.0.0.1:0", "--set", "timers.tick_ms=50", NULL};
+
+        d.pid = run_under(d.dir, "store.commit:1:sleep2200", args, &systemd);
+    }
+    assert_int_equal(notices(fd, "READY=1", 1000), 1);
+    assert_true(notices(fd, "WATCHDOG=1", 1500) >= 1); /* an idle writer moves once a second */
+    text = get_file(d.dir, "address");
+    assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d.port), 1);
+    free(text);
+    text = double_quotes(CHECK_JOB);
+    (void)close(send_request(&d, "POST", "/v1/jobs", NULL, text)); /* its commit hangs for two seconds */
+    free(text);
+    (void)notices(fd, "", 300);
+    assert_int_equal(notices(fd, "WATCHDOG=1", 1400), 0);
+    o = call(&d, "GET", "/livez", NULL, ""); /* the loop itself is alive */
+    expect(&d, 200, o, NULL);
+    json_decref(o);
+    assert_true(notices(fd, "WATCHDOG=1", 2000) >= 1);
+    assert_int_equal(kill(d.pid, SIGTERM), 0);
+    assert_int_equal(notices(fd, "STOPPING=1", 500), 1);
+    assert_int_equal(reap(d.pid), 0);
+    (void)close(fd);
+    daemon_release(&d);
+}
+
+static void a_socket_from_systemd_is_taken(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    struct daemon d;
+    struct systemd systemd = {.listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    const char *args[] = {"--state", NULL, NULL};
+    json_t *o;
+
+    (void)state;
+    daemon_init(&d);
+    args[1] = d.dir;
+    assert_int_equal(bind(systemd.listen_fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(systemd.listen_fd, 16), 0);
+    assert_int_equal(getsockname(systemd.listen_fd, (struct sockaddr *)&at, &len), 0);
+    d.port = ntohs(at.sin_port);
+    d.pid = run_under(d.dir, NULL, args, &systemd);
+    o = call(&d, "GET", "/readyz", NULL, ""); /* waits in the socket's queue until it is up */
+    expect(&d, 200, o, NULL);
+    json_decref(o);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    (void)close(systemd.listen_fd);
+    daemon_release(&d);
+}
+
+static void a_broken_configuration_is_not_reloaded(void **state)
+{
+    struct daemon d;
+    char *text;
+    json_t *o;
+
+    (void)state;
+    daemon_init(&d);
+    put_file(d.dir, "c.yaml", "timers: {tick_ms: 50}\nlimits: {queue_max: 5}\n");
+    {
+        const char *args[] = {"--state", d.dir, "--listen", "127.0.0.1:0", "--config", in_dir(d.dir, "c.yaml"), NULL};
+
+        d.pid = run_program(d.dir, NULL, args);
+        while (!lh_path_exists(in_dir(d.dir, "address")))
+            (void)usleep(10000);
+        text = get_file(d.dir, "address");
+        assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d.port), 1);
+        free(text);
+    }
+    put_file(d.dir, "c.yaml", "limits: {queue_max: none}\n");
+    assert_int_equal(kill(d.pid, SIGHUP), 0);
+    (void)usleep(300000);
+    o = call(&d, "GET", "/v1/status", NULL, "");
+    assert_non_null(strstr(lh_json_str(json_array_get(json_object_get(o, "warnings"), 0), "text", ""), "queue_max"));
+    json_decref(o);
+    put_file(d.dir, "c.yaml", "limits: {queue_max: 1}\n");
+    assert_int_equal(kill(d.pid, SIGHUP), 0);
+    (void)usleep(300000);
+    json_decref(call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB));
+    assert_int_equal(d.status, 201);
+    json_decref(call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB));
+    assert_int_equal(d.status, 429);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    daemon_release(&d);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -788,6 +1004,10 @@ int main(int argc, char **argv)
         TEST(a_running_attempt_is_adopted_after_kill_9),
         TEST(death_at_any_point_of_a_submit_leaves_one_job_for_one_key),
         TEST(a_node_that_falls_silent_is_suspect_then_down),
+        TEST(the_watchdog_is_fed_only_while_the_writer_moves),
+        TEST(a_socket_from_systemd_is_taken),
+        TEST(a_broken_configuration_is_not_reloaded),
+        TEST(a_disk_at_its_reserve_takes_no_new_work_until_there_is_room), /* last: it leaves the mount namespace */
     };
 
     if (argc != 2) {

@@ -592,7 +592,16 @@ static void damage_is_found_by_the_check_and_stops_writing(void **state)
         (void)uv_run(&o.loop, UV_RUN_ONCE);
     assert_int_equal(result, 2);
     assert_int_equal(store_mode(o.store), STORE_DAMAGED);
-    close_store(&o);
+    {
+        struct change_set set = node_set(3000, 1);
+        struct put *held = put_set(&o, &set, 0);
+
+        (void)usleep(100000);
+        (void)uv_run(&o.loop, UV_RUN_NOWAIT);
+        assert_int_equal(o.done, 0);
+        close_store(&o);
+        free(held);
+    }
     scratch_free(dir);
 }
 

@@ -10,6 +10,7 @@
 #include "proto/base/fault.h"
 #include "proto/base/json.h"
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,19 +182,20 @@ static void count(struct store *s, uint64_t n_sets, uint64_t n_events, double se
 static bool take_batch(struct store *s, struct store_queue *batch, uint64_t *idle_ms)
 {
     struct store_op *op;
+    bool over;
 
     queue_init(batch);
     (void)pthread_mutex_lock(&s->lock);
-    if (!s->queue.first && !s->stop) {
+    if ((!s->queue.first || s->damaged) && !s->stop) {
         wait_ms(s, 1000);
         *idle_ms += 1000;
     }
     s->stats.beat++;
-    while (batch->n < STORE_BATCH_MAX && (op = queue_pop(&s->queue)))
+    while (batch->n < STORE_BATCH_MAX && !s->damaged && (op = queue_pop(&s->queue)))
         queue_push(batch, op);
-    op = s->stop && batch->n == 0 ? NULL : (struct store_op *)batch;
+    over = s->stop && batch->n == 0;
     (void)pthread_mutex_unlock(&s->lock);
-    return op != NULL;
+    return !over;
 }
 
 static void checkpoint(struct store *s, uint64_t *idle_ms)
@@ -215,6 +217,11 @@ void *writer_main(void *arg)
     struct store_queue batch;
     uint64_t idle_ms = 0;
 
+    if (s->config.realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0 /* this thread */, SCHED_RR | SCHED_RESET_ON_FORK, &first);
+    }
     while (take_batch(s, &batch, &idle_ms)) {
         uint64_t begin = lh_mono_ns(), n_events = 0;
         struct store_op *op;
