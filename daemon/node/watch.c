@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -125,9 +126,24 @@ static void tell_launched(struct held *h)
     }
 }
 
+/* What a shim wrote before it gave up; NULL: nothing. */
+static char *shim_words(const struct held *h)
+{
+    char path[NODE_PATH_MAX], *text = NULL;
+    size_t len = 0;
+
+    if (lh_read_file(held_path(h, path, "shim.log"), 65536, &text, &len, NULL) < 0 || len == 0) {
+        free(text);
+        return NULL;
+    }
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
 static void tick_starting(struct held *h)
 {
     struct lh_err err;
+    char *said;
 
     if (there(h, "shim.json") && shims_alive(h->dir)) {
         h->state = HELD_LIVE;
@@ -138,7 +154,9 @@ static void tick_starting(struct held *h)
     if (lh_mono_ms() - h->over_ms < SHIM_START_MS)
         return;
     /* It may still come up later: then it finds no entry that would launch it, and its lease ends it. */
-    (void)lh_err_set(&err, -ETIMEDOUT, "the shim did not come up; see shim.log in '%s'", h->dir);
+    said = shim_words(h);
+    (void)lh_err_set(&err, -ETIMEDOUT, "the shim did not come up in '%.200s': %.300s", h->dir, said ? said : "it said nothing");
+    free(said);
     reports_attempt(h->node->reports, h, "prepare_failed", "",
                     json_pack("{s:s, s:{s:s, s:s}}", "class", "infra", "problem", "code", "shim_start", "detail", err.text));
     bury(h);

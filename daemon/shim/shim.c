@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 #define TICK_MS 250
-#define REAP_TICK_MS 20
+#define REAP_TICK_MS 20       /* while it can be a matter of milliseconds */
 #define HANG_GRACE_MS 10000   /* ranks that hang do not answer; no use in waiting a whole grace */
 #define REAP_SOFT_MS 1000     /* so long the parents of ranks have to write their records */
 #define REAP_RECORD_MS 10000  /* with processes that cannot be killed the exit is told all the same */
@@ -337,6 +337,13 @@ static int open_all(struct shim *s, const char *dir, struct lh_err *reterr)
     return rc;
 }
 
+static int tick_ms(const struct shim *s)
+{
+    if (s->state == SHIM_PREPARED)
+        return 4 * TICK_MS;
+    return s->state == SHIM_REAPING && lh_mono_ms() - s->reaping_since < 2 * REAP_SOFT_MS ? REAP_TICK_MS : TICK_MS;
+}
+
 static void loop(struct shim *s)
 {
     while (s->state != SHIM_ENDED) {
@@ -344,9 +351,7 @@ static void loop(struct shim *s)
         nfds_t n = control_poll_fds(s->control, fds + 1);
 
         fds[0] = (struct pollfd){s->signal_fd, POLLIN, 0};
-        (void)poll(fds, n + 1, s->state == SHIM_PREPARED  ? 4 * TICK_MS
-                               : s->state == SHIM_REAPING ? REAP_TICK_MS
-                                                          : TICK_MS);
+        (void)poll(fds, n + 1, tick_ms(s));
         if (fds[0].revents)
             on_signals(s);
         control_dispatch(s->control, fds + 1, n);
