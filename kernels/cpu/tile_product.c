@@ -2,8 +2,8 @@
  * AVX-512 and AMX.
  *
  * Register blocks: rows x columns of sums stay in registers over all of K. fp32: 8 x 32 with 32
- * registers of AVX-512, 4 x 16 with AVX2. Pairs: 8 x 32 by vdpbf16ps. AMX: 32 x 32, four of the
- * eight tile registers, two for a and two for b, so that each load is used twice.
+ * registers of AVX-512, 4 x 16 with AVX2, 4 x 8 with SSE2. Pairs: 8 x 32 by vdpbf16ps. AMX: 32 x
+ * 32, four of the eight tile registers, two for a and two for b, so that each load is used twice.
  */
 #include "kernels/cpu/tile_product.h"
 #include "kernels/cpu/vec.h"

@@ -277,6 +277,48 @@ static void a_cancelled_job_says_so_only_when_its_ranks_are_gone(void **state)
     rig_release(&r);
 }
 
+/* Rank and exit code of every rank in the attempt's exit record, as "0:85 1:-". */
+static void expect_ranks(const struct rig *r, const char *id, const char *expected)
+{
+    const json_t *ranks = json_object_get(rig_job(r, id)->attempts[0].exit, "ranks"), *rank;
+    char text[200] = "";
+    size_t i, n = 0;
+
+    json_array_foreach(ranks, i, rank)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%d:%d", i ? " " : "", (int)lh_json_i64(rank, "rank", -1),
+                              (int)lh_json_i64(rank, "exit", -1));
+    assert_string_equal(text, expected);
+}
+
+static void each_node_tells_how_its_own_ranks_ended(void **state)
+{
+    static const char cleaned[] = "{'type':'cleaned','job':'ja','attempt':1,"
+                                  "'ranks':[{'rank':1,'node':'n2','exit':85,'signal':0,'ms':9},{'rank':7,'node':'n2','ms':1}]}";
+    static const char exited[] = "{'type':'exited','job':'ja','attempt':1,'outcome':'stopped','class':'','exit':85,"
+                                 "'ranks':[{'rank':0,'node':'n1','exit':85,'signal':0,'ms':9},{'rank':1,'node':'n2'}]}";
+
+    (void)state;
+    for (int member_first = 0; member_first < 2; member_first++) {
+        struct rig r;
+
+        rig_init(&r);
+        rig_register(&r, "n1", 1, "a1", "[]");
+        rig_register(&r, "n2", 1, "a2", "[]");
+        rig_submit(&r, "ja", "{'kind':'check','resources':{'slots':2}}");
+        rig_preflight(&r, "n1", "ja");
+        rig_preflight(&r, "n2", "ja");
+        rig_run(&r, "ja");
+        rig_action(&r, "ja", "cancel");
+        rig_report(&r, member_first ? "n2" : "n1", member_first ? cleaned : exited);
+        expect_ranks(&r, "ja", member_first ? "1:85" : "0:85 1:-1");
+        rig_report(&r, member_first ? "n1" : "n2", member_first ? exited : cleaned);
+        expect_ranks(&r, "ja", "0:85 1:85");
+        rig_report(&r, "n1", "{'type':'cleaned','job':'ja','attempt':1,'ranks':[]}");
+        rig_expect_state(&r, "ja", "cancelled", "user");
+        rig_release(&r);
+    }
+}
+
 static void cancelling_before_the_launch_waits_for_the_shims_too(void **state)
 {
     struct rig r;
@@ -852,6 +894,7 @@ int main(void)
         TEST(outputs_of_earlier_jobs_are_resolved_into_inputs),
         TEST(an_output_that_was_not_left_fails_the_next_job),
         TEST(a_cancelled_job_says_so_only_when_its_ranks_are_gone),
+        TEST(each_node_tells_how_its_own_ranks_ended),
         TEST(cancelling_before_the_launch_waits_for_the_shims_too),
         TEST(a_job_that_ends_well_before_it_hears_the_cancel_has_succeeded),
         TEST(an_exit_record_may_come_after_the_processes_are_gone),

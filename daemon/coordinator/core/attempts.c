@@ -172,6 +172,8 @@ void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt 
     ev = log_event(c, type, e->pub.id, a->number,
                    json_pack("{s:s,s:i}", "node", k->node, "slots", (int)k->slots));
     rows_claim(ev, &e->pub, a, claim);
+    if (a->exit)
+        change_row_add(ev, "attempt", row_attempt(e, a));
     c->queue_changed = true;
     if (e->list == LIST_CANCEL)
         job_cancel_waiting(c, e);
@@ -215,7 +217,7 @@ static void finish(struct core *c, struct entry *e, struct core_attempt *a, enum
 {
     unsigned n_dirty = 0;
 
-    if (!a->exit && !a->outcome[0]) { /* it ended without an exit record */
+    if (!a->outcome[0]) { /* it ended without an exit record */
         bool lost = event == LH_ATTEMPT_EV_LOST;
 
         copy_text(a->outcome, sizeof(a->outcome), lost ? "lost" : e->failure ? "failed" : "stopped");
@@ -379,12 +381,13 @@ static void on_orted(struct core *c, struct entry *e, struct core_attempt *a, co
 
 static void on_exited(struct core *c, struct entry *e, struct core_attempt *a, const json_t *report)
 {
+    LH_CLEANUP(lh_json_decrefp) json_t *told = a->exit; /* ranks of members that were clean before */
     const json_t *result = json_object_get(report, "result");
     struct change_event *ev;
 
-    json_decref(a->exit);
     a->exit = json_deep_copy(report);
     (void)json_object_del(a->exit, "id");
+    attempt_take_ranks(a, json_object_get(told, "ranks"));
     copy_text(a->outcome, sizeof(a->outcome), lh_json_str(report, "outcome", "failed"));
     copy_text(a->class, sizeof(a->class), lh_json_str(report, "class", ""));
     if (e->failure && strcmp(a->outcome, "ok") != 0) /* why it was stopped counts, not how it took that */
@@ -430,8 +433,10 @@ void attempt_report(struct core *c, struct node *n, const char *type, const json
         return;
     }
     if (strcmp(type, "cleaned") == 0) {
-        if (!a->claims[claim].cleaned)
+        if (!a->claims[claim].cleaned) {
+            attempt_take_ranks(a, json_object_get(report, "ranks"));
             attempt_claim_cleaned(c, e, a, claim, "claim.cleaned");
+        }
         if (a == live_attempt(e))
             attempt_settle(c, e);
         else

@@ -1,4 +1,4 @@
-/* reports.c - checkpoints and other outputs: written by the worker, uploaded by the node, kept as rows.
+/* reports.c - checkpoints and other outputs: written by the worker, uploaded by the node, kept as rows. How ranks ended.
  *
  * A row is named by attempt and step (or output). Rows are taken for attempts that are over, too: an upload may end
  * after a later attempt has begun, and what it stored is good.
@@ -115,4 +115,41 @@ const struct core_checkpoint *newest_done(const struct core_job *j, const char *
             best = k;
     }
     return best;
+}
+
+static json_t *find_rank(json_t *ranks, int64_t rank)
+{
+    json_t *r;
+    size_t i;
+
+    json_array_foreach(ranks, i, r)
+        if (lh_json_i64(r, "rank", -1) == rank)
+            return r;
+    return NULL;
+}
+
+/* How ranks of one node ended, into the attempt's exit record. The head's record names all ranks of the gang, but knows the ends of
+ * its own only; each node tells its part with `cleaned`, which may come before the head's record or after it. */
+void attempt_take_ranks(struct core_attempt *a, const json_t *ranks)
+{
+    int64_t n_ranks = 0;
+    json_t *known, *to, *r;
+    size_t i;
+
+    for (unsigned k = 0; k < a->n_claims; k++)
+        n_ranks += a->claims[k].slots;
+    if (json_array_size(ranks) > 0 && !a->exit)
+        a->exit = json_pack("{s:[]}", "ranks");
+    known = json_object_get(a->exit, "ranks");
+    json_array_foreach(ranks, i, r) {
+        int64_t rank = lh_json_i64(r, "rank", -1);
+
+        to = find_rank(known, rank);
+        if (rank < 0 || rank >= n_ranks)
+            continue;
+        if (!to)
+            (void)json_array_append_new(known, json_deep_copy(r));
+        else if (!json_object_get(to, "ms") && json_object_get(r, "ms")) /* without its node's word: a guess at best */
+            (void)json_object_update(to, r);
+    }
 }
