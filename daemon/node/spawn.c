@@ -1,4 +1,5 @@
-/* spawn.c - see spawn.h. fork and exec by hand: libuv's processes belong to its loop, these to a worker thread. */
+/* spawn.c - see spawn.h. fork and exec by hand: libuv's processes belong to its loop, these to a
+ * worker thread. */
 #include "daemon/node/spawn.h"
 #include "proto/base/clock.h"
 #include <errno.h>
@@ -19,7 +20,8 @@ extern char **environ;
 
 static bool is_secret(const char *entry)
 {
-    static const char *const prefixes[] = {"AWS_", "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "LONGHAUL_TOKEN"};
+    static const char *const prefixes[] = {"AWS_", "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_",
+                                           "LONGHAUL_TOKEN"};
 
     for (size_t i = 0; i < LH_ARRAY_LEN(prefixes); i++)
         if (strncmp(entry, prefixes[i], strlen(prefixes[i])) == 0)
@@ -115,7 +117,8 @@ static bool take_err(int fd, char *end, size_t cap)
     return true;
 }
 
-static int follow(const struct spawn_request *q, pid_t pid, int out, int err, struct spawn_result *r)
+static int follow(const struct spawn_request *q, pid_t pid, int out, int err,
+                  struct spawn_result *r)
 {
     uint64_t until = lh_mono_ms() + q->timeout_ms;
     bool out_open = true, err_open = true;
