@@ -70,6 +70,8 @@ static void bury(struct held *h)
         json_decref(o);
     }
     (void)!lh_remove_tree(held_path(h, path, "tmp"), NULL);
+    (void)snprintf(path, sizeof(path), "/dev/shm/longhaul-%s-%" PRIu64, h->job, h->number);
+    (void)!lh_remove_tree(path, NULL); /* SHIM-3 */
     o = json_pack("{s:s, s:I, s:I, s:[]}", "job", h->job, "attempt", (json_int_t)h->number,
                   "ended_ms", (json_int_t)now, "ranks");
     if (o && lh_json_save(held_path(h, path, "cleaned.json"), o, NULL) < 0)

@@ -196,6 +196,7 @@ def test_a_killed_shim_is_an_infrastructure_failure_without_leftovers(bench):  #
     end = b.c.expect("exited", job="j1")
     assert (end["outcome"], end["class"], end["error"]["code"]) == ("failed", "infra", "shim_lost")
     b.c.expect("cleaned", job="j1")
+    assert not pathlib.Path("/dev/shm/longhaul-j1-1").exists()
     assert len(below) >= 5 and not [p for p in below if runs(p)]
 
 

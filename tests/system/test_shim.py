@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,6 +75,7 @@ def shim(tmp_path):
         for pid in [s.process.pid, *children_of(s.process.pid)] if s.process.poll() is None else []:
             os.kill(pid, signal.SIGKILL)
         s.process.wait()
+        shutil.rmtree(f"/dev/shm/longhaul-j{os.getpid()}-1", ignore_errors=True)
 
 
 def alive(marker):
