@@ -4,8 +4,7 @@
 #include <stddef.h>
 
 /* What longhaul-worker's exit codes stand for (spec: events.md). */
-enum { WORKER_BAD_JOB = 64, WORKER_BAD_INPUT = 65, WORKER_INTERNAL = 70, WORKER_TRY_AGAIN = 75,
-       WORKER_STOPPED = 85, WORKER_NOT_FINITE = 86, MPIRUN_LOST_DAEMON = 205 };
+enum { WORKER_BAD_JOB = 64, WORKER_BAD_INPUT = 65, WORKER_INTERNAL = 70, WORKER_TRY_AGAIN = 75, WORKER_NOT_FINITE = 86, MPIRUN_LOST_DAEMON = 205 };
 
 static bool is_worker_code(int code)
 {
@@ -90,7 +89,8 @@ struct outcome outcome_decide(const struct outcome_facts *f)
 {
     struct outcome o;
 
-    if (f->launched && f->launcher_exit == 0 && f->launcher_signal == 0)
+    if (f->launched && f->launcher_exit == 0 && f->launcher_signal == 0 && f->worker_exit != WORKER_STOPPED &&
+        !first_failure(f))
         return (struct outcome){"ok", "", 0, 0, -1, ""};
     switch (f->cause) {
     case STOP_NONE:
