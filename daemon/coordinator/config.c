@@ -139,8 +139,8 @@ static int take_number(uint64_t *to, const uint64_t *from, uint64_t min, uint64_
 {
     if (!from)
         return 0;
-    if (*from < min || *from > max)
-        return lh_err_set(reterr, LH_ESTATE, "%s is %llu; give %llu to %llu", key, (unsigned long long)*from,
+    if (*from < min || *from > max) /* as signed: libcyaml lets -4 through as a large number */
+        return lh_err_set(reterr, LH_ESTATE, "%s is %lld; give %llu to %llu", key, (long long)*from,
                           (unsigned long long)min, (unsigned long long)max);
     *to = *from;
     return 0;
@@ -257,6 +257,58 @@ static void on_log(cyaml_log_t level, void *arg, const char *fmt, va_list args)
         (void)snprintf(errors->where, sizeof(errors->where), "%.100s", at);
 }
 
+/* The line on which a key stands, 1 and up; 0: not found. */
+static unsigned line_of(const char *text, size_t len, const char *key)
+{
+    unsigned line = 1;
+    const char *end = text + len;
+
+    while (text < end) {
+        const char *next = memchr(text, '\n', (size_t)(end - text));
+        const char *at = text;
+
+        while (at < end && *at == ' ')
+            at++;
+        if ((size_t)(end - at) > strlen(key) && strncmp(at, key, strlen(key)) == 0 && strchr(": ", at[strlen(key)]))
+            return line;
+        if (!next)
+            break;
+        text = next + 1;
+        line++;
+    }
+    return 0;
+}
+
+static const char *nearest_key(const char *key)
+{
+    static const cyaml_schema_field_t *const tables[] = {config_fields, timer_fields, limit_fields};
+    const char *names[64];
+    size_t n = 0;
+
+    for (size_t t = 0; t < LH_ARRAY_LEN(tables); t++)
+        for (const cyaml_schema_field_t *f = tables[t]; f->key && n < LH_ARRAY_LEN(names); f++)
+            names[n++] = f->key;
+    return lh_nearest(key, names, n);
+}
+
+/* libcyaml's texts, but an unknown key with its own line and the key that was probably meant. */
+static int parse_error(const char *text, size_t len, const char *name, const struct yaml_errors *errors,
+                       cyaml_err_t code, struct lh_err *reterr)
+{
+    static const char unknown[] = "Unexpected key: ";
+    const char *what = errors->first[0] ? errors->first : cyaml_strerror(code);
+
+    if (lh_starts_with(what, unknown)) {
+        const char *key = what + sizeof(unknown) - 1, *near = nearest_key(key);
+        unsigned line = line_of(text, len, key);
+
+        if (near)
+            return lh_err_set(reterr, LH_ESTATE, "%s: line %u: unknown key '%s'; did you mean '%s'?", name, line, key, near);
+        return lh_err_set(reterr, LH_ESTATE, "%s: line %u: unknown key '%s'", name, line, key);
+    }
+    return lh_err_set(reterr, LH_ESTATE, "%s: %s%s%s", name, what, errors->where[0] ? ", " : "", errors->where);
+}
+
 static int parse(struct config *c, const char *text, size_t len, const char *name, struct lh_err *reterr)
 {
     struct yaml_errors errors = {.first = ""};
@@ -267,9 +319,9 @@ static int parse(struct config *c, const char *text, size_t len, const char *nam
     int rc;
 
     if (err != CYAML_OK)
-        return lh_err_set(reterr, LH_ESTATE, "%s: %s%s%s", name,
-                          errors.first[0] ? errors.first : cyaml_strerror(err), errors.where[0] ? ", " : "",
-                          errors.where);
+        return parse_error(text, len, name, &errors, err, reterr);
+    if (!y) /* an empty document */
+        return 0;
     rc = overlay(c, y, reterr);
     (void)cyaml_free(&cyaml, &config_schema, y, 0);
     return rc < 0 ? lh_err_prefix(reterr, rc, "%s", name) : 0;

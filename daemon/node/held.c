@@ -1,5 +1,6 @@
 /* held.c - see held.h: entries, their directories, and the commands that change them. What is seen later is watch.c's. */
 #include "daemon/node/held.h"
+#include "daemon/node/cgroup.h"
 #include "daemon/node/link.h"
 #include "daemon/node/prepare.h"
 #include "daemon/node/reports.h"
@@ -177,14 +178,18 @@ static bool id_is_safe(const char *id)
     return n > 0 && n < 64 && id[n] == '\0';
 }
 
-static json_t *local_part(const struct node *n)
+static json_t *local_part(const struct node *n, const char *job, uint64_t number)
 {
-    char cache[NODE_PATH_MAX];
+    char cache[NODE_PATH_MAX], cgroup[NODE_PATH_MAX];
+    json_t *o;
 
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I}", "node", n->config.name, "mpirun", n->config.mpirun, "cache",
+    o = json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I}", "node", n->config.name, "mpirun", n->config.mpirun, "cache",
                      node_path(n, cache, "cache"), "cores", (int)n->inventory.cores, "slots", (int)n->config.slots, "grace_ms",
                      (json_int_t)n->config.grace_ms, "hang_ms", (json_int_t)n->config.hang_ms, "log_max_bytes",
                      (json_int_t)n->config.log_max_bytes);
+    if (o && cgroup_make(job, number, cgroup, sizeof(cgroup)))
+        (void)json_object_set_new(o, "cgroup", json_string(cgroup));
+    return o;
 }
 
 static int make_directory(const struct held *h, struct lh_err *reterr)
@@ -221,7 +226,7 @@ void held_prepare(struct node *n, const json_t *command)
         held_stop(h, "superseded", 0);
     }
     copy = json_deep_copy(command);
-    if (!copy || json_object_set_new(copy, "local", local_part(n)) < 0 || !(h = held_new(n, copy))) {
+    if (!copy || json_object_set_new(copy, "local", local_part(n, job, number)) < 0 || !(h = held_new(n, copy))) {
         lh_error("prepare.failed", "job=%s error=memory", job);
         return;
     }

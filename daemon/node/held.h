@@ -25,7 +25,7 @@ struct held {
     json_t *command;          /* attempt.json, owned */
     enum held_state state;
     bool told_prepared, told_launched, told_running, told_exited, told_cleaned;
-    bool stop_wanted, forget_wanted, removing, asking;
+    bool stop_wanted, forget_wanted, asking, cgroup_gone;
     volatile bool cancel;     /* read by the staging thread */
     unsigned workers;         /* threads that still use this entry */
     uint64_t over_ms;         /* when OVER was seen, monotonic */

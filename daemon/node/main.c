@@ -74,6 +74,7 @@ static int take_state(const struct node *n, struct lh_err *reterr)
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         return lh_err_set(reterr, -EBUSY, "another longhaul-node runs with --state '%s'", n->config.state);
     (void)!lh_remove_tree(node_path(n, path, "preflight"), NULL); /* of a daemon that was killed */
+    (void)!lh_remove_tree(node_path(n, path, "cache/tmp"), NULL);
     return 0;
 }
 

@@ -137,7 +137,7 @@ static void stage_on_done(uv_work_t *req, int status)
         w->rc = lh_err_set(&w->err, -ECANCELED, "stopped before it was prepared");
     if (w->rc < 0) {
         prepare_refuse(h, failure_class(w->rc), &w->err);
-    } else if (shims_start(h->node, h->dir, &err) < 0) {
+    } else if (shims_start(h->node, h->dir, lh_json_str(json_object_get(h->command, "local"), "cgroup", ""), &err) < 0) {
         prepare_refuse(h, "infra", &err);
     } else {
         h->state = HELD_STARTING;
@@ -184,6 +184,14 @@ static void preflight_on_thread(uv_work_t *req)
     (void)!lh_remove_tree(w->dir, NULL);
 }
 
+static json_t *problem_of(const struct work *w)
+{
+    json_t *problem = stage_problem(&w->err);
+
+    (void)json_object_set_new(problem, "class", json_string(failure_class(w->rc)));
+    return problem;
+}
+
 static void preflight_on_done(uv_work_t *req, int status)
 {
     struct work *w = req->data;
@@ -199,7 +207,7 @@ static void preflight_on_done(uv_work_t *req, int status)
         if (o && ok)
             (void)json_object_set(o, "plan", w->plan);
         else if (o)
-            (void)json_object_set_new(o, "problem", w->plan && w->rc == 0 ? json_incref(w->plan) : stage_problem(&w->err));
+            (void)json_object_set_new(o, "problem", w->plan && w->rc == 0 ? json_incref(w->plan) : problem_of(w));
         lh_info("preflight.done", "job=%s ok=%d%s%s", w->job, ok, ok ? "" : " error=",
                 ok ? "" : w->rc < 0 ? w->err.text : lh_json_str(w->plan, "detail", ""));
         (void)snprintf(id, sizeof(id), "%s/preflight", w->job);

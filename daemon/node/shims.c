@@ -24,11 +24,12 @@
 #define ENVIRON_MAX (256u << 10)
 
 /* After fork in a process with threads: only what is safe in a signal handler. */
-static void grandchild(char *const *argv, char **env, int log)
+static void grandchild(char *const *argv, char **env, int log, const char *procs)
 {
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), cgroup = open(procs, O_WRONLY | O_CLOEXEC);
     sigset_t none;
 
+    (void)!write(cgroup, "0", 1);
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     (void)dup2(null, STDIN_FILENO);
@@ -38,14 +39,16 @@ static void grandchild(char *const *argv, char **env, int log)
     _exit(127);
 }
 
-int shims_start(const struct node *n, const char *dir, struct lh_err *reterr)
+int shims_start(const struct node *n, const char *dir, const char *cgroup, struct lh_err *reterr)
 {
     char *argv[] = {(char *)(uintptr_t)n->config.shim, (char *)(uintptr_t)dir, NULL}, path[NODE_PATH_MAX];
+    char procs[NODE_PATH_MAX];
     char **env = spawn_environment(NULL);
     int log, rc = 0, status;
     pid_t pid;
 
     (void)snprintf(path, sizeof(path), "%s/shim.log", dir);
+    (void)snprintf(procs, sizeof(procs), "%s%s", cgroup, cgroup[0] ? "/cgroup.procs" : "");
     log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (!env || log < 0) {
         rc = lh_err_set(reterr, env ? -errno : -ENOMEM, "start a shim in '%s'", dir);
@@ -57,7 +60,7 @@ int shims_start(const struct node *n, const char *dir, struct lh_err *reterr)
         (void)setsid();
         pid = fork();
         if (pid == 0)
-            grandchild(argv, env, log);
+            grandchild(argv, env, log, procs);
         _exit(pid < 0);
     } else if (waitpid(pid, &status, 0) == pid && status != 0) {
         rc = lh_err_set(reterr, -EAGAIN, "start a shim in '%s'", dir);

@@ -2,8 +2,8 @@
 #pragma once
 #include "daemon/node/node.h"
 
-/* Starts `longhaul-shim DIR` detached: its own session, not our child, its output in DIR/shim.log. */
-LH_MUST_CHECK int shims_start(const struct node *n, const char *dir, struct lh_err *reterr);
+/* Starts `longhaul-shim DIR` detached: its own session, not our child, its output in DIR/shim.log; in that cgroup, "" in ours. */
+LH_MUST_CHECK int shims_start(const struct node *n, const char *dir, const char *cgroup, struct lh_err *reterr);
 
 /* Whether DIR/shim.json names a process that lives (same boot, same start time). */
 bool shims_alive(const char *dir);

@@ -18,10 +18,15 @@
 #define PREPARE_TIMEOUT_MS 21600000u   /* six hours of tokenising: beyond, something is broken */
 #define PATH_CAP 1024
 
-static bool is_text(const json_t *spec)
+/* Whether there is something to tokenise before a slot is held: texts to train on, or to measure with. */
+static bool has_texts(const json_t *spec)
 {
     const json_t *data = json_object_get(spec, "data");
+    const json_t *eval = json_object_get(json_object_get(spec, "eval"), "perplexity");
+    const char *first = json_string_value(json_array_get(eval, 0));
 
+    if (first && !lh_ends_with(first, ".safetensors"))
+        return true;
     return json_array_size(json_object_get(data, "train")) > 0 &&
            strcmp(lh_json_str(data, "format", "text"), "tokens") != 0;
 }
@@ -157,7 +162,7 @@ int stage_job(const struct stage_env *env, const char *dir, const json_t *spec, 
 
     (void)snprintf(path, sizeof(path), "%s/job.json", dir);
     rc = lh_json_save(path, spec, reterr);
-    if (rc < 0 || !is_text(spec))
+    if (rc < 0 || !has_texts(spec))
         return rc;
     rc = run_worker(env, dir, "--prepare", PREPARE_TIMEOUT_MS, &r, reterr);
     if (rc < 0)

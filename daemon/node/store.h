@@ -22,12 +22,20 @@ struct store_progress {
     void *arg;
 };
 
+/* What a store knows of an object without sending it. */
+struct store_stat {
+    uint64_t bytes;
+    char etag[80];     /* changes when the object does */
+    char checksum[80]; /* SHA-256 in base64; "": not known */
+};
+
 struct store_ops {
     int (*put)(struct store *s, const char *name, const char *path, uint64_t bytes, const char *sha256,
                struct store_progress *progress, struct lh_err *reterr);
     int (*create)(struct store *s, const char *name, const void *data, size_t len, struct lh_err *reterr);
     int (*get)(struct store *s, const char *name, const char *path, uint64_t max_bytes, struct lh_err *reterr);
     int (*read)(struct store *s, const char *name, char **ret_data, size_t *ret_len, struct lh_err *reterr);
+    int (*stat)(struct store *s, const char *name, struct store_stat *ret_stat, struct lh_err *reterr);
     void (*close)(struct store *s);
 };
 struct store {
@@ -65,6 +73,11 @@ static inline LH_MUST_CHECK int store_get(struct store *s, const char *name, con
 static inline LH_MUST_CHECK int store_read(struct store *s, const char *name, char **ret_data, size_t *ret_len, struct lh_err *reterr)
 {
     return s->ops->read(s, name, ret_data, ret_len, reterr);
+}
+
+static inline LH_MUST_CHECK int store_stat(struct store *s, const char *name, struct store_stat *ret_stat, struct lh_err *reterr)
+{
+    return s->ops->stat(s, name, ret_stat, reterr);
 }
 
 /* store_file.c and store_s3.c */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PATH_CAP 2048
@@ -205,6 +206,22 @@ static int file_get(struct store *base, const char *name, const char *path, uint
     return copy_file(s, from, path, hex, &bytes, reterr);
 }
 
+static int file_stat(struct store *base, const char *name, struct store_stat *ret_stat, struct lh_err *reterr)
+{
+    const struct store_file *s = (const struct store_file *)base;
+    struct store_stat out = {0};
+    char path[PATH_CAP];
+    struct stat st;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+    if (stat(path, &st) < 0)
+        return lh_err_set(reterr, may_pass(-errno), "'%s' (%s)", path, strerror(errno));
+    out.bytes = (uint64_t)st.st_size;
+    (void)snprintf(out.etag, sizeof(out.etag), "%lld.%09ld", (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    *ret_stat = out;
+    return 0;
+}
+
 static void file_close(struct store *base)
 {
     free(base);
@@ -212,7 +229,7 @@ static void file_close(struct store *base)
 
 int store_file_open(const char *dir, const volatile bool *cancel, struct store **ret_store, struct lh_err *reterr)
 {
-    static const struct store_ops ops = {file_put, file_create, file_get, file_read, file_close};
+    static const struct store_ops ops = {file_put, file_create, file_get, file_read, file_stat, file_close};
     struct store_file *s = calloc(1, sizeof(*s));
     size_t n = strlen(dir);
 

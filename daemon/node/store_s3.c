@@ -391,6 +391,28 @@ static int s3_get(struct store *base, const char *name, const char *path, uint64
     return rc;
 }
 
+static int s3_stat(struct store *base, const char *name, struct store_stat *ret_stat, struct lh_err *reterr)
+{
+    struct store_s3 *s = (struct store_s3 *)base;
+    struct store_stat out = {0};
+    char key[KEY_CAP];
+    struct s3_request q = {.method = "HEAD", .key = key, .query = "", .checksum_mode = true, .out_fd = -1};
+    struct s3_reply r;
+    int rc = make_key(s, name, key, reterr);
+
+    if (rc < 0)
+        return rc;
+    rc = s3_send(s->s3, &q, &r, reterr);
+    out.bytes = r.length;
+    (void)snprintf(out.etag, sizeof(out.etag), "%s", r.etag);
+    if (!strchr(r.checksum, '-')) /* one of parts says nothing about the whole */
+        (void)snprintf(out.checksum, sizeof(out.checksum), "%s", r.checksum);
+    s3_reply_release(&r);
+    if (rc == 0)
+        *ret_stat = out;
+    return rc;
+}
+
 static void store_s3_close(struct store *base)
 {
     struct store_s3 *s = (struct store_s3 *)base;
@@ -402,7 +424,7 @@ static void store_s3_close(struct store *base)
 int store_s3_open(const char *bucket, const char *prefix, const char *config, const volatile bool *cancel,
                   struct store **ret_store, struct lh_err *reterr)
 {
-    static const struct store_ops ops = {s3_put, s3_create, s3_get, s3_read, store_s3_close};
+    static const struct store_ops ops = {s3_put, s3_create, s3_get, s3_read, s3_stat, store_s3_close};
     struct store_s3 *s = calloc(1, sizeof(*s));
     size_t n = strlen(prefix);
     int rc;

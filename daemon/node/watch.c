@@ -5,6 +5,7 @@
  *   exit.json exited (head; after logs and uploads) · cleaned.json cleaned
  */
 #include "daemon/node/watch.h"
+#include "daemon/node/cgroup.h"
 #include "daemon/node/reports.h"
 #include "daemon/node/shims.h"
 #include "daemon/node/ship.h"
@@ -257,6 +258,9 @@ static bool may_tell_cleaned(const struct held *h)
 static bool tick_over(struct held *h)
 {
     bool settled;
+
+    if (!h->cgroup_gone) /* busy until the shim has ended, right after its last record */
+        h->cgroup_gone = cgroup_remove(lh_json_str(json_object_get(h->command, "local"), "cgroup", ""));
 
     if (there(h, "refused.json"))
         return tick_refused(h);

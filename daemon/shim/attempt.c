@@ -60,6 +60,7 @@ static int load_local(struct attempt *a, const json_t *local, struct lh_err *ret
     copy(a->node, sizeof(a->node), lh_json_str(local, "node", ""));
     copy(a->mpirun, sizeof(a->mpirun), lh_json_str(local, "mpirun", "mpirun"));
     copy(a->cache, sizeof(a->cache), lh_json_str(local, "cache", ""));
+    copy(a->cgroup, sizeof(a->cgroup), lh_json_str(local, "cgroup", ""));
     if (cores < 1 || slots < 1 || grace < 0 || hang < 0 || log_max < 4096)
         return bad(reterr, "a number of 'local' is out of range");
     a->cores = (unsigned)cores;

@@ -29,6 +29,7 @@ struct attempt {
 
     /* of `local` */
     char mpirun[1024], cache[1024];
+    char cgroup[1024];                       /* ours alone; "": there is none */
     unsigned cores, slots;                   /* of the node, not of the attempt */
     uint64_t grace_ms, hang_ms;              /* how long a stop that is the shim's own may take; 0 hang_ms: no check */
     uint64_t log_max_bytes;                  /* of each rank's log */

@@ -204,12 +204,13 @@ const char *launch_shm_dir(const struct attempt *a, char buf[static LAUNCH_SHM_M
     return buf;
 }
 
-static void child(char *const *argv, int gate, int failed, int log, pid_t parent)
+static void child(char *const *argv, const char *procs, int gate, int failed, int log, pid_t parent)
 {
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), code;
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), cgroup = open(procs, O_WRONLY | O_CLOEXEC), code;
     sigset_t none;
     char go;
 
+    (void)!write(cgroup, "0", 1);
     (void)setsid();
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* without its shim nothing would end it in time */
     if (getppid() != parent || read(gate, &go, 1) != 1)
@@ -240,16 +241,27 @@ static int record_start(const struct attempt *a, pid_t pid, const char *what, st
     return rc;
 }
 
+/* The cgroup of what the shim starts, below its own: cgroup.kill there spares the shim. */
+static void job_cgroup(const struct attempt *a, const char *file, char *buf, size_t cap)
+{
+    (void)snprintf(buf, cap, "%s%s%s", a->cgroup, a->cgroup[0] ? "/job" : "", a->cgroup[0] ? file : "");
+}
+
 static int spawn(const struct attempt *a, char *const *argv, const char *what, pid_t *ret_pid, struct lh_err *reterr)
 {
     int gate[2] = {-1, -1}, failed[2] = {-1, -1}, code = 0, rc = 0;
     int log = open("logs/launch.log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     pid_t self = getpid(), pid = -1;
+    char procs[1100];
 
+    job_cgroup(a, "", procs, sizeof(procs));
+    if (procs[0])
+        (void)mkdir(procs, 0755);
+    job_cgroup(a, "/cgroup.procs", procs, sizeof(procs));
     if (log < 0 || pipe2(gate, O_CLOEXEC) < 0 || pipe2(failed, O_CLOEXEC) < 0 || (pid = fork()) < 0)
         rc = lh_err_set(reterr, -errno, "start %s", what);
     if (pid == 0)
-        child(argv, gate[0], failed[1], log, self);
+        child(argv, procs, gate[0], failed[1], log, self);
     if (rc == 0)
         rc = record_start(a, pid, what, reterr);
     lh_fault("shim.before_exec");
@@ -269,6 +281,29 @@ static int spawn(const struct attempt *a, char *const *argv, const char *what, p
     if (rc == 0)
         *ret_pid = pid;
     return rc;
+}
+
+bool launch_kill_cgroup(const struct attempt *a)
+{
+    char path[1100];
+    bool done;
+    int fd;
+
+    job_cgroup(a, "/cgroup.kill", path, sizeof(path));
+    fd = path[0] ? open(path, O_WRONLY | O_CLOEXEC) : -1;
+    done = fd >= 0 && write(fd, "1", 1) == 1;
+    if (fd >= 0)
+        (void)close(fd);
+    return done;
+}
+
+void launch_remove_cgroup(const struct attempt *a)
+{
+    char path[1100];
+
+    job_cgroup(a, "", path, sizeof(path));
+    if (path[0])
+        (void)rmdir(path);
 }
 
 int launch_mpirun(const struct attempt *a, pid_t *ret_pid, struct lh_err *reterr)

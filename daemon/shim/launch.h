@@ -12,3 +12,7 @@ LH_MUST_CHECK int launch_orted(const struct attempt *a, const char *command, pid
 /* Where the ranks' shared memory of this node lies; removed at the end of the attempt. */
 #define LAUNCH_SHM_MAX 192
 const char *launch_shm_dir(const struct attempt *a, char buf[static LAUNCH_SHM_MAX]);
+
+/* Kills all that is in the attempt's cgroup but the shim, in one go, forks and all. False: it has none. */
+bool launch_kill_cgroup(const struct attempt *a);
+void launch_remove_cgroup(const struct attempt *a);

@@ -63,19 +63,15 @@ static json_t *explain(const struct outcome *o, const struct record *r)
                        r->launcher_signal ? "signal" : "exit code",
                        r->launcher_signal ? r->launcher_signal : r->launcher_exit, tail);
     }
-    return json_pack("{s:s, s:s}", "code", o->code, "detail", detail);
+    return json_pack("{s:s, s:s, s:s}", "code", o->code, "pointer", "", "detail", detail);
 }
 
-/* A journal's error without what every line has. */
+/* A journal's error in the words of exit.json (NODE-17): its text is the detail. */
 static json_t *told_error(const json_t *event)
 {
-    json_t *o = event ? json_deep_copy(event) : NULL;
-
-    if (o) {
-        (void)json_object_del(o, "type");
-        (void)json_object_del(o, "time");
-    }
-    return o;
+    return json_pack("{s:s, s:s, s:s, s:I, s:I}", "code", lh_json_str(event, "code", ""), "pointer",
+                     lh_json_str(event, "pointer", ""), "detail", lh_json_str(event, "text", ""), "rank",
+                     (json_int_t)lh_json_i64(event, "rank", -1), "exit", (json_int_t)lh_json_i64(event, "exit", -1));
 }
 
 /* Every rank of the gang. Those of other nodes are told by their own nodes (`cleaned`); mpirun's success is theirs, too. */

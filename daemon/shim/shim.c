@@ -102,6 +102,7 @@ static void finish(struct shim *s)
         log_line("this log grew too large and was cut");
     (void)!lh_remove_tree(launch_shm_dir(&s->a, shm), NULL);
     (void)!lh_remove_tree("tmp", NULL);
+    launch_remove_cgroup(&s->a);
     if (record_cleaned(&s->a, s->ranks, NULL) == 0)
         s->state = SHIM_ENDED;
 }
@@ -109,8 +110,11 @@ static void finish(struct shim *s)
 static void on_reaping(struct shim *s, uint64_t now)
 {
     bool soft = now - s->reaping_since < REAP_SOFT_MS;
-    unsigned left = reap_kill(!soft);
+    unsigned left;
 
+    if (!soft)
+        (void)launch_kill_cgroup(&s->a); /* where there is one it leaves nothing for the next line */
+    left = reap_kill(!soft);
     ranks_poll(s->ranks, now);
     if (!s->exit_written && (left == 0 || now - s->reaping_since >= REAP_RECORD_MS)) {
         lh_fault("shim.before_exit_record");

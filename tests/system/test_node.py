@@ -274,6 +274,24 @@ def test_commands_may_be_repeated(bench):
     assert b.c.files["j1/1/0.log"] == b"log of 0\n"
 
 
+def test_processes_that_fork_faster_than_they_can_be_found_are_killed_with_their_cgroup(bench):
+    b = bench("""trap "" TERM; (exec setsid python3 -c "
+import os, time
+while True:
+    if os.fork(): os._exit(0)
+    time.sleep(0.001)
+" longhaul-hopper) & exit 0""")
+    b.c.prepare("j1")
+    b.c.expect("prepared", job="j1")
+    cgroup = json.loads((b.dir("j1") / "attempt.json").read_text())["local"].get("cgroup")
+    if not cgroup:
+        pytest.skip("cgroup v2 cannot be written to here")
+    b.c.send("launch", job="j1", attempt=1)
+    b.c.expect("cleaned", job="j1", timeout=30)
+    assert b"longhaul-hopper" not in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True).stdout
+    wait_until(lambda: not pathlib.Path(cgroup).exists(), 10, "the cgroup is removed")
+
+
 def test_secrets_of_the_daemon_do_not_reach_ranks(bench, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
     b = bench("env; exit 0")

@@ -207,13 +207,13 @@ def test_a_missing_mpirun_is_a_launch_failure_that_names_it(shim):
 def test_the_journal_tells_the_result_and_the_error(shim):
     s = shim('''f=out/events/rank-$OMPI_COMM_WORLD_RANK.jsonl
 echo '{"type": "start", "rank": 0}' >>$f
-echo '{"type": "error", "code": "bad_input", "pointer": "/data", "text": "no such file", "exit": 65}' >>$f
+echo '{"type": "error", "code": "bad_input", "pointer": "/data", "text": "no such file", "rank": 1, "exit": 65}' >>$f
 echo '{"type": "done", "outcome": "failed", "exit": 65, "result": {"loss": 2.5}}' >>$f
 exit 65''')
     s.ask("launch")
     end = s.end()
     assert (end["class"], end["exit"]) == ("app", 65)
-    assert (end["error"]["code"], end["error"]["pointer"]) == ("bad_input", "/data")
+    assert end["error"] == {"code": "bad_input", "pointer": "/data", "detail": "no such file", "rank": 1, "exit": 65}
     assert end["result"] == {"loss": 2.5}
 
 

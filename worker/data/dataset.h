@@ -4,7 +4,8 @@
  * documents.bin (u64 offsets) and manifest.json; KEY is a digest of the bytes of the inputs, the tokenizer and the
  * members of the job that matter, so the same data is never tokenised twice and a changed file is a new key.
  * `data.format: tokens` needs no preparation: a safetensors file with input_ids and labels I64 [steps, sequences,
- * tokens] (and optionally documents, lengths), taken in file order.
+ * tokens] (and optionally documents, lengths), taken in file order. Leading dimensions may be left out, and labels:
+ * then every token is a target.
  */
 #pragma once
 #include "proto/base/attr.h"

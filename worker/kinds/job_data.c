@@ -19,8 +19,7 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
     run_phase(p->run, "prepare", (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
 }
 
-/* A directory that an earlier job of kind prepare made stands for its texts. */
-static bool is_shards(const struct lh_strings *uris, char ret_dir[static 1024])
+bool job_data_is_shards(const struct lh_strings *uris, char ret_dir[static 1024])
 {
     char manifest[1100];
 
@@ -53,11 +52,16 @@ static int prepare(struct run *r, const struct lh_strings *uris, int64_t vocab,
     return rc;
 }
 
+bool job_data_is_tokens(const struct lh_strings *texts)
+{
+    return texts->n == 1 && lh_ends_with(texts->at[0], ".safetensors");
+}
+
 /* One rank of each machine prepares; then the others find what it made. */
 static int shards(struct run *r, const struct lh_strings *uris, int64_t vocab,
                   char ret_dir[static 1024], struct lh_err *reterr)
 {
-    bool there = is_shards(uris, ret_dir);
+    bool there = job_data_is_shards(uris, ret_dir);
     int rc = 0;
 
     if (!there && r->comm->local_rank == 0)
@@ -143,7 +147,7 @@ int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
     char dir[1024] = "";
     int rc;
 
-    if (texts->n == 1 && lh_ends_with(texts->at[0], ".safetensors")) {
+    if (job_data_is_tokens(texts)) {
         *job_copy = *r->job;
         job_copy->data.format = LH_DATA_TOKENS;
         job_copy->data.train = *texts;

@@ -6,8 +6,10 @@
 #include "worker/kinds/prepare.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
+#include "proto/base/str.h"
 #include "proto/manifest.h"
 #include "worker/data/dataset.h"
+#include "worker/kinds/job_data.h"
 #include "worker/text/tokenizer.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -50,9 +52,11 @@ static int prepare_list(struct run *r, const struct lh_strings *texts, const str
 {
     struct progress p = {.run = r, .phase = name};
     struct lh_manifest manifest;
-    int rc = prepare_shards(texts, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
-                            reterr);
+    int rc = 0;
 
+    if (!job_data_is_shards(texts, ret_dir))
+        rc = prepare_shards(texts, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
+                            reterr);
     if (rc == 0)
         rc = lh_manifest_read(ret_dir, &manifest, reterr);
     if (rc < 0)
@@ -68,19 +72,23 @@ static int prepare_all(struct run *r, char *train, char *eval, struct lh_err *re
 {
     const struct lh_job *job = r->job;
     bool texts = job->data.train.n > 0 && job->data.format != LH_DATA_TOKENS;
+    const struct lh_strings *measured = &job->eval.perplexity;
+    bool eval_texts = measured->n > 0 && !job_data_is_tokens(measured);
     struct tokenizer *t = NULL;
     char path[1024];
     int rc = 0;
 
-    if (!texts && job->eval.perplexity.n == 0)
+    if (!texts && !eval_texts)
         return 0; /* tokens need no preparation */
     rc = run_path(job->model.base, "/model/base", path, reterr);
     if (rc == 0)
-        rc = tokenizer_open(path, &t, reterr);
+        rc = run_point(tokenizer_open(path, &t, reterr), "/model/base", reterr);
     if (rc == 0 && texts)
-        rc = prepare_list(r, &job->data.train, t, "train", train, reterr);
-    if (rc == 0 && job->eval.perplexity.n > 0)
-        rc = prepare_list(r, &job->eval.perplexity, t, "eval", eval, reterr);
+        rc = run_point(prepare_list(r, &job->data.train, t, "train", train, reterr), "/data/train",
+                       reterr);
+    if (rc == 0 && eval_texts)
+        rc = run_point(prepare_list(r, measured, t, "eval", eval, reterr), "/eval/perplexity",
+                       reterr);
     tokenizer_free(t);
     return rc;
 }
@@ -98,6 +106,25 @@ int prepare_inputs(struct run *r, char *ret_train, char *ret_eval, struct lh_err
     if (ret_eval)
         memcpy(ret_eval, eval, sizeof(eval));
     return 0;
+}
+
+int prepare_only(struct run *r, struct lh_err *reterr)
+{
+    struct dataset *d = NULL;
+    char train[1024], eval[1024];
+    int rc = prepare_inputs(r, train, eval, reterr);
+
+    if (rc == 0 && r->job->kind == LH_KIND_TRAIN && *train) {
+        rc = run_point(dataset_open(r->job, train, INT64_MAX, &d, reterr), "/data/train", reterr);
+        dataset_close(d);
+        d = NULL;
+    }
+    if (rc == 0 && r->job->kind != LH_KIND_PREPARE && *eval) {
+        rc = run_point(eval_windows_open(eval, r->job->context.length, &d, reterr),
+                       "/eval/perplexity", reterr);
+        dataset_close(d);
+    }
+    return rc;
 }
 
 static int copy_file(const char *from, const char *to, struct lh_err *reterr)

@@ -115,10 +115,11 @@ int store_open(const struct store_config *config, struct store **ret_store, stru
     rc = lock_take(s->dir, &s->lock_fd, reterr);
     if (rc < 0)
         return rc;
-    if (lh_free_bytes(s->dir) < config->reserve_bytes)
+    /* One that was at work may start again on a full disk: its jobs go on, new ones are refused. */
+    if (!lh_path_exists(s->path) && lh_free_bytes(s->dir) < config->reserve_bytes)
         return lh_err_set(reterr, -ENOSPC,
                           "state directory '%s' has fewer than %llu MiB free, the reserve that longhauld keeps; free some "
-                          "space or lower store_reserve_mib",
+                          "space, give a --state on a larger disk, or lower limits.reserve_mib",
                           s->dir, (unsigned long long)(config->reserve_bytes >> 20));
     rc = connection_open(s->path, true, &s->db, reterr);
     if (rc == 0)
