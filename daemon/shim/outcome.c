@@ -98,7 +98,8 @@ struct outcome outcome_decide(const struct outcome_facts *f)
 {
     struct outcome o;
 
-    if (f->launched && f->launcher_exit == 0 && f->launcher_signal == 0)
+    if (f->launched && f->launcher_exit == 0 && f->launcher_signal == 0 && f->worker_exit != WORKER_STOPPED &&
+        !first_failure(f))
         return (struct outcome){"ok", "", 0, 0, -1, ""};
     switch (f->cause) {
     case STOP_NONE:

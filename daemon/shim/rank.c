@@ -6,6 +6,7 @@
  * ranks/rank-N.json (twice: at the start, and with the wait status).
  */
 #include "daemon/shim/caplog.h"
+#include "daemon/shim/outcome.h"
 #include "daemon/shim/roles.h"
 #include "proto/base/attr.h"
 #include "proto/base/clock.h"
@@ -166,6 +167,8 @@ static int wait_for(struct rank *r)
     caplog_finish(&r->log);
     lh_fault("shim.rank.before_record");
     record(r, status, &ru);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_STOPPED)
+        return 0;
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
