@@ -1,4 +1,5 @@
-/* changes.c - app_submit and app_action: from the API's request to the core's step and back after the commit. */
+/* changes.c - app_submit and app_action: from the API's request to the core's step and back after
+ * the commit. */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/json.h"
 #include "proto/base/str.h"
@@ -50,10 +51,11 @@ static struct call *call_new(app_done_fn *done, void *arg)
 }
 
 /* A refusal takes the same road as an answer: done never comes before the call has returned. */
-static void call_refuse(struct app *a, struct call *k, int status, const char *code, const char *fmt, ...)
-    LH_PRINTF(5, 6);
+static void call_refuse(struct app *a, struct call *k, int status, const char *code,
+                        const char *fmt, ...) LH_PRINTF(5, 6);
 
-static void call_refuse(struct app *a, struct call *k, int status, const char *code, const char *fmt, ...)
+static void call_refuse(struct app *a, struct call *k, int status, const char *code,
+                        const char *fmt, ...)
 {
     struct change_set none = {.n_events = 0};
     va_list ap;
@@ -67,7 +69,8 @@ static void call_refuse(struct app *a, struct call *k, int status, const char *c
     store_put(a->store, &none, call_on_refused, k);
 }
 
-/* An answer that must not wait for the writer, because the writer itself waits for room on the disk. */
+/* An answer that must not wait for the writer, because the writer itself waits for room on the
+ * disk. */
 static void answer_now(struct call *k)
 {
     k->answer.detail = k->detail;
@@ -75,7 +78,8 @@ static void answer_now(struct call *k)
     free(k);
 }
 
-/* True when the change may be tried; otherwise it is answered. new_work: the reserve is kept free of it. */
+/* True when the change may be tried; otherwise it is answered. new_work: the reserve is kept free
+ * of it. */
 static bool admits(struct app *a, struct call *k, bool new_work)
 {
     enum store_mode mode = store_mode(a->store);
@@ -106,8 +110,8 @@ static void add_problems(json_t *errors, const struct lh_problems *p, const char
         char pointer[200];
 
         (void)snprintf(pointer, sizeof(pointer), "%s%s", prefix, p->at[i].pointer);
-        (void)json_array_append_new(errors, json_pack("{s:s,s:s,s:s}", "pointer", pointer, "code", p->at[i].code,
-                                                      "detail", p->at[i].detail));
+        (void)json_array_append_new(errors, json_pack("{s:s,s:s,s:s}", "pointer", pointer, "code",
+                                                      p->at[i].code, "detail", p->at[i].detail));
     }
 }
 
@@ -131,8 +135,8 @@ static void parse_jobs(const json_t *body, struct core_new_job *jobs, unsigned n
             continue;
         add_problems(errors, problems, prefix);
         if (problems->n == 0)
-            (void)json_array_append_new(errors, json_pack("{s:s,s:s,s:s}", "pointer", prefix, "code", "bad_value",
-                                                          "detail", err.text));
+            (void)json_array_append_new(errors, json_pack("{s:s,s:s,s:s}", "pointer", prefix,
+                                                          "code", "bad_value", "detail", err.text));
     }
     free(problems);
     for (unsigned i = 0; i < n && json_array_size(errors) > 0; i++) {
@@ -141,8 +145,8 @@ static void parse_jobs(const json_t *body, struct core_new_job *jobs, unsigned n
     }
 }
 
-void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key, const char *principal,
-                bool dry_run, app_done_fn *done, void *arg)
+void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key,
+                const char *principal, bool dry_run, app_done_fn *done, void *arg)
 {
     struct call *k = call_new(done, arg);
     size_t n = json_is_array(body) ? json_array_size(body) : 1;
@@ -152,7 +156,9 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     if (!admits(a, k, !dry_run))
         return;
     if (n == 0 || n > CORE_PIPELINE_MAX) {
-        call_refuse(a, k, 422, "bad_job", "a pipeline is an array of 1 to %d jobs, this one has %zu", CORE_PIPELINE_MAX, n);
+        call_refuse(a, k, 422, "bad_job",
+                    "a pipeline is an array of 1 to %d jobs, this one has %zu", CORE_PIPELINE_MAX,
+                    n);
         return;
     }
     jobs = calloc(n, sizeof(*jobs));
@@ -162,12 +168,17 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     parse_jobs(body, jobs, (unsigned)n, errors);
     if (json_array_size(errors) > 0) {
         k->answer.errors = errors;
-        call_refuse(a, k, 422, "bad_job", "%s", lh_json_str(json_array_get(errors, 0), "detail", ""));
+        call_refuse(a, k, 422, "bad_job", "%s",
+                    lh_json_str(json_array_get(errors, 0), "detail", ""));
     } else {
-        struct core_event ev = {
-            .type = CORE_EV_SUBMIT,
-            .u.submit = {.jobs = jobs, .n_jobs = (unsigned)n, .pipeline = json_is_array(body), .dry_run = dry_run,
-                         .principal = principal, .key = key, .fingerprint = fingerprint}};
+        struct core_event ev = {.type = CORE_EV_SUBMIT,
+                                .u.submit = {.jobs = jobs,
+                                             .n_jobs = (unsigned)n,
+                                             .pipeline = json_is_array(body),
+                                             .dry_run = dry_run,
+                                             .principal = principal,
+                                             .key = key,
+                                             .fingerprint = fingerprint}};
 
         json_decref(errors);
         app_step(a, &ev, call_on_step, k);
@@ -175,8 +186,8 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     free(jobs);
 }
 
-void app_action(struct app *a, const char *job, const char *action, uint64_t if_match, const char *principal,
-                app_done_fn *done, void *arg)
+void app_action(struct app *a, const char *job, const char *action, uint64_t if_match,
+                const char *principal, app_done_fn *done, void *arg)
 {
     struct call *k = call_new(done, arg);
     struct core_event ev = {

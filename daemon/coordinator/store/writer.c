@@ -1,9 +1,10 @@
 /* writer.c - the writer's thread: whatever is queued becomes one transaction.
  *
- *     wait ─ take up to STORE_BATCH_MAX sets ─ BEGIN IMMEDIATE ... COMMIT (fsync) ─ hand back to the loop ─ checkpoint?
- *                                  └── disk full: ROLLBACK, wait half a second, the same sets again
+ *     wait ─ take STORE_BATCH_MAX sets ─ BEGIN IMMEDIATE ... COMMIT (fsync) ─ to the loop ─
+ * checkpoint? └── disk full: ROLLBACK, wait half a second, the same sets again
  *
- * Any other failure is final: the thread stops, the loop is told (store_problem) and nothing is acknowledged any more.
+ * Any other failure is final: the thread stops, the loop is told (store_problem) and nothing is
+ * acknowledged any more.
  */
 #include "daemon/coordinator/store/internal.h"
 #include "proto/base/clock.h"
@@ -35,15 +36,19 @@ int writer_prepare(struct store *s, struct lh_err *reterr)
         {"BEGIN IMMEDIATE", &s->begin},
         {"COMMIT", &s->commit},
         {"ROLLBACK", &s->rollback},
-        {"INSERT INTO event (seq, time_ms, type, job, attempt, data, rows) VALUES (?1,?2,?3,?4,?5,?6,?7)", &s->event},
+        {"INSERT INTO event (seq, time_ms, type, job, attempt, data, rows) VALUES "
+         "(?1,?2,?3,?4,?5,?6,?7)",
+         &s->event},
         {"INSERT INTO idem_key (principal, key, fingerprint, jobs, time_ms) VALUES (?1,?2,?3,?4,?5)"
-         " ON CONFLICT (principal, key) DO UPDATE SET fingerprint=?3, jobs=?4, time_ms=?5 WHERE time_ms < ?6",
+         " ON CONFLICT (principal, key) DO UPDATE SET fingerprint=?3, jobs=?4, time_ms=?5 WHERE "
+         "time_ms < ?6",
          &s->idem},
         {"DELETE FROM idem_key WHERE time_ms < ?1", &s->idem_purge},
     };
 
     for (size_t i = 0; i < LH_ARRAY_LEN(all); i++)
-        if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].stmt, NULL) != SQLITE_OK)
+        if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].stmt,
+                               NULL) != SQLITE_OK)
             return schema_error(s->db, reterr, "prepare a statement of the database");
     (void)sqlite3_wal_hook(s->db, on_wal, s);
     return schema_writer_init(&s->rows, s->db, reterr);
@@ -204,7 +209,8 @@ static void checkpoint(struct store *s, uint64_t *idle_ms)
         (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
         s->wal_pages = 0;
     } else if (*idle_ms >= 30000) { /* nothing to do: give the space back, forget old keys */
-        (void)sqlite3_bind_int64(s->idem_purge, 1, (sqlite3_int64)(lh_now_ms() - s->config.idem_keep_ms));
+        (void)sqlite3_bind_int64(s->idem_purge, 1,
+                                 (sqlite3_int64)(lh_now_ms() - s->config.idem_keep_ms));
         (void)run(s, s->idem_purge);
         (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
         *idle_ms = 0;
