@@ -92,13 +92,16 @@ static bool admits(struct app *a, struct call *k, bool new_work)
         return true;
     k->answer.status = mode == STORE_DAMAGED ? 503 : 507;
     k->answer.code = mode == STORE_DAMAGED ? "read_only" : "disk_reserve";
-    (void)snprintf(
-        k->detail, sizeof(k->detail),
-        mode == STORE_DAMAGED
-            ? "the database is damaged, nothing is changed any more; see the log of longhauld"
-            : "the disk of the state directory is full up to the reserve; running jobs go on, and "
-              "changes are "
-              "taken again when there is room");
+    if (mode == STORE_DAMAGED)
+        (void)snprintf(
+            k->detail, sizeof(k->detail),
+            "the database is damaged, nothing is changed any more; see the log of longhauld");
+    else
+        (void)snprintf(k->detail, sizeof(k->detail),
+                       "the disk of the state directory '%.300s' is full up to the reserve of %llu "
+                       "MiB; running jobs go on; "
+                       "free some space there, and changes are taken again",
+                       a->config->state, (unsigned long long)(a->config->reserve_bytes >> 20));
     answer_now(k);
     return false;
 }
