@@ -93,11 +93,13 @@ static bool admits(struct app *a, struct call *k, bool new_work)
     k->answer.status = mode == STORE_DAMAGED ? 503 : 507;
     k->answer.code = mode == STORE_DAMAGED ? "read_only" : "disk_reserve";
     if (mode == STORE_DAMAGED)
-        (void)snprintf(k->detail, sizeof(k->detail),
-                       "the database is damaged, nothing is changed any more; see the log of longhauld");
+        (void)snprintf(
+            k->detail, sizeof(k->detail),
+            "the database is damaged, nothing is changed any more; see the log of longhauld");
     else
         (void)snprintf(k->detail, sizeof(k->detail),
-                       "the disk of the state directory '%.300s' is full up to the reserve of %llu MiB; running jobs go on; "
+                       "the disk of the state directory '%.300s' is full up to the reserve of %llu "
+                       "MiB; running jobs go on; "
                        "free some space there, and changes are taken again",
                        a->config->state, (unsigned long long)(a->config->reserve_bytes >> 20));
     answer_now(k);

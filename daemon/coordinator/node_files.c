@@ -39,6 +39,34 @@ struct target {
     int64_t offset;
 };
 
+/* The request's node must be one that has registered: 409 makes it do so. */
+static bool take_agent(struct app *a, struct http_request *q)
+{
+    const char *name = http_query(q, "name"), *agent = http_query(q, "agent_id"),
+               *epoch = http_query(q, "epoch");
+    int64_t seen = 0;
+
+    if (!name || !agent || (epoch && !lh_parse_i64(epoch, 0, INT64_MAX, &seen))) {
+        http_answer_problem(q, 400, "bad_request", NULL,
+                            "name, agent_id or epoch is missing from the query, or wrong");
+        return false;
+    }
+    if ((uint64_t)seen <= store_epoch(a->store) && core_knows_agent(a->core, name, agent))
+        return true;
+    http_answer_problem(q, 409, "not_registered", NULL,
+                        "this coordinator does not know this agent; register");
+    return false;
+}
+
+static bool in_gang(const struct core_job *j, uint64_t attempt, const char *node)
+{
+    for (unsigned i = 0; i < j->n_attempts; i++)
+        for (unsigned k = 0; j->attempts[i].number == attempt && k < j->attempts[i].n_claims; k++)
+            if (strcmp(j->attempts[i].claims[k].node, node) == 0)
+                return true;
+    return false;
+}
+
 /* /v1/node/files/JOB/ATTEMPT/FILE?offset=N. Answers and returns false when it is not that. */
 static bool take_target(struct app *a, struct http_request *q, struct target *t)
 {
@@ -46,16 +74,14 @@ static bool take_target(struct app *a, struct http_request *q, struct target *t)
     const char *path = http_path(q), *offset = http_query(q, "offset");
     int64_t number = 0;
     int used = 0;
-    bool known = false;
 
     if (sscanf(path, "/v1/node/files/%31[a-z0-9]/%20[0-9]/%n", job, attempt, &used) == 2 &&
         used > 0 && lh_parse_i64(attempt, 1, INT64_MAX, &number) && good_name(path + used))
         t->job = core_find_job(a->core, job);
-    for (unsigned i = 0; t->job && i < t->job->n_attempts; i++)
-        known = known || t->job->attempts[i].number == (uint64_t)number;
-    if (!known || strcmp(t->job->id, job) != 0) {
+    if (!t->job || strcmp(t->job->id, job) != 0 ||
+        !in_gang(t->job, (uint64_t)number, http_query(q, "name"))) {
         http_answer_problem(q, 404, "no_such_file", NULL,
-                            "there is no such attempt, or it has no such file");
+                            "this node has no such attempt, or attempts have no such file");
         return false;
     }
     if (!offset || !lh_parse_i64(offset, 0, INT64_MAX, &t->offset)) {
@@ -126,7 +152,7 @@ void node_file_put(struct app *a, struct http_request *q)
                             "the coordinator's disk is full up to the reserve; send it later");
         return;
     }
-    if (!take_target(a, q, &t))
+    if (!take_agent(a, q) || !take_target(a, q, &t))
         return;
     fd = open_file(a, &t, path, sizeof(path));
     if (fd < 0 || fstat(fd, &st) < 0) {

@@ -283,7 +283,7 @@ static json_t *put(struct daemon *d, const char *id, const char *file, int offse
     json_t *o;
     int fd;
 
-    (void)snprintf(path, sizeof(path), "/v1/node/files/%s/1/%s?offset=%d", id, file, offset);
+    (void)snprintf(path, sizeof(path), "/v1/node/files/%s/1/%s?offset=%d&name=n1&agent_id=a1&epoch=1", id, file, offset);
     fd = send_request(d, "PUT", path, NULL, body);
     o = receive(d, fd);
     return o;
@@ -325,6 +325,20 @@ static void files_of_attempts_grow_by_offset(void **state)
     }
     o = put(&d, "jnobody", "0.log", 0, "x");
     assert_int_equal(d.status, 404);
+    json_decref(o);
+    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=0&name=n1&agent_id=old", id);
+    o = receive(&d, send_request(&d, "PUT", name, NULL, "x"));
+    expect(&d, 409, o, "not_registered");
+    json_decref(o);
+    f.epoch = 0; /* another node, of no gang */
+    o = call(&d, "POST", "/v1/node/register", NULL,
+             "{'name':'n2','agent_id':'a2','epoch':0,'protocol':1,'boot_id':'b','device':'cpu',"
+             "'slots':1,'attempts':[]}");
+    expect(&d, 200, o, NULL);
+    json_decref(o);
+    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=11&name=n2&agent_id=a2", id);
+    o = receive(&d, send_request(&d, "PUT", name, NULL, "x"));
+    expect(&d, 404, o, NULL);
     json_decref(o);
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
     daemon_release(&d);
