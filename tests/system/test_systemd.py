@@ -1,5 +1,7 @@
 """A whole host under systemd: install, run a job, restart both services during it, trip the watchdog."""
+import hashlib
 import json
+import re
 import subprocess
 
 import longhaul
@@ -21,27 +23,30 @@ def host(tmp_path_factory):
         pytest.skip(f"no Debian root could be made: {e}")
     with nspawn.Host(tmp_path_factory.mktemp("host")) as h:
         build = longhaul.BIN.parent
-        subprocess.run(["cmake", "--install", str(build), "--prefix", "/usr"], check=True, capture_output=True,
+        subprocess.run(["cmake", "--install", str(build)], check=True, capture_output=True,
                        env={"DESTDIR": str(h.root), "PATH": "/usr/bin:/bin"})
-        (h.root / "etc/longhaul/node.env").write_text('LONGHAUL_NODE_ARGS="--coordinator http://127.0.0.1:7433 --name here --slots 2 '
-                                                      '--token-file /etc/longhaul/node.token"\n')
-        prepare_tokens(h)
+        # Where the units look for their configuration follows from the prefix that the build was configured with.
+        h.etc = re.search(r"--config (\S+)/longhauld.yaml", (build / "systemd/longhauld.service").read_text()).group(1)
+        prepare_configuration(h)
         h.boot()
         yield h
 
 
-def prepare_tokens(h):
-    import hashlib
+def prepare_configuration(h):
     token = "a-token-of-this-test-run-0123456789"
     digest = hashlib.sha256(token.encode()).hexdigest()
-    (h.root / "etc/longhaul/node.token").write_text(token + "\n")
-    (h.root / "etc/longhaul/tokens").write_text(f"operator test {digest}\n")
-    (h.root / "etc/longhaul/longhauld.yaml").write_text("listen: 127.0.0.1:7433\nauth: token\ntoken_file: /etc/longhaul/tokens\n"
-                                                        "store: file:///var/lib/longhaul-node/store\n")
+    etc = h.root / h.etc[1:]
+    assert (etc / "longhauld.yaml").exists() and (etc / "node.env").exists()  # the installed samples
+    (etc / "node.token").write_text(token + "\n")
+    (etc / "tokens").write_text(f"operator test {digest}\n")
+    (etc / "longhauld.yaml").write_text(f"listen: 127.0.0.1:7433\nauth: token\ntoken_file: {h.etc}/tokens\n"
+                                        "store: file:///var/lib/longhaul-node/store\n")
+    (etc / "node.env").write_text('LONGHAUL_NODE_ARGS="--coordinator http://127.0.0.1:7433 --name here --slots 2 '
+                                  f'--token-file {h.etc}/node.token"\n')
 
 
 def ask(h, *words):
-    done = h.run("longhaul", "--server", "http://127.0.0.1:7433", "--token-file", "/etc/longhaul/node.token", "--json", *words)
+    done = h.run("longhaul", "--server", "http://127.0.0.1:7433", "--token-file", f"{h.etc}/node.token", "--json", *words)
     return json.loads(done.stdout)
 
 
@@ -60,17 +65,17 @@ def test_the_unit_file_is_hardened():
 def test_installed_services_run_a_job_and_survive_restarts(host):
     host.run("systemd-sysusers")
     host.run("systemd-tmpfiles", "--create")
-    host.run("chown", "longhaul:longhaul", "/etc/longhaul/node.token", "/etc/longhaul/tokens")
+    host.run("chown", "longhaul:longhaul", f"{host.etc}/node.token", f"{host.etc}/tokens")
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", "longhauld.service", "longhaul-node.service")
     assert host.run("systemctl", "is-active", "longhauld.service", "longhaul-node.service").stdout.split() == ["active"] * 2
-    wait_until(lambda: any(n["state"] == "up" for n in ask(host, "nodes")), 30, "the node is up", every=0.5)
-    (host.root / "tmp/job.json").write_text(json.dumps(check_job(12, slots=2)))
+    wait_until(lambda: any(n["state"] == "up" for n in ask(host, "nodes")), 30, "the node is up", every=0.2)
+    (host.root / "tmp/job.json").write_text(json.dumps(check_job(7, slots=2)))
     job = submit(host, "/tmp/job.json")
-    wait_until(lambda: ask(host, "show", job)["state"] == "running", 60, "the job runs", every=0.5)
+    wait_until(lambda: ask(host, "show", job)["state"] == "running", 60, "the job runs", every=0.2)
     host.run("systemctl", "restart", "longhauld.service")
     host.run("systemctl", "restart", "longhaul-node.service")
-    ended = wait_until(lambda: (j := ask(host, "show", job))["state"] in longhaul.FINALS and j, 90, "the job ends", every=0.5)
+    ended = wait_until(lambda: (j := ask(host, "show", job))["state"] in longhaul.FINALS and j, 90, "the job ends", every=0.2)
     assert ended["state"] == "succeeded", ended
     assert ended["attempts"] == 1
 
@@ -79,7 +84,7 @@ def submit(h, path):
     # A root of the host wrote the file; /tmp of the container may hide it behind its own mount.
     spec = (h.root / path.lstrip("/")).read_text()
     h.run("sh", "-c", f"cat > /root/job.json <<'END'\n{spec}\nEND")
-    done = h.run("longhaul", "--server", "http://127.0.0.1:7433", "--token-file", "/etc/longhaul/node.token", "submit", "--quiet",
+    done = h.run("longhaul", "--server", "http://127.0.0.1:7433", "--token-file", f"{h.etc}/node.token", "submit", "--quiet",
                  "/root/job.json")
     return done.stdout.strip()
 
@@ -92,9 +97,9 @@ def test_a_stuck_coordinator_is_restarted_by_the_watchdog(host):
     host.run("systemctl", "restart", "longhauld.service")
     pid = properties(host, "longhauld.service", "MainPID")["MainPID"]
     assert pid != before["MainPID"]
-    host.run("kill", "-STOP", pid)
+    host.run("sh", "-c", f"kill -STOP {pid}")
     wait_until(lambda: properties(host, "longhauld.service", "MainPID")["MainPID"] not in ("0", pid), 60,
-               "systemd has started another coordinator", every=0.5)
+               "systemd has started another coordinator", every=0.2)
     wait_until(lambda: host.run("systemctl", "is-active", "longhauld.service", check=False).stdout.strip() == "active", 30,
-               "it is active", every=0.5)
+               "it is active", every=0.2)
     assert int(properties(host, "longhauld.service", "NRestarts")["NRestarts"]) >= 1
