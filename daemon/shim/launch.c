@@ -207,10 +207,12 @@ const char *launch_shm_dir(const struct attempt *a, char buf[static LAUNCH_SHM_M
 static void child(char *const *argv, const char *procs, int gate, int failed, int log, pid_t parent)
 {
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC), cgroup = open(procs, O_WRONLY | O_CLOEXEC), code;
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     sigset_t none;
     char go;
 
     (void)!write(cgroup, "0", 1);
+    (void)!write(oom, "0", 1); /* the daemon may be protected from the kernel's choice; ranks are what it is to choose from */
     (void)setsid();
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* without its shim nothing would end it in time */
     if (getppid() != parent || read(gate, &go, 1) != 1)
