@@ -1,8 +1,9 @@
 /* app.c - longhauld's wiring: the loop, the core, the store and the HTTP server.
  *
- * Every change takes one road: app_step runs the core (memory changes at once), queues the change set, and what others
- * may see of it (answers, commands to nodes, the feed) waits for the commit. Steps commit in their order, so memory is
- * never behind the disk and nobody hears of what is not on it.
+ * Every change takes one road: app_step runs the core (memory changes at once), queues the change
+ * set, and what others may see of it (answers, commands to nodes, the feed) waits for the commit.
+ * Steps commit in their order, so memory is never behind the disk and nobody hears of what is not
+ * on it.
  */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/clock.h"
@@ -13,6 +14,7 @@
 #include "proto/base/str.h"
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,13 +54,17 @@ uint64_t app_last_seq(const struct app *a)
     return core_last_seq(a->core);
 }
 
-/* ---- one step -------------------------------------------------------------------------------------------------- */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 struct step {
     struct app *app;
     struct core_effects fx;
     unsigned n_events;
-    struct step_event { uint64_t seq; char type[CHANGE_TYPE_MAX], job[CHANGE_ID_MAX]; char *text; } *events;
+    struct step_event {
+        uint64_t seq;
+        char type[CHANGE_TYPE_MAX], job[CHANGE_ID_MAX];
+        char *text;
+    } * events;
     app_step_fn *done;
     void *arg;
 };
@@ -115,9 +121,11 @@ static void log_events(const struct change_set *set)
         const struct change_event *e = &set->events[i];
 
         if (lh_starts_with(e->type, "node."))
-            lh_info(e->type, "node=%s state=%s", lh_json_str(e->data, "node", ""), lh_json_str(e->data, "state", ""));
+            lh_info(e->type, "node=%s state=%s", lh_json_str(e->data, "node", ""),
+                    lh_json_str(e->data, "state", ""));
         else
-            lh_info(e->type, "job=%s attempt=%llu reason=%s detail=\"%s\"", e->job, (unsigned long long)e->attempt,
+            lh_info(e->type, "job=%s attempt=%llu reason=%s detail=\"%s\"", e->job,
+                    (unsigned long long)e->attempt,
                     lh_json_str(e->data, "reason", lh_json_str(e->data, "stop_reason", "")),
                     lh_json_str(e->data, "detail", lh_json_str(e->data, "node", "")));
     }
@@ -150,7 +158,7 @@ void app_step(struct app *a, struct core_event *ev, app_step_fn *done, void *arg
     store_put(a->store, &s->fx.changes, step_on_commit, s);
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------------ */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 static void look_at_store(struct app *a)
 {
@@ -164,7 +172,7 @@ static void look_at_store(struct app *a)
     const char *problem = store_problem(a->store);
     struct store_stats stats;
 
-    if (problem) { /* nothing more can be made durable: what is on disk is found out by a new start */
+    if (problem) { /* a new start finds out what is on disk */
         lh_error("store.failed", "error=\"%s\" state=%s", problem, a->config->state);
         (void)fflush(NULL);
         _exit(74);
@@ -205,7 +213,7 @@ static void on_tick(uv_timer_t *t)
         finish_stop(a);
 }
 
-/* ---- start and stop -------------------------------------------------------------------------------------------- */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void address_path(const struct app *a, char *buf, size_t cap)
 {
@@ -244,7 +252,6 @@ void app_quit(struct app *a, int exit_code)
         standalone_stop(a->standalone);
     outboxes_close(a);
     audience_run(a);
-    http_server_stop(a->http);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -258,9 +265,18 @@ static void on_handle_closed(uv_handle_t *h)
 static void finish_stop(struct app *a)
 {
     struct store_stats stats;
+    bool late;
 
     store_stats(a->store, &stats);
-    if ((!standalone_is_gone(a->standalone) || stats.queued > 0) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
+    late = a->mode == STORE_DAMAGED || lh_mono_ms() - a->stopping_ms >= STOP_MAX_MS;
+    if (stats.queued > 0 && !late)
+        return;
+    if (!a->http_stopped) { /* only now: what was being committed has got its answer */
+        a->http_stopped = true;
+        http_server_stop(a->http);
+        return;
+    }
+    if (!standalone_is_gone(a->standalone) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
         return;
     uv_close((uv_handle_t *)&a->tick, on_handle_closed);
     uv_close((uv_handle_t *)&a->sigterm, on_handle_closed);
@@ -280,7 +296,8 @@ static void reload(struct app *a)
     if (a->config_path)
         rc = config_load(&fresh, a->config_path, &err);
     if (rc < 0) {
-        app_warn(a, "config.refused", "the configuration was not reloaded, the old one stays: %s", err.text);
+        app_warn(a, "config.refused", "the configuration was not reloaded, the old one stays: %s",
+                 err.text);
     } else if (a->config_path) { /* timers and limits of the core; the rest needs a restart */
         fresh.core.store = a->config->store;
         fresh.core.ports = a->config->ports;
@@ -307,7 +324,10 @@ static void on_signal(uv_signal_t *h, int signum)
 
 static int start_handles(struct app *a, struct lh_err *reterr)
 {
-    struct { uv_signal_t *h; int signum; } const signals[] = {
+    struct {
+        uv_signal_t *h;
+        int signum;
+    } const signals[] = {
         {&a->sigterm, SIGTERM}, {&a->sigint, SIGINT}, {&a->sighup, SIGHUP}, {&a->sigchld, SIGCHLD}};
     int rc = uv_timer_init(a->loop, &a->tick);
 
@@ -344,7 +364,8 @@ static int load(struct app *a, struct lh_err *reterr)
 {
     struct store_config config = {.dir = a->config->state,
                                   .reserve_bytes = a->config->reserve_bytes,
-                                  .idem_keep_ms = a->config->core.idem_keep_ms};
+                                  .idem_keep_ms = a->config->core.idem_keep_ms,
+                                  .realtime = a->config->standalone && a->config->realtime};
     uint64_t seq = 0;
     int rc = store_open(&config, &a->store, reterr);
 
@@ -383,7 +404,8 @@ static int listen_http(struct app *a, struct lh_err *reterr)
 
     int rc = http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
 
-    /* An address that is taken may be free later; a token file or key that cannot be read is configuration. */
+    /* An address that is taken may be free later; a token file or key that cannot be read is
+     * configuration. */
     return rc < 0 && rc != -EADDRINUSE && rc != -EADDRNOTAVAIL ? LH_ESTATE : rc;
 }
 
@@ -407,12 +429,18 @@ static int start(struct app *a, struct lh_err *reterr)
         rc = write_address(a, reterr);
     if (rc < 0)
         return rc;
+    if (a->config->standalone && a->config->realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK,
+                                 &first); /* not for what we start */
+    }
     a->ready = true;
     a->watchdog_ms = notify_watchdog_ms();
     notify_ready(a);
     store_check(a->store, on_checked, a);
-    lh_info("app.ready", "address=%s state=%s cluster=%s epoch=%llu", http_server_address(a->http), a->config->state,
-            store_cluster(a->store), (unsigned long long)store_epoch(a->store));
+    lh_info("app.ready", "address=%s state=%s cluster=%s epoch=%llu", http_server_address(a->http),
+            a->config->state, store_cluster(a->store), (unsigned long long)store_epoch(a->store));
     return 0;
 }
 
@@ -428,7 +456,10 @@ static void close_handle(uv_handle_t *h, void *arg)
 int app_run(struct config *config, const char *config_path, struct lh_err *reterr)
 {
     uv_loop_t loop;
-    struct app a = {.loop = &loop, .config = config, .config_path = config_path, .started_ms = lh_now_ms(),
+    struct app a = {.loop = &loop,
+                    .config = config,
+                    .config_path = config_path,
+                    .started_ms = lh_now_ms(),
                     .started_mono_ms = lh_mono_ms()};
     int rc = uv_loop_init(&loop);
 

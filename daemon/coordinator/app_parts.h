@@ -37,7 +37,7 @@ struct app {
     uv_timer_t tick;
     uv_signal_t sigterm, sigint, sighup, sigchld;
     unsigned handles_open; /* of the five above */
-    bool ready, stopping, superseded /* a node has obeyed a higher epoch of this cluster */;
+    bool ready, stopping, http_stopped, superseded /* a node has obeyed a higher epoch of this cluster */;
     int exit_code;
     uint64_t stopping_ms;
 

@@ -1,7 +1,7 @@
 /* audience.c - who hears of commits: requests that wait for a job to change, and the live feed.
  *
- * Both are short lists, bounded by the HTTP server's connections. Callbacks may open and close others: a waiter is out of
- * its list before it is called, a feed is only marked and swept later.
+ * Both are short lists, bounded by the HTTP server's connections. Callbacks may open and close
+ * others: a waiter is out of its list before it is called, a feed is only marked and swept later.
  */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/clock.h"
@@ -56,8 +56,8 @@ void audience_run(struct app *a)
     }
 }
 
-uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigned wait_s, app_changed_fn *changed,
-                      void *arg)
+uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigned wait_s,
+                      app_changed_fn *changed, void *arg)
 {
     struct waiter *w = calloc(1, sizeof(*w));
     const struct core_job *j = core_find_job(a->core, job);
@@ -88,7 +88,8 @@ void app_wait_cancel(struct app *a, uint64_t ticket)
         }
 }
 
-void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job, app_events_fn *done, void *arg)
+void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job,
+                app_events_fn *done, void *arg)
 {
     store_events(a->store, after_seq, limit, job, done, arg);
 }

@@ -1,4 +1,5 @@
-/* cgroup.c - see cgroup.h. No controller is switched on: the cgroup is there to find and kill what is in it (cgroup.kill). */
+/* cgroup.c - see cgroup.h. No controller is switched on: the cgroup is there to find and kill what
+ * is in it (cgroup.kill). */
 #include "daemon/node/cgroup.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -48,10 +49,11 @@ bool cgroup_make(const char *job, uint64_t attempt, char *buf, size_t cap)
         return false;
     if (snprintf(buf, cap, "%s%s/longhaul-%s-%" PRIu64, mount, own, job, attempt) >= (int)cap)
         return false;
-    (void)rmdir(buf); /* of the same attempt, when its state was lost */
+    (void)cgroup_remove(buf); /* of the same attempt, when its state was lost */
     if (mkdir(buf, 0755) < 0)
         return false;
-    (void)snprintf(kill, sizeof(kill), "%s/cgroup.kill", buf); /* since Linux 5.14: without it nothing is gained */
+    (void)snprintf(kill, sizeof(kill), "%s/cgroup.kill",
+                   buf); /* since Linux 5.14: without it nothing is gained */
     if (access(kill, W_OK) == 0)
         return true;
     (void)rmdir(buf);

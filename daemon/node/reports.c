@@ -1,4 +1,5 @@
-/* reports.c - see reports.h. One request is under way at a time; what comes meanwhile goes with the next. */
+/* reports.c - see reports.h. One request is under way at a time; what comes meanwhile goes with the
+ * next. */
 #include "daemon/node/reports.h"
 #include "daemon/node/held.h"
 #include "daemon/node/link.h"
@@ -112,13 +113,15 @@ void reports_put(struct reports *r, const char *id, json_t *report)
     reports_flush(r);
 }
 
-void reports_attempt(struct reports *r, const struct held *h, const char *type, const char *which, json_t *data)
+void reports_attempt(struct reports *r, const struct held *h, const char *type, const char *which,
+                     json_t *data)
 {
     char id[256];
 
     if (!data)
         data = json_object();
-    (void)snprintf(id, sizeof(id), "%s/%" PRIu64 "/%s%s%s", h->job, h->number, type, which[0] ? "/" : "", which);
+    (void)snprintf(id, sizeof(id), "%s/%" PRIu64 "/%s%s%s", h->job, h->number, type,
+                   which[0] ? "/" : "", which);
     (void)json_object_set_new(data, "type", json_string(type));
     (void)json_object_set_new(data, "job", json_string(h->job));
     (void)json_object_set_new(data, "attempt", json_integer((json_int_t)h->number));
@@ -183,13 +186,15 @@ void reports_flush(struct reports *r)
     if (r->sending || !r->first || !link_is_up(r->node->link) || r->node->stopping)
         return;
     list = json_array();
-    for (struct waiting *w = r->first; w && n < BATCH_MAX && bytes < BATCH_BYTES; w = w->next, n++) {
+    for (struct waiting *w = r->first; w && n < BATCH_MAX && bytes < BATCH_BYTES;
+         w = w->next, n++) {
         (void)json_array_append(list, w->report);
         bytes += w->bytes;
     }
     r->sending = true;
     r->more = false;
-    if (link_post(r->node->link, "reports", json_pack("{s:o}", "reports", list), TIMEOUT_MS, reports_on_answer, r, &err) < 0) {
+    if (link_post(r->node->link, "reports", json_pack("{s:o}", "reports", list), TIMEOUT_MS,
+                  reports_on_answer, r, &err) < 0) {
         r->sending = false;
         (void)uv_timer_start(&r->timer, reports_on_timer, AGAIN_MS, 0);
     }

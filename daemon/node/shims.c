@@ -1,6 +1,7 @@
 /* shims.c - see shims.h.
  *
- * A socket's path is limited to 108 bytes: the directory is opened and the socket named through /proc/self/fd.
+ * A socket's path is limited to 108 bytes: the directory is opened and the socket named through
+ * /proc/self/fd.
  */
 #include "daemon/node/shims.h"
 #include "daemon/node/spawn.h"
@@ -41,7 +42,8 @@ static void grandchild(char *const *argv, char **env, int log, const char *procs
 
 int shims_start(const struct node *n, const char *dir, const char *cgroup, struct lh_err *reterr)
 {
-    char *argv[] = {(char *)(uintptr_t)n->config.shim, (char *)(uintptr_t)dir, NULL}, path[NODE_PATH_MAX];
+    char *argv[] = {(char *)(uintptr_t)n->config.shim, (char *)(uintptr_t)dir, NULL},
+         path[NODE_PATH_MAX];
     char procs[NODE_PATH_MAX];
     char **env = spawn_environment(NULL);
     int log, rc = 0, status;
@@ -86,7 +88,7 @@ bool shims_alive(const char *dir)
            ticks == (uint64_t)lh_json_i64(o, "start_ticks", 0);
 }
 
-/* ---- talking ---------------------------------------------------------------------------------------------------- */
+/* ---- talking ---------------------------------------------------------------------------- */
 
 struct ask {
     uv_pipe_t pipe;
@@ -205,7 +207,8 @@ static char *request_line(json_t *request)
     return line;
 }
 
-void shims_ask(uv_loop_t *loop, const char *dir, json_t *request, unsigned timeout_ms, shims_done_fn *done, void *arg)
+void shims_ask(uv_loop_t *loop, const char *dir, json_t *request, unsigned timeout_ms,
+               shims_done_fn *done, void *arg)
 {
     struct ask *a = calloc(1, sizeof(*a));
     char *line = request_line(request), path[64];
@@ -227,12 +230,13 @@ void shims_ask(uv_loop_t *loop, const char *dir, json_t *request, unsigned timeo
     (void)uv_timer_start(&a->timer, ask_on_timeout, timeout_ms, 0);
     fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d/control.sock", fd);
-    uv_pipe_connect(&a->connect, &a->pipe, path, ask_on_connected); /* connects now, calls back later */
+    uv_pipe_connect(&a->connect, &a->pipe, path,
+                    ask_on_connected); /* connects now, calls back later */
     if (fd >= 0)
         (void)close(fd);
 }
 
-/* ---- orphans ---------------------------------------------------------------------------------------------------- */
+/* ---- orphans ---------------------------------------------------------------------------- */
 
 static bool carries(int pid, const char *entry)
 {

@@ -54,7 +54,8 @@ static int load_gang(struct attempt *a, const json_t *gang, struct lh_err *reter
 static int load_local(struct attempt *a, const json_t *local, struct lh_err *reterr)
 {
     int64_t cores = lh_json_i64(local, "cores", 1), slots = lh_json_i64(local, "slots", 1);
-    int64_t grace = lh_json_i64(local, "grace_ms", 60000), hang = lh_json_i64(local, "hang_ms", 600000);
+    int64_t grace = lh_json_i64(local, "grace_ms", 60000),
+            hang = lh_json_i64(local, "hang_ms", 600000);
     int64_t log_max = lh_json_i64(local, "log_max_bytes", 64 << 20);
 
     copy(a->node, sizeof(a->node), lh_json_str(local, "node", ""));

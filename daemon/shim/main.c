@@ -1,6 +1,7 @@
 /* main.c - longhaul-shim: owns the processes of one attempt on one node, and outlives the daemons.
  *
- * Small on purpose: libc, jansson and a poll() loop; everything it knows is in DIR (spec: node-protocol.md, SHIM-1).
+ * Small on purpose: libc, jansson and a poll() loop; everything it knows is in DIR (spec:
+ * node-protocol.md, SHIM-1).
  */
 #include "daemon/shim/roles.h"
 #include <stdio.h>

@@ -48,7 +48,7 @@ class Gang:
         return job, self.c.ask(f"/v1/jobs/{self.id}/attempts")["attempts"][0]["exit"]
 
 
-def test_a_killed_orted_is_a_lost_node(cluster):
+def test_a_killed_orted_is_a_lost_node(cluster):  # NODE-11, SHIM-7
     g = Gang(cluster)
     os.kill(g.launcher(1), signal.SIGKILL)
     job, end = g.end()
@@ -69,7 +69,7 @@ def test_a_killed_mpirun_ends_the_ranks_of_both_nodes(cluster):
     assert (job["state"], end["class"], end["error"]["code"]) == ("failed", "infra", "launcher_lost"), end
 
 
-def test_a_cancelled_gang_is_gone_from_both_nodes(cluster):
+def test_a_cancelled_gang_is_gone_from_both_nodes(cluster):  # NODE-12, 18
     g = Gang(cluster)
     cluster.ask(f"/v1/jobs/{g.id}/cancel", "POST")
     job, end = g.end()

@@ -48,7 +48,7 @@ def verified(weed, prefix):
 ONE = CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 0.5; exit 0'
 
 
-def test_small_and_large_files_arrive_whole_and_are_resumed_from(bench, weed, tmp_path, monkeypatch):
+def test_small_and_large_files_arrive_whole_and_are_resumed_from(bench, weed, tmp_path, monkeypatch):  # CKPT-15
     monkeypatch.setenv("TEST_BYTES", str(20 << 20))  # three parts each
     b = bench(CHECKPOINTS + 'if [ -e resume ]; then sha256sum resume/state.json; exit 0; fi; [ $rank = 0 ] && checkpoint 1; exit 0',
               "--s3-config", config(weed, tmp_path / "s3.env"))
@@ -63,7 +63,7 @@ def test_small_and_large_files_arrive_whole_and_are_resumed_from(bench, weed, tm
     assert [p.name for p in (b.state / "cache" / "objects").iterdir()] == [digest]
 
 
-def test_a_wrong_secret_fails_the_upload_for_good_and_nothing_else(bench, weed, tmp_path, x):
+def test_a_wrong_secret_fails_the_upload_for_good_and_nothing_else(bench, weed, tmp_path, x):  # CKPT-16
     b = bench(ONE, "--s3-config", config(weed, tmp_path / "s3.env", secret="wrong"))
     assert b.run_to("j1", "exited", upload=f"s3://models/{x}")["outcome"] == "ok"
     r = b.c.got("upload", step=1, state="failed")[0]
@@ -87,7 +87,7 @@ def test_missing_credentials_are_named(bench, tmp_path, x):
     assert "AWS_SECRET_ACCESS_KEY is missing in " + str(path) in b.c.got("upload", step=1, state="failed")[0]["error"]
 
 
-def test_a_manifest_of_another_attempt_is_not_overwritten(bench, weed, tmp_path, x):
+def test_a_manifest_of_another_attempt_is_not_overwritten(bench, weed, tmp_path, x):  # CKPT-15
     b = bench(ONE, "--s3-config", config(weed, tmp_path / "s3.env"))
     weed.put(f"{x}/j1/attempt-1/step-00000001/manifest.json", b"other")
     b.run_to("j1", "exited", upload=f"s3://models/{x}")

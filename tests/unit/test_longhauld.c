@@ -1,319 +1,26 @@
-/* test_longhauld.c - the program itself over its sockets: start and stop, exit codes, the node protocol from a
- * scripted node, and deaths at its fault points.
+/* test_longhauld.c - the program itself over its sockets: start and stop, exit codes, the node
+ * protocol from a scripted node, and deaths at its fault points.
  *
  * argv[1] is the program. Each test has a state directory and a free port of its own.
  */
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/daemon_rig.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK_JOB "{'kind':'check','name':'c'}"
-#define START_MS 15000
-
-static const char *program;
-
-struct daemon {
-    char *dir;
-    pid_t pid;
-    int port;
-    int status; /* of the last request */
-    char headers[4096];
-};
-
-/* ---- the program ----------------------------------------------------------------------------------------------- */
-
-/* Starts longhauld; args end with NULL. Standard error goes to DIR.log. */
-static pid_t run_program(const char *dir, const char *fault, const char *const *args)
-{
-    const char *argv[32] = {program};
-    unsigned n = 1;
-    char log[1100];
-    pid_t pid;
-
-    while (args[n - 1]) {
-        assert_true(n < 31);
-        argv[n] = args[n - 1];
-        n++;
-    }
-    (void)snprintf(log, sizeof(log), "%s.log", dir);
-    pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
-
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no daemon behind */
-        (void)dup2(fd, 1);
-        (void)dup2(fd, 2);
-        if (fault)
-            (void)setenv("LONGHAUL_FAULT", fault, 1);
-        (void)execv(program, (char *const *)(uintptr_t)argv);
-        _exit(127);
-    }
-    return pid;
-}
-
-static void daemon_start_with(struct daemon *d, const char *fault, const char *setting)
-{
-    const char *args[] = {"--state", d->dir, "--listen", "127.0.0.1:0", "--set", "timers.heartbeat_ms=300", "--set",
-                          "timers.tick_ms=50", setting ? "--set" : NULL, setting, NULL};
-    uint64_t until = lh_mono_ms() + START_MS;
-    char *text = NULL;
-
-    (void)unlink(in_dir(d->dir, "address"));
-    d->pid = run_program(d->dir, fault, args);
-    while (!lh_path_exists(in_dir(d->dir, "address"))) {
-        assert_true(lh_mono_ms() < until);
-        (void)usleep(10000);
-    }
-    text = get_file(d->dir, "address");
-    assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d->port), 1);
-    free(text);
-}
-
-static void daemon_start(struct daemon *d)
-{
-    daemon_start_with(d, NULL, NULL);
-}
-
-static void daemon_init(struct daemon *d)
-{
-    memset(d, 0, sizeof(*d));
-    d->dir = scratch_new();
-}
-
-/* Waits for its end and returns the exit code, or 128 + signal. */
-static int reap(pid_t pid)
-{
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static int daemon_stop(struct daemon *d, int signum)
-{
-    assert_int_equal(kill(d->pid, signum), 0);
-    return reap(d->pid);
-}
-
-static void daemon_release(struct daemon *d)
-{
-    char log[1100];
-
-    (void)snprintf(log, sizeof(log), "%s.log", d->dir);
-    (void)unlink(log);
-    scratch_free(d->dir);
-}
-
-/* ---- a small HTTP client --------------------------------------------------------------------------------------- */
-
-static int dial(const struct daemon *d)
-{
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)d->port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
-        (void)close(fd);
-        return -1;
-    }
-    return fd;
-}
-
-static int send_request(const struct daemon *d, const char *method, const char *path, const char *header,
-                        const char *body)
-{
-    int fd = dial(d), n;
-    char *text = NULL;
-
-    if (fd < 0)
-        return -1;
-    n = asprintf(&text, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n%sContent-Length: %zu\r\n\r\n%s",
-                 method, path, header ? header : "", strlen(body), body);
-    assert_true(n > 0);
-    if (write(fd, text, (size_t)n) != n) {
-        free(text);
-        (void)close(fd);
-        return -1;
-    }
-    free(text);
-    return fd;
-}
-
-/* The answer's JSON (or NULL), its status in d->status: 0 when the connection ended without one. */
-static json_t *receive(struct daemon *d, int fd)
-{
-    struct lh_buf in;
-    char piece[8192], *body;
-    ssize_t n;
-    json_t *value = NULL;
-
-    d->status = 0;
-    if (fd < 0)
-        return NULL;
-    lh_buf_init(&in, 1 << 24);
-    while ((n = read(fd, piece, sizeof(piece))) > 0)
-        assert_int_equal(lh_buf_append(&in, piece, (size_t)n), 0);
-    (void)close(fd);
-    if (in.len > 12 && (body = strstr(in.data, "\r\n\r\n"))) {
-        d->status = atoi(in.data + 9);
-        body += 4;
-        (void)snprintf(d->headers, sizeof(d->headers), "%.*s", (int)(body - in.data), in.data);
-        (void)!lh_json_parse(body, in.len - (size_t)(body - in.data), 64, &value, NULL);
-    }
-    lh_buf_release(&in);
-    return value;
-}
-
-static char *double_quotes(const char *text)
-{
-    char *copy = strdup(text);
-
-    for (char *c = copy; *c; c++)
-        if (*c == '\'')
-            *c = '"';
-    return copy;
-}
-
-static json_t *call(struct daemon *d, const char *method, const char *path, const char *header, const char *body)
-{
-    char *text = double_quotes(body);
-    json_t *answer = receive(d, send_request(d, method, path, header, text));
-
-    free(text);
-    return answer;
-}
-
-static void expect(struct daemon *d, int status, json_t *answer, const char *code)
-{
-    if (d->status != status)
-        fail_msg("status %d, not %d: %s %s", d->status, status, lh_json_str(answer, "code", ""),
-                 lh_json_str(answer, "detail", ""));
-    if (code)
-        assert_string_equal(lh_json_str(answer, "code", ""), code);
-}
-
-/* ---- a scripted node ------------------------------------------------------------------------------------------- */
-
-struct fake {
-    struct daemon *d;
-    uint64_t ack, epoch;
-};
-
-static json_t *node_call(struct fake *f, const char *what, const char *more)
-{
-    char path[64], body[2000];
-
-    (void)snprintf(path, sizeof(path), "/v1/node/%s", what);
-    (void)snprintf(body, sizeof(body), "{'name':'n1','agent_id':'a1','epoch':%llu%s}", (unsigned long long)f->epoch, more);
-    return call(f->d, "POST", path, NULL, body);
-}
-
-static void node_register_with(struct fake *f, const char *attempts)
-{
-    char more[600];
-    json_t *o;
-
-    (void)snprintf(more, sizeof(more),
-                   ",'protocol':1,'boot_id':'b','version':'0','hostname':'h','address':'127.0.0.1','device':'cpu',"
-                   "'slots':2,'cores':2,'memory_bytes':1000,'attempts':%s",
-                   attempts);
-    o = node_call(f, "register", more);
-    expect(f->d, 200, o, NULL);
-    f->epoch = (uint64_t)lh_json_i64(o, "epoch", 0);
-    f->ack = 0;
-    json_decref(o);
-}
-
-/* Polls until a command of that type comes, acknowledges it, and returns it. */
-static json_t *node_command(struct fake *f, const char *type)
-{
-    uint64_t until = lh_mono_ms() + 10000;
-    char more[64];
-
-    while (lh_mono_ms() < until) {
-        json_t *o, *c, *commands;
-        size_t i;
-
-        (void)snprintf(more, sizeof(more), ",'ack':%llu,'wait_s':1", (unsigned long long)f->ack);
-        o = node_call(f, "poll", more);
-        expect(f->d, 200, o, NULL);
-        commands = json_object_get(o, "commands");
-        json_array_foreach(commands, i, c) {
-            f->ack = (uint64_t)lh_json_i64(c, "seq", 0);
-            if (strcmp(lh_json_str(c, "type", ""), type) == 0) {
-                c = json_incref(c);
-                json_decref(o);
-                return c;
-            }
-        }
-        json_decref(o);
-    }
-    fail_msg("no command %s came", type);
-    return NULL;
-}
-
-static void node_report(struct fake *f, const char *report)
-{
-    char more[900];
-    json_t *o;
-
-    (void)snprintf(more, sizeof(more), ",'reports':[%s]", report);
-    o = node_call(f, "reports", more);
-    expect(f->d, 200, o, NULL);
-    assert_int_equal(json_array_size(json_object_get(o, "done")), 1);
-    json_decref(o);
-}
-
-static void submit(struct daemon *d, const char *spec, char id[64])
-{
-    json_t *o = call(d, "POST", "/v1/jobs", NULL, spec);
-
-    expect(d, 201, o, NULL);
-    (void)snprintf(id, 64, "%s", lh_json_str(o, "id", "?"));
-    json_decref(o);
-}
-
-static void expect_job(struct daemon *d, const char *id, const char *state)
-{
-    char path[128];
-    json_t *o;
-
-    (void)snprintf(path, sizeof(path), "/v1/jobs/%s", id);
-    o = call(d, "GET", path, NULL, "");
-    expect(d, 200, o, NULL);
-    assert_string_equal(lh_json_str(o, "state", ""), state);
-    json_decref(o);
-}
-
-/* Brings a fresh job to the state running. */
-static void run_job(struct fake *f, const char *spec, char id[64])
-{
-    static const char *const steps[][2] = {{"preflight", "'type':'preflight','ok':true,'plan':{}"},
-                                           {"prepare", "'type':'prepared','attempt':1"},
-                                           {"launch", "'type':'running','attempt':1"}};
-    char report[300];
-
-    submit(f->d, spec, id);
-    for (size_t i = 0; i < LH_ARRAY_LEN(steps); i++) {
-        json_decref(node_command(f, steps[i][0]));
-        (void)snprintf(report, sizeof(report), "{'id':'%zu','job':'%s',%s}", i, id, steps[i][1]);
-        node_report(f, report);
-    }
-    expect_job(f->d, id, "running");
-}
-
-/* ---- tests ----------------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void the_address_stands_there_while_it_is_ready(void **state)
 {
@@ -373,12 +80,15 @@ static void what_it_cannot_start_with_has_an_exit_code_and_a_way_out(void **stat
     expect_exit(64, "1 to 256", ARGS("--state", dir, "--slots", "0"));
     put_file(dir, "c.yaml", "listen: 127.0.0.1:0\ntimers:\n  suspekt_ms: 3\n");
     (void)snprintf(yaml, sizeof(yaml), "%s/c.yaml", dir);
-    expect_exit(78, "line 3: unknown key 'suspekt_ms'; did you mean 'suspect_ms'", ARGS("--state", dir, "--config", yaml));
+    expect_exit(78, "line 3: unknown key 'suspekt_ms'; did you mean 'suspect_ms'",
+                ARGS("--state", dir, "--config", yaml));
     put_file(dir, "c.yaml", "listen: [\n");
     expect_exit(78, "c.yaml", ARGS("--state", dir, "--config", yaml));
-    expect_exit(78, "127.0.0.1", ARGS("--state", dir, "--listen", "0.0.0.0:0")); /* plain HTTP for everyone */
+    expect_exit(78, "127.0.0.1",
+                ARGS("--state", dir, "--listen", "0.0.0.0:0")); /* plain HTTP for everyone */
     expect_exit(73, "--state", ARGS("--state", "/proc/nowhere"));
-    (void)snprintf(fresh, sizeof(fresh), "%s/fresh", dir); /* one that holds jobs would start, read-only */
+    (void)snprintf(fresh, sizeof(fresh), "%s/fresh",
+                   dir); /* one that holds jobs would start, read-only */
     expect_exit(73, "reserve", ARGS("--state", fresh, "--set", "limits.reserve_mib=1000000"));
     daemon_init(&d);
     daemon_start(&d);
@@ -406,11 +116,14 @@ static void a_node_is_led_through_an_attempt(void **state)
     json_decref(o);
     node_register_with(&f, "[]");
     run_job(&f, CHECK_JOB, id);
-    (void)snprintf(report, sizeof(report), "{'id':'x','type':'exited','job':'%s','attempt':1,'outcome':'ok','class':'','exit':0,"
-                                           "'result':{'errors':0}}",
-                   id);
+    (void)snprintf(
+        report, sizeof(report),
+        "{'id':'x','type':'exited','job':'%s','attempt':1,'outcome':'ok','class':'','exit':0,"
+        "'result':{'errors':0}}",
+        id);
     node_report(&f, report);
-    (void)snprintf(report, sizeof(report), "{'id':'y','type':'cleaned','job':'%s','attempt':1}", id);
+    (void)snprintf(report, sizeof(report), "{'id':'y','type':'cleaned','job':'%s','attempt':1}",
+                   id);
     node_report(&f, report);
     json_decref(node_command(&f, "forget"));
     expect_job(&d, id, "succeeded");
@@ -482,18 +195,33 @@ static void a_poll_waits_for_a_command_but_not_longer_than_a_heartbeat(void **st
 
 static void malformed_requests_of_nodes_are_refused(void **state)
 {
-    static const struct { const char *what, *body; int status; } cases[] = {
+    static const struct {
+        const char *what, *body;
+        int status;
+    } cases[] = {
         {"register", "{", 400},
         {"register", "[]", 422},
         {"register", "{'name':'../x','agent_id':'a','epoch':0}", 422},
         {"register", "{'name':'n','agent_id':'a'}", 422},
         {"register", "{'name':'n','agent_id':'a','epoch':0,'protocol':9}", 422},
-        {"register", "{'name':'n','agent_id':'a','epoch':0,'protocol':1,'boot_id':'b','device':'cpu','slots':0,'attempts':[]}", 422},
-        {"register", "{'name':'n','agent_id':'a','epoch':0,'protocol':1,'boot_id':'b','device':'tpu','slots':1,'attempts':[]}", 422},
-        {"register", "{'name':'n','agent_id':'a','epoch':0,'protocol':1,'boot_id':'b','device':'cpu','slots':1,'attempts':3}", 422},
+        {"register",
+         "{'name':'n','agent_id':'a','epoch':0,'protocol':1,'boot_id':'b','device':'cpu','slots':0,"
+         "'attempts':[]}",
+         422},
+        {"register",
+         "{'name':'n','agent_id':'a','epoch':0,'protocol':1,'boot_id':'b','device':'tpu','slots':1,"
+         "'attempts':[]}",
+         422},
+        {"register",
+         "{'name':'n','agent_id':'a','epoch':0,'protocol':1,'boot_id':'b','device':'cpu','slots':1,"
+         "'attempts':3}",
+         422},
         {"nothing", "{'name':'n','agent_id':'a','epoch':0}", 404},
         {"reports", "{'name':'n1','agent_id':'a1','epoch':1,'reports':{}}", 422},
-        {"reports", "{'name':'n1','agent_id':'a1','epoch':1,'reports':[7,{},{'type':5},{'type':'exited','job':'jx','attempt':-4}]}", 200},
+        {"reports",
+         "{'name':'n1','agent_id':'a1','epoch':1,'reports':[7,{},{'type':5},{'type':'exited','job':"
+         "'jx','attempt':-4}]}",
+         200},
     };
     struct daemon d;
     struct fake f = {.d = &d};
@@ -531,11 +259,13 @@ static void a_coordinator_that_a_node_has_seen_a_later_epoch_of_dispatches_nothi
     o = node_call(&f, "poll", ",'ack':0,'wait_s':0");
     expect(&d, 409, o, "stale_epoch");
     json_decref(o);
-    o = call(&d, "GET", "/readyz", NULL, ""); /* it may be a node of another cluster: that alone proves nothing */
+    o = call(&d, "GET", "/readyz", NULL,
+             ""); /* it may be a node of another cluster: that alone proves nothing */
     expect(&d, 200, o, NULL);
     json_decref(o);
     o = call(&d, "GET", "/v1/status", NULL, "");
-    (void)snprintf(more, sizeof(more), ",'ack':0,'wait_s':0,'cluster':'%s'", lh_json_str(o, "cluster", ""));
+    (void)snprintf(more, sizeof(more), ",'ack':0,'wait_s':0,'cluster':'%s'",
+                   lh_json_str(o, "cluster", ""));
     json_decref(o);
     o = node_call(&f, "poll", more);
     expect(&d, 409, o, "stale_epoch");
@@ -553,7 +283,7 @@ static json_t *put(struct daemon *d, const char *id, const char *file, int offse
     json_t *o;
     int fd;
 
-    (void)snprintf(path, sizeof(path), "/v1/node/files/%s/1/%s?offset=%d", id, file, offset);
+    (void)snprintf(path, sizeof(path), "/v1/node/files/%s/1/%s?offset=%d&name=n1&agent_id=a1&epoch=1", id, file, offset);
     fd = send_request(d, "PUT", path, NULL, body);
     o = receive(d, fd);
     return o;
@@ -561,7 +291,8 @@ static json_t *put(struct daemon *d, const char *id, const char *file, int offse
 
 static void files_of_attempts_grow_by_offset(void **state)
 {
-    static const char *const bad[] = {"../x", "x.log", ".log", "events.json", "1.log.gz", "123456.log", ""};
+    static const char *const bad[] = {"../x",     "x.log",      ".log", "events.json",
+                                      "1.log.gz", "123456.log", ""};
     struct daemon d;
     struct fake f = {.d = &d};
     char id[64], name[128], *text;
@@ -594,6 +325,20 @@ static void files_of_attempts_grow_by_offset(void **state)
     }
     o = put(&d, "jnobody", "0.log", 0, "x");
     assert_int_equal(d.status, 404);
+    json_decref(o);
+    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=0&name=n1&agent_id=old", id);
+    o = receive(&d, send_request(&d, "PUT", name, NULL, "x"));
+    expect(&d, 409, o, "not_registered");
+    json_decref(o);
+    f.epoch = 0; /* another node, of no gang */
+    o = call(&d, "POST", "/v1/node/register", NULL,
+             "{'name':'n2','agent_id':'a2','epoch':0,'protocol':1,'boot_id':'b','device':'cpu',"
+             "'slots':1,'attempts':[]}");
+    expect(&d, 200, o, NULL);
+    json_decref(o);
+    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=11&name=n2&agent_id=a2", id);
+    o = receive(&d, send_request(&d, "PUT", name, NULL, "x"));
+    expect(&d, 404, o, NULL);
     json_decref(o);
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
     daemon_release(&d);
@@ -646,9 +391,13 @@ static void journal_lines_become_progress_once_a_second(void **state)
     fd = send_request(&d, "GET", "/v1/events", NULL, "");
     (void)usleep(100000);
     for (int i = 1; i <= 20; i++) { /* a burst, cut in the middle of lines */
-        (void)snprintf(line, sizeof(line), "{\"type\":\"step\",\"time\":\"t\",\"rank\":0,\"step\":%d,\"loss\":1.5}\n{\"type\":", i);
+        (void)snprintf(
+            line, sizeof(line),
+            "{\"type\":\"step\",\"time\":\"t\",\"rank\":0,\"step\":%d,\"loss\":1.5}\n{\"type\":",
+            i);
         if (i > 1) {
-            (void)snprintf(line, sizeof(line), "\"step\",\"time\":\"t\",\"rank\":0,\"step\":%d,\"loss\":1.5}\n%s", i,
+            (void)snprintf(line, sizeof(line),
+                           "\"step\",\"time\":\"t\",\"rank\":0,\"step\":%d,\"loss\":1.5}\n%s", i,
                            i < 20 ? "{\"type\":" : "");
         }
         json_decref(put(&d, id, "events.jsonl", offset, line));
@@ -687,14 +436,16 @@ static void a_running_attempt_is_adopted_after_kill_9(void **state)
     o = node_call(&f, "poll", ",'ack':0,'wait_s':0");
     expect(&d, 409, o, "not_registered");
     json_decref(o);
-    (void)snprintf(held, sizeof(held), "[{'job':'%s','attempt':1,'role':'head','state':'running'}]", id);
+    (void)snprintf(held, sizeof(held), "[{'job':'%s','attempt':1,'role':'head','state':'running'}]",
+                   id);
     node_register_with(&f, held);
     assert_int_equal(f.epoch, 2);
     expect_job(&d, id, "running");
     o = node_call(&f, "poll", ",'ack':0,'wait_s':0");
     assert_int_equal(json_array_size(json_object_get(o, "commands")), 0);
     json_decref(o);
-    (void)snprintf(report, sizeof(report), "{'id':1,'type':'exited','job':'%s','attempt':1,'outcome':'ok','exit':0}", id);
+    (void)snprintf(report, sizeof(report),
+                   "{'id':1,'type':'exited','job':'%s','attempt':1,'outcome':'ok','exit':0}", id);
     node_report(&f, report);
     (void)snprintf(report, sizeof(report), "{'id':2,'type':'cleaned','job':'%s','attempt':1}", id);
     node_report(&f, report);
@@ -703,10 +454,11 @@ static void a_running_attempt_is_adopted_after_kill_9(void **state)
     daemon_release(&d);
 }
 
-/* The client repeats its request with the same key after each death: one job, whatever the instant. */
+/* The client repeats its request with the same key after each death: one job, at any instant. */
 static void death_at_any_point_of_a_submit_leaves_one_job_for_one_key(void **state)
 {
-    static const char *const points[] = {"app.decided", "store.commit", "store.committed", "app.committed"};
+    static const char *const points[] = {"app.decided", "store.commit", "store.committed",
+                                         "app.committed"};
     struct daemon d;
 
     (void)state;
@@ -730,7 +482,8 @@ static void death_at_any_point_of_a_submit_leaves_one_job_for_one_key(void **sta
         json_decref(o);
         o = call(&d, "GET", "/v1/jobs", NULL, "");
         assert_int_equal(json_array_size(json_object_get(o, "jobs")), 1);
-        assert_string_equal(lh_json_str(json_array_get(json_object_get(o, "jobs"), 0), "id", ""), first);
+        assert_string_equal(lh_json_str(json_array_get(json_object_get(o, "jobs"), 0), "id", ""),
+                            first);
         json_decref(o);
         assert_int_equal(daemon_stop(&d, SIGTERM), 0);
         daemon_release(&d);
@@ -746,9 +499,11 @@ static void a_node_that_falls_silent_is_suspect_then_down(void **state)
 
     (void)state;
     daemon_init(&d);
-    put_file(d.dir, "c.yaml", "timers: {suspect_ms: 500, down_ms: 1500, heartbeat_ms: 200, tick_ms: 50}\n");
+    put_file(d.dir, "c.yaml",
+             "timers: {suspect_ms: 500, down_ms: 1500, heartbeat_ms: 200, tick_ms: 50}\n");
     {
-        const char *args[] = {"--state", d.dir, "--listen", "127.0.0.1:0", "--config", in_dir(d.dir, "c.yaml"), NULL};
+        const char *args[] = {
+            "--state", d.dir, "--listen", "127.0.0.1:0", "--config", in_dir(d.dir, "c.yaml"), NULL};
         char *text;
 
         d.pid = run_program(d.dir, NULL, args);
@@ -773,6 +528,196 @@ static void a_node_that_falls_silent_is_suspect_then_down(void **state)
     daemon_release(&d);
 }
 
+static void a_disk_at_its_reserve_takes_no_new_work_until_there_is_room(void **state)
+{
+    static const char zeros[65536];
+    struct daemon d;
+    struct fake f = {.d = &d};
+    char id[64];
+    json_t *o;
+    int fd;
+
+    (void)state;
+    daemon_init(&d);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", d.dir, "tmpfs", 0, "size=24m") < 0) {
+        print_message("skipped: no right to mount a small file system\n");
+        daemon_release(&d);
+        skip();
+    }
+    daemon_start_with(&d, NULL, "limits.reserve_mib=4");
+    node_register_with(&f, "[]");
+    run_job(&f, CHECK_JOB, id);
+    fd = open(in_dir(d.dir, "filler"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    for (int i = 0; i < 22 * 16; i++)
+        (void)!write(fd, zeros, sizeof(zeros));
+    (void)close(fd);
+    (void)usleep(1200000); /* the free space is looked at once a second */
+    o = call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB);
+    expect(&d, 507, o, "disk_reserve");
+    json_decref(o);
+    o = put(&d, id, "0.log", 0, "x");
+    expect(&d, 507, o, NULL);
+    json_decref(o);
+    o = call(&d, "GET", "/v1/status", NULL, "");
+    assert_string_equal(lh_json_str(o, "mode", ""), "read_only");
+    json_decref(o);
+    o = call(&d, "GET", "/readyz", NULL, "");
+    expect(&d, 503, o, NULL);
+    json_decref(o);
+    {
+        char report[200]; /* the running job goes on, into the reserve */
+
+        (void)snprintf(report, sizeof(report),
+                       "{'id':1,'type':'exited','job':'%s','attempt':1,'outcome':'ok','exit':0}",
+                       id);
+        node_report(&f, report);
+        (void)snprintf(report, sizeof(report), "{'id':2,'type':'cleaned','job':'%s','attempt':1}",
+                       id);
+        node_report(&f, report);
+        expect_job(&d, id, "succeeded");
+    }
+    assert_int_equal(unlink(in_dir(d.dir, "filler")), 0);
+    (void)usleep(1200000);
+    submit(&d, CHECK_JOB, id);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    assert_int_equal(umount(d.dir), 0);
+    daemon_release(&d);
+}
+
+/* Reads notices for so long and counts those that have the word. */
+static unsigned notices(int fd, const char *word, uint64_t ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    uint64_t end = lh_mono_ms() + ms;
+    char text[512];
+    unsigned n = 0;
+
+    while (lh_mono_ms() < end) {
+        ssize_t got = poll(&p, 1, 50) > 0 ? recv(fd, text, sizeof(text) - 1, MSG_DONTWAIT) : -1;
+
+        if (got <= 0)
+            continue;
+        text[got] = '\0';
+        n += strstr(text, word) != NULL;
+    }
+    return n;
+}
+
+static int notice_socket(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    (void)snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    return fd;
+}
+
+static void the_watchdog_is_fed_only_while_the_writer_moves(void **state)
+{
+    struct daemon d;
+    struct systemd systemd = {.listen_fd = -1};
+    char path[108], *text;
+    json_t *o;
+    int fd;
+
+    (void)state;
+    daemon_init(&d);
+    (void)snprintf(path, sizeof(path), "%.80s/notify", d.dir);
+    systemd.notify = path;
+    fd = notice_socket(path);
+    {
+        const char *args[] = {"--state",           d.dir, "--listen", "127.0.0.1:0", "--set",
+                              "timers.tick_ms=50", NULL};
+
+        d.pid = run_under(d.dir, "store.commit:1:sleep2200", args, &systemd);
+    }
+    assert_int_equal(notices(fd, "READY=1", 1000), 1);
+    assert_true(notices(fd, "WATCHDOG=1", 1500) >= 1); /* an idle writer moves once a second */
+    text = get_file(d.dir, "address");
+    assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d.port), 1);
+    free(text);
+    text = double_quotes(CHECK_JOB);
+    (void)close(
+        send_request(&d, "POST", "/v1/jobs", NULL, text)); /* its commit hangs for two seconds */
+    free(text);
+    (void)notices(fd, "", 300);
+    assert_int_equal(notices(fd, "WATCHDOG=1", 1400), 0);
+    o = call(&d, "GET", "/livez", NULL, ""); /* the loop itself is alive */
+    expect(&d, 200, o, NULL);
+    json_decref(o);
+    assert_true(notices(fd, "WATCHDOG=1", 2000) >= 1);
+    assert_int_equal(kill(d.pid, SIGTERM), 0);
+    assert_int_equal(notices(fd, "STOPPING=1", 500), 1);
+    assert_int_equal(reap(d.pid), 0);
+    (void)close(fd);
+    daemon_release(&d);
+}
+
+static void a_socket_from_systemd_is_taken(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    struct daemon d;
+    struct systemd systemd = {.listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    const char *args[] = {"--state", NULL, NULL};
+    json_t *o;
+
+    (void)state;
+    daemon_init(&d);
+    args[1] = d.dir;
+    assert_int_equal(bind(systemd.listen_fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(systemd.listen_fd, 16), 0);
+    assert_int_equal(getsockname(systemd.listen_fd, (struct sockaddr *)&at, &len), 0);
+    d.port = ntohs(at.sin_port);
+    d.pid = run_under(d.dir, NULL, args, &systemd);
+    o = call(&d, "GET", "/readyz", NULL, ""); /* waits in the socket's queue until it is up */
+    expect(&d, 200, o, NULL);
+    json_decref(o);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    (void)close(systemd.listen_fd);
+    daemon_release(&d);
+}
+
+static void a_broken_configuration_is_not_reloaded(void **state)
+{
+    struct daemon d;
+    char *text;
+    json_t *o;
+
+    (void)state;
+    daemon_init(&d);
+    put_file(d.dir, "c.yaml", "timers: {tick_ms: 50}\nlimits: {queue_max: 5}\n");
+    {
+        const char *args[] = {
+            "--state", d.dir, "--listen", "127.0.0.1:0", "--config", in_dir(d.dir, "c.yaml"), NULL};
+
+        d.pid = run_program(d.dir, NULL, args);
+        while (!lh_path_exists(in_dir(d.dir, "address")))
+            (void)usleep(10000);
+        text = get_file(d.dir, "address");
+        assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d.port), 1);
+        free(text);
+    }
+    put_file(d.dir, "c.yaml", "limits: {queue_max: none}\n");
+    assert_int_equal(kill(d.pid, SIGHUP), 0);
+    (void)usleep(300000);
+    o = call(&d, "GET", "/v1/status", NULL, "");
+    assert_non_null(strstr(
+        lh_json_str(json_array_get(json_object_get(o, "warnings"), 0), "text", ""), "queue_max"));
+    json_decref(o);
+    put_file(d.dir, "c.yaml", "limits: {queue_max: 1}\n");
+    assert_int_equal(kill(d.pid, SIGHUP), 0);
+    (void)usleep(300000);
+    json_decref(call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB));
+    assert_int_equal(d.status, 201);
+    json_decref(call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB));
+    assert_int_equal(d.status, 429);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    daemon_release(&d);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -788,12 +733,17 @@ int main(int argc, char **argv)
         TEST(a_running_attempt_is_adopted_after_kill_9),
         TEST(death_at_any_point_of_a_submit_leaves_one_job_for_one_key),
         TEST(a_node_that_falls_silent_is_suspect_then_down),
+        TEST(the_watchdog_is_fed_only_while_the_writer_moves),
+        TEST(a_socket_from_systemd_is_taken),
+        TEST(a_broken_configuration_is_not_reloaded),
+        TEST(a_disk_at_its_reserve_takes_no_new_work_until_there_is_room), /* last: it leaves the
+                                                                              mount namespace */
     };
 
     if (argc != 2) {
         (void)fprintf(stderr, "usage: %s LONGHAULD\n", argv[0]);
         return 64;
     }
-    program = argv[1];
+    daemon_program = argv[1];
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

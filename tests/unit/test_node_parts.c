@@ -81,7 +81,8 @@ static void settings_of_s3_come_from_a_file_with_quotes_and_comments(void **stat
 
 static void an_endpoint_with_a_path_is_refused(void **state)
 {
-    const char text[] = "AWS_ACCESS_KEY_ID=k\nAWS_SECRET_ACCESS_KEY=s\nAWS_ENDPOINT_URL=https://host/bucket\n";
+    const char text[] =
+        "AWS_ACCESS_KEY_ID=k\nAWS_SECRET_ACCESS_KEY=s\nAWS_ENDPOINT_URL=https://host/bucket\n";
     struct s3_config c;
     struct lh_err err;
 
@@ -91,11 +92,14 @@ static void an_endpoint_with_a_path_is_refused(void **state)
     assert_non_null(strstr(err.text, "https://host/bucket"));
 }
 
-static int run(const char *script, unsigned timeout_ms, const volatile bool *cancel, struct spawn_result *r)
+static int run(const char *script, unsigned timeout_ms, const volatile bool *cancel,
+               struct spawn_result *r)
 {
-    char *argv[] = {(char *)(uintptr_t)"/bin/sh", (char *)(uintptr_t)"-c", (char *)(uintptr_t)script, NULL};
+    char *argv[] = {(char *)(uintptr_t) "/bin/sh", (char *)(uintptr_t) "-c",
+                    (char *)(uintptr_t)script, NULL};
     const char *env[] = {"GIVEN=yes", NULL};
-    struct spawn_request q = {.argv = argv, .set_env = env, .timeout_ms = timeout_ms, .cancel = cancel};
+    struct spawn_request q = {
+        .argv = argv, .set_env = env, .timeout_ms = timeout_ms, .cancel = cancel};
 
     return spawn_run(&q, r, NULL);
 }
@@ -106,14 +110,16 @@ static void a_program_is_run_with_its_output_kept_and_without_secrets(void **sta
 
     (void)state;
     assert_int_equal(setenv("AWS_SECRET_ACCESS_KEY", "hidden", 1), 0);
-    assert_int_equal(run("echo \"$GIVEN [$AWS_SECRET_ACCESS_KEY]\"; echo why >&2; exit 7", 10000, NULL, &r), 0);
+    assert_int_equal(
+        run("echo \"$GIVEN [$AWS_SECRET_ACCESS_KEY]\"; echo why >&2; exit 7", 10000, NULL, &r), 0);
     assert_int_equal(r.exit, 7);
     assert_string_equal(r.out.data, "yes []\n");
     assert_string_equal(r.err, "why\n");
     lh_buf_release(&r.out);
 }
 
-static void a_program_that_takes_too_long_or_is_not_wanted_is_killed_with_what_it_started(void **state)
+static void
+a_program_that_takes_too_long_or_is_not_wanted_is_killed_with_what_it_started(void **state)
 {
     struct spawn_result r;
     volatile bool cancel = true;
@@ -125,7 +131,7 @@ static void a_program_that_takes_too_long_or_is_not_wanted_is_killed_with_what_i
 
 static void a_program_that_is_not_there_is_an_error(void **state)
 {
-    char *argv[] = {(char *)(uintptr_t)"/nowhere/program", NULL};
+    char *argv[] = {(char *)(uintptr_t) "/nowhere/program", NULL};
     struct spawn_request q = {.argv = argv, .timeout_ms = 1000};
     struct spawn_result r;
     struct lh_err err;
@@ -140,7 +146,9 @@ static void only_the_end_of_long_errors_is_kept(void **state)
     struct spawn_result r;
 
     (void)state;
-    assert_int_equal(run("i=0; while [ $i -lt 3000 ]; do echo \"error $i\" >&2; i=$((i+1)); done", 20000, NULL, &r), 0);
+    assert_int_equal(run("i=0; while [ $i -lt 3000 ]; do echo \"error $i\" >&2; i=$((i+1)); done",
+                         20000, NULL, &r),
+                     0);
     assert_string_equal(r.err + strlen(r.err) - 11, "error 2999\n");
     assert_true(strlen(r.err) > 1900);
     lh_buf_release(&r.out);
@@ -149,12 +157,16 @@ static void only_the_end_of_long_errors_is_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(the_highest_epoch_is_kept_and_lower_ones_are_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_fence_that_cannot_be_read_stops_the_daemon, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(settings_of_s3_come_from_a_file_with_quotes_and_comments, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_highest_epoch_is_kept_and_lower_ones_are_refused,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_fence_that_cannot_be_read_stops_the_daemon, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(settings_of_s3_come_from_a_file_with_quotes_and_comments,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_endpoint_with_a_path_is_refused, set_up, tear_down),
         cmocka_unit_test(a_program_is_run_with_its_output_kept_and_without_secrets),
-        cmocka_unit_test(a_program_that_takes_too_long_or_is_not_wanted_is_killed_with_what_it_started),
+        cmocka_unit_test(
+            a_program_that_takes_too_long_or_is_not_wanted_is_killed_with_what_it_started),
         cmocka_unit_test(a_program_that_is_not_there_is_an_error),
         cmocka_unit_test(only_the_end_of_long_errors_is_kept),
     };

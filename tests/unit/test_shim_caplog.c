@@ -68,7 +68,9 @@ static void a_burst_is_cut_and_the_gap_is_counted(void **state)
     caplog_write(&f->log, "lost", 4, 0);
     caplog_write(&f->log, "after a second\n", 15, 1000);
     caplog_finish(&f->log);
-    assert_non_null(strstr(contents(f), "\n[longhaul-shim: 1004 bytes of output were dropped here]\nafter a second\n"));
+    assert_non_null(
+        strstr(contents(f),
+               "\n[longhaul-shim: 1004 bytes of output were dropped here]\nafter a second\n"));
     free(flood);
 }
 

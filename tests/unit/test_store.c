@@ -1,5 +1,6 @@
-/* test_store.c - the store on real disks: what is acknowledged is there after a kill -9, the event log rebuilds the
- * tables, a full disk loses nothing and recovers, and what must not be in the database is refused by it.
+/* test_store.c - the store on real disks: what is acknowledged is there after a kill -9, the event
+ * log rebuilds the tables, a full disk loses nothing and recovers, and what must not be in the
+ * database is refused by it.
  */
 #include "daemon/coordinator/store/store.h"
 #include "proto/base/clock.h"
@@ -73,9 +74,10 @@ static json_t *node_row(unsigned i, const char *name)
     char plain[32];
 
     (void)snprintf(plain, sizeof(plain), "n%u", i);
-    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "name", name ? name : plain, "agent_id", "a",
-                     "boot_id", "b", "version", "v", "hostname", "h", "address", "1", "device", "cpu", "state", "up",
-                     "reason", "", "slots", (int)i, "cores", 1, "memory_bytes", 1, "registered_ms", 1);
+    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "name",
+                     name ? name : plain, "agent_id", "a", "boot_id", "b", "version", "v",
+                     "hostname", "h", "address", "1", "device", "cpu", "state", "up", "reason", "",
+                     "slots", (int)i, "cores", 1, "memory_bytes", 1, "registered_ms", 1);
 }
 
 /* A set of one event that writes one node row. */
@@ -83,7 +85,8 @@ static struct change_set node_set(uint64_t seq, unsigned i)
 {
     struct change_set set = {.n_events = 0};
 
-    change_row_add(change_event_add(&set, seq, 1, "node.registered", NULL, 0, NULL), "node", node_row(i, NULL));
+    change_row_add(change_event_add(&set, seq, 1, "node.registered", NULL, 0, NULL), "node",
+                   node_row(i, NULL));
     return set;
 }
 
@@ -135,7 +138,7 @@ static void sql(const char *dir, const char *text)
     assert_int_equal(sqlite3_close(db), SQLITE_OK);
 }
 
-/* ---- tests ----------------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void the_cluster_stays_and_the_epoch_grows_with_each_start(void **state)
 {
@@ -202,7 +205,8 @@ static void what_is_queued_together_is_committed_together_and_answered_in_order(
     scratch_free(dir);
 }
 
-/* The child acknowledges on a pipe what the store has called done; nothing of that may be missing afterwards. */
+/* The child acknowledges on a pipe what the store has called done; nothing of that may be missing
+ * afterwards. */
 static void child_writes(const char *dir, int fd)
 {
     struct store_config config = {.dir = dir};
@@ -213,7 +217,8 @@ static void child_writes(const char *dir, int fd)
 
     memset(&o, 0, sizeof(o));
     (void)uv_loop_init(&o.loop);
-    if (store_open(&config, &o.store, &err) < 0 || store_load(o.store, count_row, &c, &seq, &err) < 0 ||
+    if (store_open(&config, &o.store, &err) < 0 ||
+        store_load(o.store, count_row, &c, &seq, &err) < 0 ||
         store_start(o.store, &o.loop, &err) < 0)
         _exit(3);
     for (unsigned put = 0, told = 0;;) {
@@ -251,7 +256,8 @@ static void kill_9_of_the_writer_loses_nothing_that_was_acknowledged(void **stat
         if (pid == 0)
             child_writes(dir, fds[1]);
         (void)close(fds[1]);
-        while (acked < before + 20 + (uint64_t)round * 37 && read(fds[0], &value, sizeof(value)) == sizeof(value))
+        while (acked < before + 20 + (uint64_t)round * 37 &&
+               read(fds[0], &value, sizeof(value)) == sizeof(value))
             acked = value;
         assert_int_equal(kill(pid, SIGKILL), 0);
         while (read(fds[0], &value, sizeof(value)) == sizeof(value))
@@ -271,7 +277,7 @@ static void kill_9_of_the_writer_loses_nothing_that_was_acknowledged(void **stat
     scratch_free(dir);
 }
 
-/* ---- a core behind the store ----------------------------------------------------------------------------------- */
+/* ---- a core behind the store ----------------------------------------------------------------- */
 
 struct behind {
     struct rig rig;
@@ -290,12 +296,18 @@ static void some_history(struct behind *b)
     struct rig *r = &b->rig;
 
     rig_register(r, "n1", 2, "a1", "[]"), keep(b);
-    rig_submit_key(r, "ja", "{'kind':'check','name':'first','resources':{'slots':2}}", "key-1", "f"), keep(b);
+    rig_submit_key(r, "ja", "{'kind':'check','name':'first','resources':{'slots':2}}", "key-1",
+                   "f"),
+        keep(b);
     rig_preflight(r, "n1", "ja"), keep(b);
     rig_report(r, "n1", "{'type':'prepared','job':'ja','attempt':1}"), keep(b);
     rig_report(r, "n1", "{'type':'running','job':'ja','attempt':1}"), keep(b);
-    rig_report(r, "n1", "{'type':'checkpoint','job':'ja','attempt':1,'step':2,'bytes':5,'path':'/p'}"), keep(b);
-    rig_report(r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':2,'state':'done','uri':'s3://x'}"), keep(b);
+    rig_report(r, "n1",
+               "{'type':'checkpoint','job':'ja','attempt':1,'step':2,'bytes':5,'path':'/p'}"),
+        keep(b);
+    rig_report(r, "n1",
+               "{'type':'upload','job':'ja','attempt':1,'step':2,'state':'done','uri':'s3://x'}"),
+        keep(b);
     rig_exit(r, "ja", "failed", "infra", 75), keep(b);
     rig_report(r, "n1", "{'type':'cleaned','job':'ja','attempt':1}"), keep(b);
     rig_submit(r, "jb", "{'kind':'check','after':[{'job':'first'}]}"), keep(b);
@@ -366,7 +378,8 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     assert_int_equal(j->attempts[1].claims[0].slots, 2);
     assert_string_equal(j->checkpoints[0].uri, "s3://x");
     assert_int_equal(core_find_node(b->rig.core, "n1")->slots_used, 2);
-    rig_submit_key(&b->rig, "jx", "{'kind':'check','name':'first','resources':{'slots':2}}", "key-1", "f");
+    rig_submit_key(&b->rig, "jx", "{'kind':'check','name':'first','resources':{'slots':2}}",
+                   "key-1", "f");
     assert_true(b->rig.fx.replayed); /* the key came with its job */
     rig_register(&b->rig, "n1", 2, "a2", "[{'job':'ja','attempt':2,'state':'running'}]");
     rig_exit(&b->rig, "ja", "ok", "", 0);
@@ -403,7 +416,7 @@ static void events_are_read_in_pages_and_by_job(void **state)
             store_events(b->o.store, after, 5, by_job ? "jb" : NULL, on_page, &page);
             while (!page)
                 (void)uv_run(&b->o.loop, UV_RUN_ONCE);
-            json_array_foreach(page, i, e) {
+            json_array_foreach (page, i, e) {
                 assert_true((uint64_t)lh_json_i64(e, "seq", 0) > after);
                 after = (uint64_t)lh_json_i64(e, "seq", 0);
                 if (by_job)
@@ -437,8 +450,9 @@ static void the_database_refuses_a_slot_in_two_live_claims(void **state)
     some_history(b);
     wait_done(&b->o, b->puts);
     e = change_event_add(&set, core_last_seq(b->rig.core) + 1, 1, "claim.prepared", "ja", 1, NULL);
-    change_row_add(e, "claim", json_pack("{s:s,s:i,s:s,s:i,s:i,s:i,s:i}", "job", "ja", "attempt", 1, "node", "n1", "slot",
-                                         0, "position", 0, "prepared", 0, "cleaned", 0));
+    change_row_add(e, "claim",
+                   json_pack("{s:s,s:i,s:s,s:i,s:i,s:i,s:i}", "job", "ja", "attempt", 1, "node",
+                             "n1", "slot", 0, "position", 0, "prepared", 0, "cleaned", 0));
     refused = put_set(&b->o, &set, b->puts);
     while (!store_problem(b->o.store))
         (void)uv_run(&b->o.loop, UV_RUN_ONCE);
@@ -464,7 +478,8 @@ static void events_can_not_be_changed(void **state)
     wait_done(&o, 1);
     close_store(&o);
     assert_int_equal(sqlite3_open(in_dir(dir, "longhauld.db"), &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "UPDATE event SET type = 'x'", NULL, NULL, NULL), SQLITE_CONSTRAINT);
+    assert_int_equal(sqlite3_exec(db, "UPDATE event SET type = 'x'", NULL, NULL, NULL),
+                     SQLITE_CONSTRAINT);
     assert_int_equal(sqlite3_close(db), SQLITE_OK);
     scratch_free(dir);
 }
@@ -486,7 +501,8 @@ static void a_newer_schema_and_a_foreign_database_are_refused(void **state)
     sql(dir, "PRAGMA user_version = 1; PRAGMA application_id = 5");
     assert_int_equal(store_open(&config, &s, &err), LH_ESTATE);
     assert_non_null(strstr(err.text, "another program"));
-    put_file(dir, "longhauld.db", "this is no database at all, only some text that is long enough to be read as one");
+    put_file(dir, "longhauld.db",
+             "this is no database at all, only some text that is long enough to be read as one");
     (void)unlink(in_dir(dir, "longhauld.db-wal"));
     assert_int_equal(store_open(&config, &s, &err), LH_ESTATE);
     scratch_free(dir);
@@ -592,7 +608,16 @@ static void damage_is_found_by_the_check_and_stops_writing(void **state)
         (void)uv_run(&o.loop, UV_RUN_ONCE);
     assert_int_equal(result, 2);
     assert_int_equal(store_mode(o.store), STORE_DAMAGED);
-    close_store(&o);
+    {
+        struct change_set set = node_set(3000, 1);
+        struct put *held = put_set(&o, &set, 0);
+
+        (void)usleep(100000);
+        (void)uv_run(&o.loop, UV_RUN_NOWAIT);
+        assert_int_equal(o.done, 0);
+        close_store(&o);
+        free(held);
+    }
     scratch_free(dir);
 }
 
@@ -611,7 +636,8 @@ int main(void)
         TEST(a_newer_schema_and_a_foreign_database_are_refused),
         TEST(a_directory_that_cannot_be_made_or_has_no_room_is_an_error),
         TEST(damage_is_found_by_the_check_and_stops_writing),
-        TEST(a_full_disk_holds_back_answers_and_recovers_without_a_restart), /* last: it leaves the mount namespace */
+        TEST(a_full_disk_holds_back_answers_and_recovers_without_a_restart), /* last: it leaves the
+                                                                                mount namespace */
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
