@@ -91,6 +91,8 @@ static int wire(struct node *n, const struct options *o, struct lh_err *reterr)
     if (rc < 0)
         return rc;
     inventory_read(&n->inventory);
+    if (n->config.slots == 0)
+        n->config.slots = LH_MIN(n->inventory.cores, (unsigned)NODE_SLOTS_MAX);
     lh_random_hex(16, n->agent_id);
     n->preflights = json_object();
     n->reports = reports_new(n);

@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #define NODE_PATH_MAX 1024
+#define NODE_SLOTS_MAX 256 /* what the coordinator takes */
 
 struct held;
 struct link;
@@ -25,7 +26,7 @@ struct node_config {
     const char *name, *state /* absolute */, *device, *address, *store;
     const char *token_file, *ca_file, *s3_config;
     const char *worker, *mpirun, *shim; /* programs */
-    unsigned slots;
+    unsigned slots; /* 0: one a core */
     bool insecure;
     unsigned heartbeat_ms;                     /* 0: the coordinator's */
     uint64_t grace_ms, hang_ms, log_max_bytes; /* handed to shims */

@@ -17,12 +17,12 @@
 static const char help[] =
     "longhaul-node - runs the ranks of training jobs on this machine, for a longhauld elsewhere\n"
     "\n"
-    "  longhaul-node --coordinator URL --name NAME --state DIR --slots N [options]\n"
+    "  longhaul-node --coordinator URL --state DIR [options]\n"
     "\n"
     "  --coordinator URL   http[s]://HOST:PORT of longhauld\n"
     "  --name NAME         unique among nodes (default: the host name)\n"
     "  --state DIR         attempts, cache and records of this node\n"
-    "  --slots N           ranks that may run here at a time\n"
+    "  --slots N           ranks that may run here at a time (default: one a core)\n"
     "  --device D          what a slot is: cpu (default), cuda, cuda-emu\n"
     "  --address IP        where MPI of other nodes reaches this one (default: our end of the line "
     "to the coordinator)\n"
@@ -148,7 +148,7 @@ static int take_option(struct options *o, int c, struct lh_err *reterr)
         g->mpirun = optarg;
         break;
     case OPT_SLOTS:
-        rc = number("--slots", optarg, 1, 4096, &v, reterr);
+        rc = number("--slots", optarg, 1, NODE_SLOTS_MAX, &v, reterr);
         g->slots = (unsigned)v;
         break;
     case OPT_HEARTBEAT:
@@ -343,8 +343,6 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct lh_
                         argv[optind]);
     if (rc == 0 && !o->config.coordinator)
         rc = usage(reterr, "--coordinator URL is missing");
-    if (rc == 0 && o->config.slots == 0)
-        rc = usage(reterr, "--slots N is missing");
     if (rc == 0)
         rc = check_name(o, reterr);
     if (rc == 0)

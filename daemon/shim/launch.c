@@ -226,10 +226,12 @@ static void child(char *const *argv, const char *procs, int gate, int failed, in
 {
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC), cgroup = open(procs, O_WRONLY | O_CLOEXEC),
         code;
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     sigset_t none;
     char go;
 
     (void)!write(cgroup, "0", 1);
+    (void)!write(oom, "0", 1); /* daemons may be spared by the kernel; ranks are not to be */
     (void)setsid();
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* without its shim nothing would end it in time */
     if (getppid() != parent || read(gate, &go, 1) != 1)

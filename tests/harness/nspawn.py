@@ -65,6 +65,7 @@ class Host:
         (self.root / "etc/machine-id").write_text("")
         self.process = subprocess.Popen(
             ["systemd-nspawn", "-q", "-D", str(self.root), "--register=no", "--keep-unit", "--private-network", "--boot"],
+            env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},  # also where the machine itself is hybrid
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while time.monotonic() < end:
@@ -86,6 +87,18 @@ class Host:
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
+
+    def root_of_init(self):
+        """The container's file system as it sees it, with its own mounts on /run, /tmp and /dev/shm."""
+        return pathlib.Path(f"/proc/{self.init()}/root")
+
+    def write(self, path, text):
+        (self.root_of_init() / path).write_text(text)
+
+    def journal(self, unit=None):
+        """The end of the journal, for messages of failed tests."""
+        words = ["-u", unit] if unit else []
+        return self.run("journalctl", "--no-pager", "-n", "60", "-o", "cat", *words, check=False).stdout
 
     def __exit__(self, *error):
         if self.process:

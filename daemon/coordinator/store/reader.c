@@ -3,6 +3,7 @@
 #include "daemon/coordinator/store/internal.h"
 #include "proto/base/clock.h"
 #include "proto/base/json.h"
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,7 +122,11 @@ static void read_check(uv_work_t *work)
     sqlite3_stmt *stmt = NULL;
     sqlite3 *db = NULL;
     const char *text = "the database cannot be read";
+    const struct sched_param normal = {0};
 
+    /* A service with real-time priority is there to answer soon; seconds of reading at it would
+     * hold up ranks. */
+    (void)pthread_setschedparam(pthread_self(), SCHED_OTHER, &normal);
     /* A connection of its own: the check takes seconds on a large database, and lists must not
      * wait. */
     if (connection_open(s->path, false, &db, NULL) == 0) {
