@@ -39,13 +39,14 @@ static const char usage_text[] =
     "  --insecure         allow plain HTTP beyond this machine\n"
     "  --version, --help\n"
     "\n"
-    "The address stands in DIR/address once longhauld is ready. The sample longhauld.yaml lists every\n"
-    "setting with its default. HUP reads the file again (timers and limits of the queue); TERM stops, and\n"
-    "running jobs go on. LONGHAUL_LOG=error|warn|info|debug: how much goes to standard error.\n"
+    "The address stands in DIR/address once longhauld is ready. The sample longhauld.yaml lists\n"
+    "every setting with its default. HUP reads the file again (timers and limits of the queue);\n"
+    "TERM stops, and running jobs go on. LONGHAUL_LOG=error|warn|info|debug: how much goes to\n"
+    "standard error.\n"
     "\n"
-    "Exit: 0 stopped on request, 64 usage, 69 the address is taken, 73 the state cannot be made or\n"
-    "written, 74 the disk failed, 75 another longhauld holds the state directory, 78 the configuration or\n"
-    "the state cannot be used as it is.\n";
+    "Exit: 0 stopped on request, 64 usage, 69 the address is taken, 73 the state cannot be made\n"
+    "or written, 74 the disk failed, 75 another longhauld holds the state directory, 78 the\n"
+    "configuration or the state cannot be used as it is.\n";
 
 enum {
     OPT_STATE = 256,

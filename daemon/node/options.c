@@ -39,16 +39,18 @@ static const char help[] =
     "  --version | --help\n"
     "\n"
     "Limits that shims keep by themselves:\n"
-    "  --grace-ms N        ranks have so long for a last checkpoint before they are killed, unless the\n"
-    "                      coordinator says (default 60000)\n"
-    "  --hang-ms N         without a sign of life from any rank for so long, or ten median steps if\n"
-    "                      those are longer, an attempt is ended; 0: never (default 600000)\n"
+    "  --grace-ms N        ranks have so long for a last checkpoint before they are killed,\n"
+    "                      unless the coordinator says (default 60000)\n"
+    "  --hang-ms N         without a sign of life from any rank for so long, or ten median\n"
+    "                      steps if those are longer, an attempt is ended; 0: never\n"
+    "                      (default 600000)\n"
     "  --log-max BYTES     the most that a rank's log takes (default 67108864)\n"
     "\n"
-    "S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL.\n"
-    "LONGHAUL_LOG=error|warn|info|debug: how much goes to standard error.\n"
-    "TERM ends the daemon and leaves running jobs alone; the next one adopts them. Exit: 0 stopped on\n"
-    "request, 64 usage, 78 the state directory or another setting cannot be used as it is.\n";
+    "S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n"
+    "AWS_ENDPOINT_URL. LONGHAUL_LOG=error|warn|info|debug: how much goes to standard error.\n"
+    "TERM ends the daemon and leaves running jobs alone; the next one adopts them.\n"
+    "Exit: 0 stopped on request, 64 usage, 78 the state directory or another setting cannot be\n"
+    "used as it is.\n";
 
 enum {
     OPT_COORDINATOR = 256,
@@ -356,7 +358,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct lh_
     if (rc == 0 && !o->config.coordinator)
         rc = usage(reterr, "--coordinator URL is missing");
     if (rc == 0 && strcmp(o->config.device, "cpu") != 0)
-        rc = lh_err_set(reterr, LH_ENOTSUP, "--device '%s' is not built yet; give cpu, or leave it out",
+        rc = lh_err_set(reterr, LH_ENOTSUP, "--device '%s' is not built yet; give cpu",
                         o->config.device);
     if (rc == 0)
         rc = check_name(o, reterr);

@@ -8,17 +8,19 @@
 #include <string.h>
 
 static const char help[] =
-    "longhaul-shim - owns the processes of one attempt on one node; started by longhaul-node and by mpirun\n"
+    "longhaul-shim - owns the processes of one attempt on one node\n"
+    "\n"
+    "Started by longhaul-node and by mpirun, not by people.\n"
     "\n"
     "  longhaul-shim DIR\n"
-    "      takes the attempt that DIR/attempt.json describes, waits for its launch on DIR/control.sock,\n"
-    "      records its end in DIR/exit.json and DIR/cleaned.json\n"
+    "      takes the attempt that DIR/attempt.json describes, waits for its launch on\n"
+    "      DIR/control.sock, records its end in DIR/exit.json and DIR/cleaned.json\n"
     "  longhaul-shim --rank DIR -- COMMAND...\n"
     "      runs one rank: its output goes to DIR/logs/rank-N.log, its wait status to\n"
     "      DIR/ranks/rank-N.json; DIR '-' is $LONGHAUL_ATTEMPT_DIR, N is mpirun's\n"
     "  longhaul-shim --agent HOST COMMAND...\n"
-    "      in place of ssh: leaves COMMAND for the node of the gang with that address in DIR/relay,\n"
-    "      DIR is $LONGHAUL_ATTEMPT_DIR\n"
+    "      in place of ssh: leaves COMMAND for the node of the gang with that address in\n"
+    "      DIR/relay; DIR is $LONGHAUL_ATTEMPT_DIR\n"
     "  longhaul-shim --version | --help\n"
     "\n"
     "LONGHAUL_LOG_MAX=BYTES: the most that a rank's log takes (default 67108864).\n"
@@ -26,7 +28,7 @@ static const char help[] =
 
 static int usage(void)
 {
-    (void)fputs("longhaul-shim: give a directory, --rank or --agent; see longhaul-shim --help\n", stderr);
+    (void)fputs("longhaul-shim: give DIR, --rank or --agent; see longhaul-shim --help\n", stderr);
     return 2;
 }
 

@@ -1,4 +1,5 @@
-/* test_config.c - longhauld.yaml as it is shipped says the truth: every key is in it, with its default. */
+/* test_config.c - longhauld.yaml as it is shipped says the truth: every key is in it, with its
+ * default. */
 #include "tests/unit/unit.h"
 
 #include "daemon/coordinator/config.c" /* for its tables of keys */
@@ -11,7 +12,9 @@ static char *shipped(void)
     struct lh_buf b;
     size_t len;
 
-    assert_int_equal(lh_read_file(LH_SOURCE_DIR "/deploy/config/longhauld.yaml.in", CONFIG_FILE_MAX, &text, &len, NULL), 0);
+    assert_int_equal(lh_read_file(LH_SOURCE_DIR "/deploy/config/longhauld.yaml.in", CONFIG_FILE_MAX,
+                                  &text, &len, NULL),
+                     0);
     lh_buf_init(&b, CONFIG_FILE_MAX);
     for (const char *from = text; *from;) {
         const char *at = strstr(from, directory);
@@ -24,7 +27,8 @@ static char *shipped(void)
     return b.data;
 }
 
-/* Whether a line begins with "KEY:", or with "#KEY:" for one that has no default, after so many spaces. */
+/* Whether a line begins with "KEY:", or with "#KEY:" for one that has no default, after so many
+ * spaces. */
 static bool listed(const char *text, const char *indent, const char *key)
 {
     char line[2][80];
