@@ -185,6 +185,10 @@ int tokenizer_open(const char *path, struct tokenizer **ret_tokenizer, struct lh
     if (rc == 0) {
         t->separator = find_separator(t);
         tokenizer_feed(t, "separator", &t->separator, sizeof(t->separator));
+        /* Templates put them in. */
+        tokenizer_feed(t, "bos", &t->bos, sizeof(t->bos));
+        tokenizer_feed(t, "eos", &t->eos, sizeof(t->eos));
+        tokenizer_feed(t, "adds_bos", &t->adds_bos, sizeof(t->adds_bos));
     }
     lh_sha256_final(&t->hash, t->digest);
     if (rc < 0)
@@ -202,6 +206,11 @@ int64_t tokenizer_vocab(const struct tokenizer *t)
 int64_t tokenizer_bos(const struct tokenizer *t)
 {
     return t->bos;
+}
+
+bool tokenizer_adds_bos(const struct tokenizer *t)
+{
+    return t->adds_bos && t->bos >= 0;
 }
 
 int64_t tokenizer_eos(const struct tokenizer *t)

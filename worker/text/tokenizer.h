@@ -40,6 +40,24 @@ void tokenizer_scratch_free(struct tokenizer_scratch *s); /* accepts NULL */
 LH_MUST_CHECK int tokenizer_encode_with(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text,
                                         size_t len, bool special, struct token_list *ids, struct lh_err *reterr);
 
+/* How a text is encoded that is a part of something. */
+struct tokenizer_part {
+    bool special;         /* recognise special tokens inside the text */
+    bool continues;       /* other text stands right before it */
+    const int32_t *never; /* added tokens that are not recognised, special or not */
+    unsigned n_never;
+};
+LH_MUST_CHECK int tokenizer_encode_part(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text,
+                                        size_t len, const struct tokenizer_part *part, struct token_list *ids,
+                                        struct lh_err *reterr);
+
+/* The next control token in text: the special ones, and added ones written like <...> or [...]. Its id, place and
+ * length, or -1. */
+int64_t tokenizer_find_control(const struct tokenizer *t, const char *text, size_t len, size_t *ret_at,
+                               size_t *ret_len);
+/* True when the model's own tokenizer puts bos before every text. */
+bool tokenizer_adds_bos(const struct tokenizer *t);
+
 /* Bytes of ids, special tokens included: malloc'ed, 0-terminated. */
 LH_MUST_CHECK int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **ret_text,
                                    size_t *ret_len, struct lh_err *reterr);

@@ -118,6 +118,14 @@ static int read_id(const struct tokenizer *t, const struct gguf_file *f, const c
     return rc < 0 ? rc : 0;
 }
 
+/* Left out it follows the kind of tokenizer, as in llama.cpp. */
+static bool read_adds_bos(const struct gguf_file *f, bool otherwise)
+{
+    const struct gguf_value *v = gguf_find(f, "tokenizer.ggml.add_bos_token");
+
+    return v && v->type == GGUF_BOOL ? v->data[0] != 0 : otherwise;
+}
+
 static int load(struct tokenizer *t, const struct gguf_file *f, struct lh_err *reterr)
 {
     char model[64] = "", pre[64] = "";
@@ -149,6 +157,7 @@ static int load(struct tokenizer *t, const struct gguf_file *f, struct lh_err *r
         rc = read_id(t, f, "tokenizer.ggml.bos_token_id", &t->bos, reterr);
     if (rc == 0)
         rc = read_id(t, f, "tokenizer.ggml.eos_token_id", &t->eos, reterr);
+    t->adds_bos = read_adds_bos(f, t->whole_words);
     return rc;
 }
 

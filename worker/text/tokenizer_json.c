@@ -190,7 +190,24 @@ static int load_beside(const char *dir, const char *name, json_t **ret, struct l
     return lh_path_exists(path) ? lh_json_load(path, CONFIG_BYTES_MAX, ret, reterr) : 0;
 }
 
-static int find_ends(struct tokenizer *t, const char *dir, struct lh_err *reterr)
+/* The post-processor puts a special token before a text. */
+static bool begins_with_token(const json_t *processor)
+{
+    const json_t *list = json_object_get(processor, "processors");
+    const json_t *first = json_array_get(json_object_get(processor, "single"), 0);
+    size_t i;
+    json_t *v;
+
+    json_array_foreach(list, i, v)
+    {
+        if (json_object_get(json_array_get(json_object_get(v, "single"), 0), "SpecialToken"))
+            return true;
+    }
+    return json_object_get(first, "SpecialToken") != NULL;
+}
+
+static int find_ends(struct tokenizer *t, const char *dir, const json_t *root,
+                     struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *words = NULL;
     LH_CLEANUP(lh_json_decrefp) json_t *config = NULL;
@@ -202,6 +219,8 @@ static int find_ends(struct tokenizer *t, const char *dir, struct lh_err *reterr
         return rc;
     t->bos = named_id(t, json_object_get(words, "bos_token"));
     t->eos = named_id(t, json_object_get(words, "eos_token"));
+    t->adds_bos = lh_json_bool(words, "add_bos_token",
+                               begins_with_token(json_object_get(root, "post_processor"))) != 0;
     if (t->bos < 0)
         t->bos = numbered_id(t, json_object_get(config, "bos_token_id"));
     if (t->eos < 0)
@@ -229,5 +248,5 @@ int tokenizer_load_json(struct tokenizer *t, const char *dir, struct lh_err *ret
     rc = load(t, root, reterr);
     if (rc < 0)
         return lh_err_prefix(reterr, rc, "'%s'", path);
-    return find_ends(t, dir, reterr);
+    return find_ends(t, dir, root, reterr);
 }

@@ -20,6 +20,7 @@ struct tokenizer {
     struct added_set added[ADDED_PASSES];
     bool whole_words; /* set before tokenizer_index: words that are tokens are not merged */
     int64_t bos, eos, separator;
+    bool adds_bos;
     struct lh_sha256 hash; /* fed while loading */
     char digest[LH_SHA256_HEX];
 };
