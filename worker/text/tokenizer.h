@@ -1,6 +1,9 @@
-/* tokenizer.h - text to token ids and back: byte-level BPE from GGUF metadata or tokenizer.json.
+/* tokenizer.h - text to token ids and back: byte-level BPE from GGUF metadata or tokenizer.json, and SentencePiece
+ * (Llama 1 and 2) from GGUF metadata or tokenizer.model.
  *
- * Ids equal those of Hugging Face `tokenizers`. Unknown pre-tokenizers, normalizers and models are refused when loading.
+ * Ids equal those of Hugging Face `tokenizers` and of SentencePiece. Unknown pre-tokenizers, normalizers and models are
+ * refused when loading. SentencePiece puts a space before a text, also behind a special token, and decoding takes the
+ * one at the start off again.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -11,7 +14,7 @@
 
 struct tokenizer;
 
-/* path: as for model_source_open (a directory with tokenizer.json, or a .gguf file). LH_EINPUT names file and reason. */
+/* path: as for model_source_open (a directory with tokenizer.json or tokenizer.model, or a .gguf file). LH_EINPUT names file and reason. */
 LH_MUST_CHECK int tokenizer_open(const char *path, struct tokenizer **ret_tokenizer, struct lh_err *reterr);
 void tokenizer_free(struct tokenizer *t);
 int64_t tokenizer_vocab(const struct tokenizer *t); /* ids are below this */

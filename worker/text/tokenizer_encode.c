@@ -1,6 +1,7 @@
 /* tokenizer_encode.c - text to ids: added tokens out first, the rest cut into words, each word
  * merged. */
 #include "proto/base/err.h"
+#include "worker/text/pieces.h"
 #include "worker/text/tokenizer_parts.h"
 #include "worker/text/utf8.h"
 #include <errno.h>
@@ -9,17 +10,13 @@
 
 #define CACHE_WORTH_BYTES 4096 /* shorter texts do not pay for setting up the cache */
 
-struct tokenizer_scratch {
-    struct pretok_scratch *pretok;
-    struct bpe_scratch *bpe;
-};
-
 struct encoding {
     const struct tokenizer *t;
     struct tokenizer_scratch *s;
     struct token_list *ids;
     struct lh_err *reterr;
     const struct tokenizer_part *part;
+    const char *start; /* of the whole text */
 };
 
 static struct tokenizer_scratch *scratch_new(bool with_cache)
@@ -48,6 +45,7 @@ void tokenizer_scratch_free(struct tokenizer_scratch *s)
         return;
     pretok_scratch_free(s->pretok);
     bpe_scratch_free(s->bpe);
+    free(s->word);
     free(s);
 }
 
@@ -70,6 +68,15 @@ static bool wanted(const struct encoding *e, const struct added_token *token)
     return true;
 }
 
+/* A space goes before every part but one that other text stands right before. */
+static int encode_pieces(struct encoding *e, const char *text, size_t n)
+{
+    bool prefix = !(e->part->continues && text == e->start);
+    int rc = pieces_encode(e->t, e->s, text, n, prefix, e->ids);
+
+    return rc < 0 ? lh_err_set(e->reterr, rc, "encode") : 0;
+}
+
 /* Cuts at the added tokens of this pass; what lies between goes to the next pass, in the end to the
  * words. */
 static int encode_part(struct encoding *e, unsigned pass, const char *text, size_t n)
@@ -81,6 +88,8 @@ static int encode_part(struct encoding *e, unsigned pass, const char *text, size
 
     if (n == 0)
         return 0;
+    if (pass == ADDED_PASSES && e->t->pieces)
+        return encode_pieces(e, text, n);
     if (pass == ADDED_PASSES)
         return pretok_cut(&e->t->pretok, e->s->pretok, text, n, on_word, e, e->reterr);
     while (rc == 0 && (token = added_next(set, text, from, n, &at)) != NULL) {
@@ -107,7 +116,7 @@ int tokenizer_encode_part(const struct tokenizer *t, struct tokenizer_scratch *s
                           size_t len, const struct tokenizer_part *part, struct token_list *ids,
                           struct lh_err *reterr)
 {
-    struct encoding e = {t, s, ids, reterr, part};
+    struct encoding e = {t, s, ids, reterr, part, text};
     size_t before = ids->n, valid = utf8_valid_prefix(text, len);
     int rc;
 
