@@ -194,7 +194,7 @@ def test_each_attempt_has_a_cgroup_of_its_own_which_is_gone_afterwards(host):
 
 
 def test_a_job_goes_on_while_both_services_are_restarted(host):
-    job = submit(host, check_job(7, slots=2))
+    job = submit(host, check_job(6, slots=2))
     running(host, job)
     ranks, shims = pids(host, "longhaul-worker"), pids(host, "longhaul-shim")
     assert len(ranks) == 2
