@@ -68,6 +68,10 @@ static struct outcome decide_failure(const struct outcome_facts *f)
         return by_code(f->worker_exit, r ? (int)r->rank : -1);
     if (launcher == MPIRUN_LOST_DAEMON)
         return (struct outcome){"failed", "infra", launcher, 0, -1, "node_lost"};
+    /* mpirun dies of a signal only when somebody kills it. Its ranks are killed then, and their records
+     * may be written before the shim has noticed. */
+    if (f->launcher_signal && (!r || r->signal == SIGTERM || r->signal == SIGKILL))
+        return (struct outcome){"failed", "infra", -1, f->launcher_signal, -1, "launcher_lost"};
     /* Ranks that mpirun ends with the others die of TERM or KILL: then mpirun knows better who was
      * first, on another node or by MPI_Abort. */
     if (r && (r->signal == SIGTERM || r->signal == SIGKILL) && launcher > 0 &&
@@ -82,8 +86,6 @@ static struct outcome decide_failure(const struct outcome_facts *f)
         return (struct outcome){"failed", "app", -1, r->signal, (int)r->rank, "rank_signal"};
     if (r)
         return by_code(r->exit, (int)r->rank);
-    if (f->launcher_signal)
-        return (struct outcome){"failed", "infra", -1, f->launcher_signal, -1, "launcher_lost"};
     if (count_started(f) == 0)
         return (struct outcome){"failed", "launch", launcher, 0, -1, "launch_failed"};
     if (is_worker_code(launcher))

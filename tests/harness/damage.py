@@ -9,16 +9,15 @@ import longhaul
 import pytest
 
 GOLDEN = pathlib.Path(os.environ.get("LONGHAUL_GOLDEN", longhaul.ROOT.parent / "shared" / "golden"))
-OWN = longhaul.ROOT / "tests" / "golden" / "cases"
 PROSE = "Call me Ishmael. Some years ago, never mind how long precisely. "
 
 
 def case():
-    """A directory with a small Llama model of 96 words and its batch of 64 tokens a row."""
-    for folder in (GOLDEN / "s2-mha", *sorted(OWN.glob("*"))):
-        if (folder / "model" / "config.json").exists() and (folder / "batch.safetensors").exists():
-            return folder
-    pytest.skip("no small model at hand")
+    """A directory with a small Llama model of 96 words and its batch of 64 tokens a row: the tests know its shapes."""
+    folder = GOLDEN / "s2-mha"
+    if not folder.exists():
+        pytest.skip(f"no golden model at {folder}")
+    return folder
 
 
 def copy_model(to):

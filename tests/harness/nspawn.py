@@ -22,6 +22,9 @@ def missing():
     for program in ("debootstrap", "systemd-nspawn", "nsenter", "setpriv"):
         if not shutil.which(program):
             return f"needs {program}"
+    inside = subprocess.run(["systemd-detect-virt", "--container"], capture_output=True, text=True).stdout.strip()
+    if inside == "systemd-nspawn":
+        return "this is such a container itself"
     return None
 
 

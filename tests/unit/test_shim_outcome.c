@@ -52,6 +52,15 @@ static void success_is_what_mpirun_calls_so_even_when_a_stop_came_late(void **st
     expect(decide(ended(0, 0, 900), ended(0, 0, 950), 0, 0, STOP_REQUEST, 0), "ok", "", 0, 0, -1);
 }
 
+static void a_killed_mpirun_explains_its_killed_ranks_whoever_was_noticed_first(void **state)
+{
+    (void)state;
+    expect(decide(ended(-1, SIGKILL, 990), ended(-1, SIGTERM, 995), 0, SIGKILL, STOP_NONE, -1),
+           "failed", "infra", -1, SIGKILL, -1);
+    expect(decide(ended(-1, SIGSEGV, 900), ended(-1, SIGKILL, 995), 0, SIGKILL, STOP_NONE, -1),
+           "failed", "app", -1, SIGSEGV, 0);
+}
+
 static void the_rank_that_failed_first_explains_the_rest(void **state)
 {
     (void)state;
@@ -131,6 +140,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(success_is_what_mpirun_calls_so_even_when_a_stop_came_late),
+        cmocka_unit_test(a_killed_mpirun_explains_its_killed_ranks_whoever_was_noticed_first),
         cmocka_unit_test(the_rank_that_failed_first_explains_the_rest),
         cmocka_unit_test(what_the_worker_told_comes_before_what_its_process_did),
         cmocka_unit_test(mpirun_is_asked_when_local_ranks_died_of_another_nodes_failure),
