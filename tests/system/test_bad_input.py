@@ -96,10 +96,18 @@ def test_an_unknown_job_is_a_404_that_names_it(daemon):
 
 @pytest.mark.parametrize("path, status, words", [
     ("/v1/jobs?limit=abc", 400, "1 to 500"), ("/v1/jobs?limit=0", 400, "1 to 500"), ("/v1/jobs?state=runing", 400, "running"),
+    ("/v1/jobs?lmit=3", 400, "lmit: unknown parameter; did you mean limit?"), ("/v1/nodes?x=1", 400, "x: unknown parameter"),
     ("/v1/jobs?cursor=zzz", 400, "cursor"), ("/v1/events?after=-1", 400, "after"), ("/nope", 404, "/nope"),
     ("/v1/jobs/%zz", 400, "URI"), ("/v1/jobs/%00", 400, "URI"), ("/v1/jobs/" + "x" * 9000, 414, "8 KiB")])
 def test_a_path_or_parameter_that_makes_no_sense_is_refused(daemon, path, status, words):
     assert words in problem(daemon.get(path), status)["detail"]
+
+
+def test_a_mistyped_dry_run_submits_nothing(daemon):
+    before = daemon.get("/v1/jobs?limit=500").json["jobs"]
+    reply = daemon.post("/v1/jobs?dryrun=1", check_job(0.1))
+    assert "did you mean dry_run?" in problem(reply, 400, "bad_parameter")["detail"]
+    assert daemon.get("/v1/jobs?limit=500").json["jobs"] == before
 
 
 def test_a_method_that_is_not_taken_names_those_that_are(daemon):
