@@ -12,6 +12,8 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
 #include "worker/data/dataset.h"
+#include "worker/data/dialog.h"
+#include "worker/data/units.h"
 #include "worker/formats/peft.h"
 #include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
@@ -33,7 +35,8 @@ struct preflight {
 
 static int preflight_job(struct preflight *p, const char *path, struct lh_err *reterr);
 static int check_device(const struct lh_job *job, struct lh_err *reterr);
-static int check_texts(const struct lh_strings *uris, const char *pointer, struct lh_err *reterr);
+static int check_texts(const struct lh_strings *uris, const char *pointer, bool records,
+                       struct lh_err *reterr);
 static int check_tokenizer(const struct preflight *p, struct lh_err *reterr);
 static int check_model(struct preflight *p, struct lh_err *reterr);
 static int check_adapter(const struct preflight *p, struct lh_err *reterr);
@@ -81,9 +84,10 @@ static int preflight_job(struct preflight *p, const char *path, struct lh_err *r
     if (rc == 0 && texts)
         rc = check_tokenizer(p, reterr);
     if (rc == 0)
-        rc = check_texts(&p->job->data.train, "/data/train", reterr);
+        rc = check_texts(&p->job->data.train, "/data/train", p->job->data.format == LH_DATA_SFT,
+                         reterr);
     if (rc == 0)
-        rc = check_texts(&p->job->eval.perplexity, "/eval/perplexity", reterr);
+        rc = check_texts(&p->job->eval.perplexity, "/eval/perplexity", false, reterr);
     if (rc < 0 || p->job->kind == LH_KIND_PREPARE)
         return rc;
     rc = check_adapter(p, reterr);
@@ -105,7 +109,9 @@ static int check_device(const struct lh_job *job, struct lh_err *reterr)
     return rc;
 }
 
-static int check_one_text(const char *path, const char *pointer, struct lh_err *reterr)
+/* records: data.format sft, which reads them from files of certain names. */
+static int check_one_text(const char *path, const char *pointer, bool records,
+                          struct lh_err *reterr)
 {
     struct stat st;
     char manifest[1200];
@@ -121,10 +127,16 @@ static int check_one_text(const char *path, const char *pointer, struct lh_err *
                          "'%s' is neither a file nor a directory of prepared shards", path);
     if (st.st_size == 0)
         return lh_err_at(reterr, LH_EINPUT, pointer, "'%s' is empty", path);
+    if (records && unit_kind_of(path, true) == UNIT_PLAIN)
+        return lh_err_at(reterr, LH_EINPUT, pointer,
+                         "'%s' holds no records by its name; data.format sft takes .jsonl and "
+                         ".json files (also .gz, .zst)",
+                         path);
     return 0;
 }
 
-static int check_texts(const struct lh_strings *uris, const char *pointer, struct lh_err *reterr)
+static int check_texts(const struct lh_strings *uris, const char *pointer, bool records,
+                       struct lh_err *reterr)
 {
     char path[1024], at[64];
     int rc = 0;
@@ -141,7 +153,7 @@ static int check_texts(const struct lh_strings *uris, const char *pointer, struc
             break;
         }
         for (size_t k = 0; rc == 0 && k < found.gl_pathc; k++)
-            rc = check_one_text(found.gl_pathv[k], at, reterr);
+            rc = check_one_text(found.gl_pathv[k], at, records, reterr);
         globfree(&found);
     }
     return rc;
@@ -150,6 +162,7 @@ static int check_texts(const struct lh_strings *uris, const char *pointer, struc
 static int check_tokenizer(const struct preflight *p, struct lh_err *reterr)
 {
     struct tokenizer *t = NULL;
+    struct dialog *dialog = NULL;
     int rc = tokenizer_open(model_source_path(p->source), &t, reterr);
 
     if (rc == 0 && tokenizer_vocab(t) > p->config->vocab)
@@ -159,6 +172,10 @@ static int check_tokenizer(const struct preflight *p, struct lh_err *reterr)
             "%lld; the two do not belong together: take the tokenizer that came with the model",
             model_source_path(p->source), (long long)tokenizer_vocab(t),
             (long long)p->config->vocab);
+    if (rc == 0 && p->job->data.format == LH_DATA_SFT && p->job->data.template_) {
+        rc = dialog_open(p->job->data.template_, t, &dialog, reterr);
+        dialog_free(dialog);
+    }
     tokenizer_free(t);
     return run_point(rc, "/model/base", reterr);
 }

@@ -35,11 +35,18 @@ static const char usage_text[] =
     "  --set KEY=VALUE    one setting of that file, as timers.suspect_ms=15000; may be repeated\n"
     "  --token-file FILE  lines \"ROLE NAME SHA256\"; requests then need a token\n"
     "  --node-token-file FILE  with --standalone and tokens: the token of the local node\n"
-    "  --tls-cert FILE --tls-key FILE\n"
+    "  --tls-cert FILE, --tls-key FILE  PEM: serve https://\n"
     "  --insecure         allow plain HTTP beyond this machine\n"
     "  --version, --help\n"
     "\n"
-    "The address stands in DIR/address once longhauld is ready. Settings: man longhauld.yaml.\n";
+    "The address stands in DIR/address once longhauld is ready. The sample longhauld.yaml lists\n"
+    "every setting with its default. HUP reads the file again (timers and limits of the queue);\n"
+    "TERM stops, and running jobs go on. LONGHAUL_LOG=error|warn|info|debug: how much goes to\n"
+    "standard error.\n"
+    "\n"
+    "Exit: 0 stopped on request, 64 usage, 69 the address is taken, 73 the state cannot be made\n"
+    "or written, 74 the disk failed, 75 another longhauld holds the state directory, 78 the\n"
+    "configuration or the state cannot be used as it is.\n";
 
 enum {
     OPT_STATE = 256,

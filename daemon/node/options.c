@@ -21,22 +21,36 @@ static const char help[] =
     "\n"
     "  --coordinator URL   http[s]://HOST:PORT of longhauld\n"
     "  --name NAME         unique among nodes (default: the host name)\n"
-    "  --state DIR         attempts, cache and records of this node\n"
+    "  --state DIR         attempts, cache and records of this node; made when absent\n"
     "  --slots N           ranks that may run here at a time (default: one a core)\n"
-    "  --device D          what a slot is: cpu (default), cuda, cuda-emu\n"
+    "  --device D          what a slot is: cpu (default; others are not built yet)\n"
     "  --address IP        where MPI of other nodes reaches this one (default: our end of the line "
     "to the coordinator)\n"
     "  --token-file FILE   the node's token, one line\n"
     "  --ca-file FILE      certificates to trust in place of the system's\n"
     "  --insecure          allow http:// to a coordinator that is not on this machine\n"
     "  --store URI         where checkpoints go when neither job nor coordinator says\n"
-    "  --s3-config FILE    AWS_ACCESS_KEY_ID=... and the like, in place of the environment\n"
+    "  --s3-config FILE    lines AWS_ACCESS_KEY_ID=... and the like, in place of the environment\n"
     "  --heartbeat-ms N    poll at least so often (default: what the coordinator says)\n"
-    "  --worker PROGRAM, --shim PROGRAM, --mpirun PROGRAM   in place of those beside this program "
-    "and on the PATH\n"
-    "  --grace-ms N, --hang-ms N, --log-max BYTES           limits that shims keep by themselves\n"
     "  --upload-retry-s N  how long an upload that may work later is tried (default 900)\n"
-    "  --version | --help\n";
+    "  --worker PROGRAM, --shim PROGRAM\n"
+    "                      in place of those beside this program\n"
+    "  --mpirun PROGRAM    in place of the one on the PATH\n"
+    "  --version | --help\n"
+    "\n"
+    "Limits that shims keep by themselves:\n"
+    "  --grace-ms N        ranks have so long for a last checkpoint before they are killed,\n"
+    "                      unless the coordinator says (default 60000)\n"
+    "  --hang-ms N         without a sign of life from any rank for so long, or ten median\n"
+    "                      steps if those are longer, an attempt is ended; 0: never\n"
+    "                      (default 600000)\n"
+    "  --log-max BYTES     the most that a rank's log takes (default 67108864)\n"
+    "\n"
+    "S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n"
+    "AWS_ENDPOINT_URL. LONGHAUL_LOG=error|warn|info|debug: how much goes to standard error.\n"
+    "TERM ends the daemon and leaves running jobs alone; the next one adopts them.\n"
+    "Exit: 0 stopped on request, 64 usage, 78 the state directory or another setting cannot be\n"
+    "used as it is.\n";
 
 enum {
     OPT_COORDINATOR = 256,
@@ -343,6 +357,9 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct lh_
                         argv[optind]);
     if (rc == 0 && !o->config.coordinator)
         rc = usage(reterr, "--coordinator URL is missing");
+    if (rc == 0 && strcmp(o->config.device, "cpu") != 0)
+        rc = lh_err_set(reterr, LH_ENOTSUP, "--device '%s' is not built yet; give cpu",
+                        o->config.device);
     if (rc == 0)
         rc = check_name(o, reterr);
     if (rc == 0)

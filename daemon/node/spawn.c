@@ -67,7 +67,8 @@ void spawn_environment_free(char **env)
 /* After fork in a process with threads: only what is safe in a signal handler. */
 static void child(const struct spawn_request *q, char **env, int out, int err, pid_t parent)
 {
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     sigset_t none;
 
     (void)!write(oom, "0", 1); /* the daemon may be spared by the kernel; what it runs is not */

@@ -26,8 +26,8 @@ enum stop_cause {
     STOP_SIGNAL,  /* the shim itself was told to go (a machine that shuts down) */
 };
 
-/* The worker's exit code after a requested stop. Parents of ranks tell mpirun 0 instead: to any other code it answers with an abort,
- * which takes some seconds. */
+/* The worker's exit code after a requested stop. Parents of ranks tell mpirun 0 instead: to any
+ * other code it answers with an abort, which takes some seconds. */
 #define WORKER_STOPPED 85
 
 struct outcome_facts {

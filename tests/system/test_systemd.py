@@ -1,7 +1,6 @@
 """A whole host under systemd, as installed: first start, a job through restarts of both services, the watchdog, the sandbox."""
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -14,8 +13,6 @@ from longhaul import check_job, wait_until
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 UNITS = ("longhauld.service", "longhaul-node.service")
-STATE = "var/lib/longhaul-node"
-
 
 def install(root, **env):
     subprocess.run(["cmake", "--install", str(longhaul.BIN.parent), "--prefix", "/usr"], check=True, capture_output=True,
@@ -39,15 +36,23 @@ def host(tmp_path_factory):
         nspawn.base_root()
     except RuntimeError as e:
         pytest.skip(f"no Debian root could be made: {e}")
-    with nspawn.Host(tmp_path_factory.mktemp("host")) as h:
-        install(h.root)
-        # The one thing that an administrator changes here: two slots, and a name.
-        env = h.root / "etc/longhaul/node.env"
-        env.write_text(re.sub(r'^LONGHAUL_NODE_ARGS="', r'\g<0>--slots 2 --name here ', env.read_text(), flags=re.M))
-        h.boot()
-        h.run("systemctl", "start", *UNITS, timeout=120)
-        wait_until(lambda: node_is_up(h), 30, "the node is up", every=0.3)
-        yield h
+    h = nspawn.Host(tmp_path_factory.mktemp("host"))
+    try:
+        with h:
+            start(h)
+            yield h
+    except nspawn.CannotBoot as e:
+        pytest.skip(f"no container can be booted here: {e}")
+
+
+def start(h):
+    install(h.root)
+    # The one thing that an administrator changes here: two slots, and a name.
+    env = h.root / "etc/longhaul/node.env"
+    env.write_text(re.sub(r'^LONGHAUL_NODE_ARGS="', r'\g<0>--slots 2 --name here ', env.read_text(), flags=re.M))
+    h.boot()
+    h.run("systemctl", "start", *UNITS, timeout=120)
+    wait_until(lambda: node_is_up(h), 30, "the node is up", every=0.3)
 
 
 def cli(h, *words, check=True):
@@ -156,22 +161,25 @@ def test_the_first_start_makes_account_directories_and_tokens(host):
     assert refused.stdout == "401", "without a token nobody gets in, not from this machine either"
 
 
-def test_daemons_answer_soon_and_are_protected_while_ranks_are_neither(host):
+def test_daemons_have_real_time_priority_and_ranks_do_not(host):
     job = submit(host, check_job(120, slots=2))
     running(host, job)
     policy = {}
     for program in ("longhauld", "longhaul-node", "longhaul-shim", "longhaul-worker"):
         pid = pids(host, program)[0]
         fields = host.run("cat", f"/proc/{pid}/stat").stdout.rsplit(")", 1)[1].split()
-        policy[program] = (int(fields[38]), int(host.run("cat", f"/proc/{pid}/oom_score_adj").stdout))
+        policy[program] = int(fields[38])
+    spared = int(host.run("cat", f"/proc/{pids(host, 'longhaul-worker')[0]}/oom_score_adj").stdout) < 0
     cli(host, "cancel", job)
     assert ends(host, job)["state"] == "cancelled"
     round_robin, normal = 2, 0
-    assert policy == {"longhauld": (round_robin, 0), "longhaul-node": (round_robin, -500), "longhaul-shim": (normal, -500),
-                      "longhaul-worker": (normal, 0)}
+    assert policy == {"longhauld": round_robin, "longhaul-node": round_robin, "longhaul-shim": normal, "longhaul-worker": normal}
+    assert not spared, "a rank that takes all memory is to be found"
 
 
 def test_each_attempt_has_a_cgroup_of_its_own_which_is_gone_afterwards(host):
+    if host.run("test", "-e", "/sys/fs/cgroup/init.scope/cgroup.kill", check=False).returncode:
+        pytest.skip("this kernel has no cgroup.kill")
     job = submit(host, check_job(120, slots=2))
     running(host, job)
     groups = {p: host.run("cat", f"/proc/{pids(host, p)[0]}/cgroup").stdout.strip() for p in
@@ -186,7 +194,7 @@ def test_each_attempt_has_a_cgroup_of_its_own_which_is_gone_afterwards(host):
 
 
 def test_a_job_goes_on_while_both_services_are_restarted(host):
-    job = submit(host, check_job(7, slots=2))
+    job = submit(host, check_job(6, slots=2))
     running(host, job)
     ranks, shims = pids(host, "longhaul-worker"), pids(host, "longhaul-shim")
     assert len(ranks) == 2

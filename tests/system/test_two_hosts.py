@@ -272,7 +272,7 @@ def test_a_wall_limit_ends_a_gang_in_order_on_both_hosts(cluster):
 
 @pytest.mark.parametrize("which", [1, 2], ids=["head", "member"])
 def test_a_node_daemon_is_killed_during_a_run_and_adopts_its_part_of_the_gang(cluster, which):
-    job_id = cluster.running(check_job(4, slots=2))
+    job_id = cluster.running(check_job(3, slots=2))
     ranks = cluster.hosts.pids(which, "longhaul-worker")
     cluster.nodes[which - 1].kill()
     time.sleep(0.5)

@@ -64,6 +64,32 @@ static void is_echoed(const struct lh_job *job, const char *path, const char *wa
 
 /* ---- what is taken ---- */
 
+#define SFT                                                                                        \
+    "{'kind':'train','model':{'base':'m'},'context':{'length':64},'optim':{'lr':0.001,'steps':9},'"  \
+    "data':{'train':['d'],'format':'sft','template':"
+
+/* JOB-29 */
+static void templates_are_names_or_objects_and_may_hold_newlines(void **state)
+{
+    struct lh_job *j = good(SFT "'chatml'}}");
+
+    (void)state;
+    assert_int_equal(j->data.format, LH_DATA_SFT);
+    assert_string_equal(j->data.template_, "chatml");
+    is_echoed(j, "data.template", "\"chatml\"");
+    lh_job_free(j);
+    j = good(SFT "{'user':'U\\n{content}','answer':'{content}{eos}','trim':true}}}");
+    assert_string_equal(j->data.template_,
+                        "{\"user\":\"U\\n{content}\",\"answer\":\"{content}{eos}\",\"trim\":true}");
+    lh_job_free(j);
+    lh_job_free(good(SFT "{'like':'llama2','default_system':''}}}"));
+    j = good("{'kind':'prepare','model':{'base':'m'},'context':{'length':64},'data':{'train':['d'],"
+             "'format':'sft','template':'plain','pack':false}}");
+    assert_int_equal(j->context.length, 64);
+    assert_null(echoed(j, "context.attention"));
+    lh_job_free(j);
+}
+
 static void a_train_job_gets_every_default(void **state)
 {
     struct lh_job *j = good(TRAIN "}");
@@ -380,9 +406,19 @@ static const struct bad bad_jobs[] = {
      "ntk"},
     {TRAIN ",'context':{'length':64,'rope':{'type':'dynamic'}}}", "/context/rope/type",
      "not_supported", "dynamic"},
-    {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/format", "not_supported", "sft"},
-    {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "not_supported",
-     "data.template"},
+    {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/template", "missing", "chatml"},
+    {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "conflict", "sft"},
+    {SFT "'chatlm'}}", "/data/template", "bad_value", "did you mean \"chatml\"?"},
+    {SFT "7}}", "/data/template", "wrong_type", "or an object"},
+    {SFT "{'answer':'{content}'}}}", "/data/template/user", "missing", "\"like\""},
+    {SFT "{'user':'{content}'}}}", "/data/template/answer", "missing", "data.template.answer"},
+    {SFT "{'user':'hi','answer':'{content}'}}}", "/data/template/user", "bad_value", "{content}"},
+    {SFT "{'like':'plain','answer':'hi'}}}", "/data/template/answer", "bad_value", "{content}"},
+    {SFT "{'like':'plane'}}}", "/data/template/like", "bad_value", "did you mean \"plain\"?"},
+    {SFT "{'like':'plain','trim':1}}}", "/data/template/trim", "wrong_type", "true or false"},
+    {SFT "{'like':'plain','after':1}}}", "/data/template/after", "wrong_type", "a string"},
+    {SFT "{'like':'plain','after':'\\u0007'}}}", "/data/template/after", "bad_value", "0x07"},
+    {SFT "{'like':'plain','ater':''}}}", "/data/template/ater", "unknown_member", "after"},
     {TRAIN ",'data':{'train':['d'],'pack':false}}", "/data/pack", "not_supported",
      "data.pack false"},
     {TRAIN ",'adapter':{'dropout':0.1}}", "/adapter/dropout", "not_supported",
@@ -789,6 +825,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_train_job_gets_every_default),
+        TEST(templates_are_names_or_objects_and_may_hold_newlines),
         TEST(every_member_of_a_full_job_arrives),
         TEST(good_jobs_are_taken_and_their_echo_is_a_fixed_point),
         TEST(the_echo_of_random_jobs_is_a_fixed_point),

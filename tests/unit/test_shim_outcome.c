@@ -116,6 +116,17 @@ static void a_stop_says_what_it_was_for(void **state)
            0);
 }
 
+/* Parents of ranks tell mpirun 0 for a rank that stopped on request. */
+static void mpiruns_success_is_no_success_of_ranks_that_stopped(void **state)
+{
+    struct rank_record stopped = ended(85, 0, 900);
+
+    (void)state;
+    expect(decide(stopped, stopped, 0, 0, STOP_REQUEST, 85), "stopped", "", 85, 0, 0);
+    expect(decide(stopped, stopped, 0, 0, STOP_WALL, -1), "timed_out", "", 85, 0, 0);
+    expect(decide(stopped, stopped, 0, 0, STOP_NONE, 85), "stopped", "", 85, 0, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -126,6 +137,7 @@ int main(void)
         cmocka_unit_test(lost_daemons_and_a_lost_mpirun_are_infrastructure),
         cmocka_unit_test(without_any_rank_it_is_the_launch_that_failed),
         cmocka_unit_test(a_stop_says_what_it_was_for),
+        cmocka_unit_test(mpiruns_success_is_no_success_of_ranks_that_stopped),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,8 +29,8 @@ bool job_data_is_shards(const struct lh_strings *uris, char ret_dir[static 1024]
     return lh_is_dir(ret_dir) && lh_path_exists(manifest);
 }
 
-static int prepare(struct run *r, const struct lh_strings *uris, int64_t vocab,
-                   char ret_dir[static 1024], struct lh_err *reterr)
+static int prepare(struct run *r, const struct lh_strings *uris, enum lh_data_format format,
+                   int64_t vocab, char ret_dir[static 1024], struct lh_err *reterr)
 {
     struct progress p = {r};
     struct tokenizer *t = NULL;
@@ -46,8 +46,8 @@ static int prepare(struct run *r, const struct lh_strings *uris, int64_t vocab,
                        "belong together",
                        path, (long long)tokenizer_vocab(t) - 1, (long long)vocab - 1);
     if (rc == 0)
-        rc = prepare_shards(uris, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
-                            reterr);
+        rc = prepare_shards(uris, format, r->job, t, r->cache_dir, r->threads, on_progress, &p,
+                            ret_dir, reterr);
     tokenizer_free(t);
     return rc;
 }
@@ -58,19 +58,19 @@ bool job_data_is_tokens(const struct lh_strings *texts)
 }
 
 /* One rank of each machine prepares; then the others find what it made. */
-static int shards(struct run *r, const struct lh_strings *uris, int64_t vocab,
-                  char ret_dir[static 1024], struct lh_err *reterr)
+static int shards(struct run *r, const struct lh_strings *uris, enum lh_data_format format,
+                  int64_t vocab, char ret_dir[static 1024], struct lh_err *reterr)
 {
     bool there = job_data_is_shards(uris, ret_dir);
     int rc = 0;
 
     if (!there && r->comm->local_rank == 0)
-        rc = prepare(r, uris, vocab, ret_dir, reterr);
+        rc = prepare(r, uris, format, vocab, ret_dir, reterr);
     rc = run_agree(r, rc, reterr);
     if (rc < 0)
         return rc;
     if (!there && r->comm->local_rank != 0)
-        rc = prepare(r, uris, vocab, ret_dir, reterr);
+        rc = prepare(r, uris, format, vocab, ret_dir, reterr);
     return run_agree(r, rc, reterr);
 }
 
@@ -117,6 +117,18 @@ static int digest_tokens(const struct lh_strings *files, char ret_hex[static LH_
     return rc;
 }
 
+/* What of the samples is trained: dropped and truncated ones are nobody's surprise later. */
+static void put_counts(struct run *r, const struct dataset *d)
+{
+    struct dataset_counts c = dataset_count(d);
+
+    json_object_set_new(r->result, "data",
+                        json_pack("{s:I, s:I, s:I, s:I, s:I}", "samples", (json_int_t)c.samples,
+                                  "dropped", (json_int_t)c.dropped, "truncated",
+                                  (json_int_t)c.truncated, "tokens", (json_int_t)c.tokens, "labels",
+                                  (json_int_t)c.labels));
+}
+
 int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
                    struct lh_err *reterr)
 {
@@ -125,7 +137,7 @@ int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
     int rc;
 
     if (!tokens) {
-        rc = shards(r, &r->job->data.train, vocab, dir, reterr);
+        rc = shards(r, &r->job->data.train, r->job->data.format, vocab, dir, reterr);
         if (rc < 0)
             return rc;
     }
@@ -136,8 +148,11 @@ int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
         rc = run_same(r, "training data", r->data_digest, reterr);
     if (rc < 0)
         return rc;
-    return run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr),
-                     reterr);
+    rc =
+        run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr), reterr);
+    if (rc == 0 && r->job->data.format == LH_DATA_SFT)
+        put_counts(r, *ret_dataset);
+    return rc;
 }
 
 int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
@@ -154,7 +169,7 @@ int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
         job_copy->optim.batch_sequences = 1;
         return run_agree(r, dataset_open(job_copy, NULL, vocab, ret_dataset, reterr), reterr);
     }
-    rc = shards(r, texts, vocab, dir, reterr);
+    rc = shards(r, texts, LH_DATA_TEXT, vocab, dir, reterr);
     if (rc < 0)
         return rc;
     return run_agree(r, eval_windows_open(dir, r->job->context.length, ret_dataset, reterr),
