@@ -80,6 +80,10 @@ def test_event_lists_conform(tmp_path, standalone, document):
 
 def test_the_document_and_the_daemon_take_the_same_parameters(standalone, document):
     shared = document["components"]["parameters"]
+
+    def ask(url, method):
+        return request(url, method.upper(), b"" if method == "post" else None, {"Accept": "application/json, text/plain"}, timeout=10)
+
     for path, item in document["paths"].items():
         concrete = standalone.url + path.replace("{id}", "no-such-job").replace("{name}", "no-such-node")
         for method in ("get", "post"):
@@ -87,10 +91,10 @@ def test_the_document_and_the_daemon_take_the_same_parameters(standalone, docume
                      for p in item.get("parameters", []) + item.get(method, {}).get("parameters", [])]
             for p in known if method in item else []:
                 if p["in"] == "query":
-                    reply = request(f"{concrete}?{p['name']}=", method.upper(), b"" if method == "post" else None)
+                    reply = ask(f"{concrete}?{p['name']}=", method)
                     assert b"unknown parameter" not in reply.body, (method, path, p["name"])
             if method in item and path.startswith("/v1/"):
-                reply = request(f"{concrete}?no-such-parameter=1", method.upper(), b"" if method == "post" else None)
+                reply = ask(f"{concrete}?no-such-parameter=1", method)
                 assert reply.status == 400 and b"unknown parameter" in reply.body, (method, path, reply.body)
 
 
