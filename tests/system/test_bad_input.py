@@ -139,6 +139,29 @@ def test_a_client_that_drips_its_request_is_cut_and_others_are_served(daemon, pa
     wait_until(lambda: b'reason="slow_request"' in daemon.get("/metrics").body, 5, "the cut is counted")
 
 
+NOT_HTTP = {
+    "a Content-Length below zero": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+    "a Content-Length beyond 64 bits": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n",
+    "two Content-Lengths": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
+    "a length and chunks": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "broken chunks": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "another version": b"GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "no Host": b"GET /livez HTTP/1.1\r\n\r\n",
+    "a bare LF": b"GET /livez HTTP/1.1\nHost: localhost\n\n",
+    "noise": bytes(range(128, 256)) + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", NOT_HTTP)
+def test_what_is_no_http_is_refused_and_the_connection_closed(daemon, what):
+    with connection(daemon) as s:
+        s.settimeout(5)
+        s.sendall(NOT_HTTP[what])
+        answer = s.makefile("rb").read()  # to the end: the server closes
+    assert not answer or answer.split(b" ", 2)[1][:1] in (b"4", b"5"), answer[:200]
+    assert daemon.get("/livez").status == 200
+
+
 # ---- members of a job -------------------------------------------------------------------------------------------------
 
 TRAIN = {"kind": "train", "model": {"base": "file:///m"}, "context": {"length": 16384}, "data": {"train": ["file:///d"]},
