@@ -7,7 +7,7 @@ import subprocess
 import time
 
 PACKAGES = ("systemd,systemd-sysv,dbus,iproute2,openmpi-bin,libuv1,libmicrohttpd12,libssl3,libsqlite3-0,libcurl4,libjansson4,"
-            "libcyaml1,libyaml-0-2,libpcre2-8-0,libdnnl2,libsystemd0,libzstd1,zlib1g,curl,ca-certificates")
+            "libcyaml1,libyaml-0-2,libpcre2-8-0,libdnnl2,libsentencepiece0,libsystemd0,libzstd1,zlib1g,curl,ca-certificates")
 
 
 def cache():
