@@ -367,7 +367,8 @@ static void suggest(const char *section, const char *key, char *buf, size_t cap)
         return;
     }
     for (unsigned i = 0; i < n && used < cap; i++)
-        used += (size_t)snprintf(buf + used, cap - used, "%s%s", i ? ", " : "known here: ", leaves[i]);
+        used +=
+            (size_t)snprintf(buf + used, cap - used, "%s%s", i ? ", " : "known here: ", leaves[i]);
 }
 
 /* Sections nest as deep as the table does, so the recursion is bounded by it. */

@@ -168,7 +168,8 @@ static int check_tokenizer(const struct preflight *p, struct lh_err *reterr)
     if (rc == 0 && tokenizer_vocab(t) > p->config->vocab)
         rc = lh_err_set(
             reterr, LH_EINPUT,
-            "the tokenizer of '%s' has %lld tokens, the model's vocabulary (its embedding's rows) only "
+            "the tokenizer of '%s' has %lld tokens, the model's vocabulary (its embedding's rows) "
+            "only "
             "%lld; the two do not belong together: take the tokenizer that came with the model",
             model_source_path(p->source), (long long)tokenizer_vocab(t),
             (long long)p->config->vocab);

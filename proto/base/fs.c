@@ -205,7 +205,8 @@ int lh_mkdir_p(const char *path, struct lh_err *reterr)
             continue;
         *p = '\0';
         if (mkdir(copy, 0777) < 0 && !(errno == EEXIST && lh_is_dir(copy)))
-            rc = lh_err_set(reterr, errno == EEXIST ? -ENOTDIR : -errno, "create directory '%s'", copy);
+            rc = lh_err_set(reterr, errno == EEXIST ? -ENOTDIR : -errno, "create directory '%s'",
+                            copy);
         *p = c;
         if (c == '\0')
             break;

@@ -96,10 +96,18 @@ def test_an_unknown_job_is_a_404_that_names_it(daemon):
 
 @pytest.mark.parametrize("path, status, words", [
     ("/v1/jobs?limit=abc", 400, "1 to 500"), ("/v1/jobs?limit=0", 400, "1 to 500"), ("/v1/jobs?state=runing", 400, "running"),
+    ("/v1/jobs?lmit=3", 400, "lmit: unknown parameter; did you mean limit?"), ("/v1/nodes?x=1", 400, "x: unknown parameter"),
     ("/v1/jobs?cursor=zzz", 400, "cursor"), ("/v1/events?after=-1", 400, "after"), ("/nope", 404, "/nope"),
     ("/v1/jobs/%zz", 400, "URI"), ("/v1/jobs/%00", 400, "URI"), ("/v1/jobs/" + "x" * 9000, 414, "8 KiB")])
 def test_a_path_or_parameter_that_makes_no_sense_is_refused(daemon, path, status, words):
     assert words in problem(daemon.get(path), status)["detail"]
+
+
+def test_a_mistyped_dry_run_submits_nothing(daemon):
+    before = daemon.get("/v1/jobs?limit=500").json["jobs"]
+    reply = daemon.post("/v1/jobs?dryrun=1", check_job(0.1))
+    assert "did you mean dry_run?" in problem(reply, 400, "bad_parameter")["detail"]
+    assert daemon.get("/v1/jobs?limit=500").json["jobs"] == before
 
 
 def test_a_method_that_is_not_taken_names_those_that_are(daemon):
@@ -129,6 +137,29 @@ def test_a_client_that_drips_its_request_is_cut_and_others_are_served(daemon, pa
     assert cut is not None, "the dripping client was never cut"
     assert 1.5 < cut < 5
     wait_until(lambda: b'reason="slow_request"' in daemon.get("/metrics").body, 5, "the cut is counted")
+
+
+NOT_HTTP = {
+    "a Content-Length below zero": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+    "a Content-Length beyond 64 bits": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n",
+    "two Content-Lengths": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
+    "a length and chunks": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "broken chunks": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "another version": b"GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "no Host": b"GET /livez HTTP/1.1\r\n\r\n",
+    "a bare LF": b"GET /livez HTTP/1.1\nHost: localhost\n\n",
+    "noise": bytes(range(128, 256)) + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", NOT_HTTP)
+def test_what_is_no_http_is_refused_and_the_connection_closed(daemon, what):
+    with connection(daemon) as s:
+        s.settimeout(5)
+        s.sendall(NOT_HTTP[what])
+        answer = s.makefile("rb").read()  # to the end: the server closes
+    assert not answer or answer.split(b" ", 2)[1][:1] in (b"4", b"5"), answer[:200]
+    assert daemon.get("/livez").status == 200
 
 
 # ---- members of a job -------------------------------------------------------------------------------------------------

@@ -78,6 +78,26 @@ def test_event_lists_conform(tmp_path, standalone, document):
     run(tmp_path, standalone, only(document, "/v1/events"), "--max-examples", "6", "-H", "Accept: application/json")
 
 
+def test_the_document_and_the_daemon_take_the_same_parameters(standalone, document):
+    shared = document["components"]["parameters"]
+
+    def ask(url, method):
+        return request(url, method.upper(), b"" if method == "post" else None, {"Accept": "application/json, text/plain"}, timeout=10)
+
+    for path, item in document["paths"].items():
+        concrete = standalone.url + path.replace("{id}", "no-such-job").replace("{name}", "no-such-node")
+        for method in ("get", "post"):
+            known = [shared[p["$ref"].rsplit("/", 1)[1]] if "$ref" in p else p
+                     for p in item.get("parameters", []) + item.get(method, {}).get("parameters", [])]
+            for p in known if method in item else []:
+                if p["in"] == "query":
+                    reply = ask(f"{concrete}?{p['name']}=", method)
+                    assert b"unknown parameter" not in reply.body, (method, path, p["name"])
+            if method in item and path.startswith("/v1/"):
+                reply = ask(f"{concrete}?no-such-parameter=1", method)
+                assert reply.status == 400 and b"unknown parameter" in reply.body, (method, path, reply.body)
+
+
 def test_the_document_and_the_daemon_take_the_same_methods(standalone, document):
     """A method that no route takes is answered 405 with those that are taken."""
     for path, item in document["paths"].items():

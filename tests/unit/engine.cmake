@@ -5,6 +5,7 @@ lh_test(test_engine SOURCES unit/test_engine.c unit/tiny_model.c
 lh_test(test_rope SOURCES unit/test_rope.c LINK lh_model)
 target_compile_definitions(test_rope PRIVATE GOLDEN_DEFAULT="${CMAKE_SOURCE_DIR}/../shared/golden")
 lh_test(test_train SOURCES unit/test_train.c unit/tiny_model.c LINK lh_kinds lh_run)
+target_link_options(test_train PRIVATE -Wl,--wrap=plan_machine_total,--wrap=plan_machine_free)
 if(LH_MPI)
   foreach(ranks 2 3)
     add_test(NAME test_train_${ranks}_ranks

@@ -1,8 +1,9 @@
-/* test_lock.c - which state directories longhauld takes: daemon/coordinator/store/lock.c and store_open.
+/* test_lock.c - which state directories longhauld takes: daemon/coordinator/store/lock.c and
+ * store_open.
  *
- * No network file system can be mounted in a test, so statfs is replaced by the linker (--wrap) and tells the types that
- * real ones tell. What it proves: with such an answer the directory is refused and stays empty. That a given kernel
- * answers so for its NFS is not shown here.
+ * No network file system can be mounted in a test, so statfs is replaced by the linker (--wrap) and
+ * tells the types that real ones tell. What it proves: with such an answer the directory is refused
+ * and stays empty. That a given kernel answers so for its NFS is not shown here.
  */
 #include "daemon/coordinator/store/lock.h"
 #include "daemon/coordinator/store/store.h"
@@ -46,8 +47,9 @@ static void a_network_file_system_is_refused_before_anything_is_written(void **s
     static const struct {
         const char *name;
         long type;
-    } network[] = {{"nfs", 0x6969}, {"cifs", (long)0xff534d42}, {"smb2", (long)0xfe534d42}, {"9p", 0x01021997},
-                   {"ceph", 0x00c36400}, {"lustre", 0x0bd00bd0}, {"afs", 0x5346414f}};
+    } network[] = {{"nfs", 0x6969},    {"cifs", (long)0xff534d42}, {"smb2", (long)0xfe534d42},
+                   {"9p", 0x01021997}, {"ceph", 0x00c36400},       {"lustre", 0x0bd00bd0},
+                   {"afs", 0x5346414f}};
     char *dir = scratch_new();
 
     (void)state;
@@ -69,7 +71,8 @@ static void a_network_file_system_is_refused_before_anything_is_written(void **s
 
 static void local_file_systems_are_taken(void **state)
 {
-    static const long local[] = {0, 0xef53 /* ext4 */, 0x58465342 /* XFS */, (long)0x9123683e /* btrfs */, 0x01021994 /* tmpfs */};
+    static const long local[] = {0, 0xef53 /* ext4 */, 0x58465342 /* XFS */,
+                                 (long)0x9123683e /* btrfs */, 0x01021994 /* tmpfs */};
     char *dir = scratch_new();
 
     (void)state;

@@ -297,6 +297,46 @@ static void a_plan_above_the_limit_is_refused_with_its_table(void **state)
     bench_close(&b);
 }
 
+/* What the machine has, in place of what it says; linked by --wrap. 0: what it says. */
+static uint64_t machine_total, machine_free;
+
+uint64_t __real_plan_machine_total(void);
+uint64_t __wrap_plan_machine_total(void);
+uint64_t __wrap_plan_machine_total(void)
+{
+    return machine_total ? machine_total : __real_plan_machine_total();
+}
+
+uint64_t __real_plan_machine_free(void);
+uint64_t __wrap_plan_machine_free(void);
+uint64_t __wrap_plan_machine_free(void)
+{
+    return machine_free ? machine_free : __real_plan_machine_free();
+}
+
+static void memory_that_others_hold_now_is_no_fault_of_the_job(void **state)
+{
+    struct attempt a = {.name = "full"};
+    struct lh_err err = {0};
+    struct bench b;
+
+    (void)state;
+    bench_open(&b);
+    machine_total = 10000;
+    assert_int_equal(run_job(&b, job_spec(&b), &a, &err), LH_ENOFIT);
+    assert_string_equal(err.pointer, "/context/length");
+    assert_int_equal(run_exit_code(LH_ENOFIT), EXIT_BAD_JOB);
+    machine_total = (uint64_t)1 << 40;
+    machine_free = 10000;
+    assert_int_equal(run_job(&b, job_spec(&b), &a, &err), LH_ETRYAGAIN);
+    assert_non_null(strstr(err.text, "taken by others"));
+    assert_non_null(strstr(err.text, "activations"));
+    assert_int_equal(run_exit_code(LH_ETRYAGAIN), EXIT_TRY_AGAIN);
+    machine_total = machine_free = 0;
+    assert_int_equal(run_job(&b, job_spec(&b), &a, &err), 0);
+    bench_close(&b);
+}
+
 static void an_adapter_of_another_rank_is_refused(void **state)
 {
     struct bench b;
@@ -374,6 +414,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_step_that_is_not_finite_stops_the_job_and_names_a_tensor),
         cmocka_unit_test(without_a_rate_one_pass_is_made_and_nothing_is_saved),
         cmocka_unit_test(a_plan_above_the_limit_is_refused_with_its_table),
+        cmocka_unit_test(memory_that_others_hold_now_is_no_fault_of_the_job),
         cmocka_unit_test(an_adapter_of_another_rank_is_refused),
         cmocka_unit_test(a_checkpoint_is_evaluated_as_training_reported_it),
     };

@@ -133,8 +133,9 @@ static int prepare_all(struct run *r, char *train, char *eval, struct lh_err *re
     if (rc == 0)
         rc = run_point(tokenizer_open(path, &t, reterr), "/model/base", reterr);
     if (rc == 0 && texts)
-        rc = run_point(prepare_list(r, &job->data.train, job->data.format, t, "train", train, reterr),
-                       "/data/train", reterr);
+        rc = run_point(
+            prepare_list(r, &job->data.train, job->data.format, t, "train", train, reterr),
+            "/data/train", reterr);
     if (rc == 0 && eval_texts)
         rc = run_point(prepare_list(r, measured, LH_DATA_TEXT, t, "eval", eval, reterr),
                        "/eval/perplexity", reterr);

@@ -4,6 +4,7 @@
  * that the table need not be hidden. HEAD is GET whose body the server leaves out.
  */
 #include "daemon/coordinator/api/api.h"
+#include "proto/base/str.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -12,32 +13,45 @@ struct route {
     const char *pattern; /* segments; {} takes any */
     enum http_role role;
     api_handler_fn *handler;
+    const char *query[7]; /* parameters that it takes; "*": any, "label.": whatever begins so */
 };
 
 /* A node's token opens the node protocol only: what it may see of jobs comes in its commands. */
 static const struct route routes[] = {
-    {"GET", "/", HTTP_ANON, api_root},
-    {"GET", "/livez", HTTP_ANON, api_live},
-    {"GET", "/readyz", HTTP_ANON, api_ready},
-    {"GET", "/metrics", HTTP_VIEWER, api_metrics},
-    {"GET", "/v1/openapi.json", HTTP_ANON, api_openapi},
-    {"GET", "/v1/job-schema.json", HTTP_ANON, api_job_schema},
-    {"GET", "/v1/status", HTTP_VIEWER, api_status},
-    {"GET", "/v1/jobs", HTTP_VIEWER, api_jobs_list},
-    {"POST", "/v1/jobs", HTTP_SUBMITTER, api_jobs_submit},
-    {"GET", "/v1/jobs/{id}", HTTP_VIEWER, api_job_show},
-    {"POST", "/v1/jobs/{id}/cancel", HTTP_SUBMITTER, api_job_action},
-    {"POST", "/v1/jobs/{id}/hold", HTTP_SUBMITTER, api_job_action},
-    {"POST", "/v1/jobs/{id}/release", HTTP_SUBMITTER, api_job_action},
-    {"GET", "/v1/jobs/{id}/attempts", HTTP_VIEWER, api_job_attempts},
-    {"GET", "/v1/jobs/{id}/events", HTTP_VIEWER, api_job_events},
-    {"GET", "/v1/jobs/{id}/logs", HTTP_VIEWER, api_job_logs},
-    {"GET", "/v1/jobs/{id}/checkpoints", HTTP_VIEWER, api_job_checkpoints},
-    {"GET", "/v1/jobs/{id}/metrics", HTTP_VIEWER, api_job_metrics},
-    {"GET", "/v1/jobs/{id}/explain", HTTP_VIEWER, api_job_explain},
-    {"GET", "/v1/events", HTTP_VIEWER, api_events},
-    {"GET", "/v1/nodes", HTTP_VIEWER, api_nodes},
-    {"GET", "/v1/nodes/{name}", HTTP_VIEWER, api_node},
+    {"GET", "/", HTTP_ANON, api_root, {"*"}},
+    {"GET", "/livez", HTTP_ANON, api_live, {"*"}},
+    {"GET", "/readyz", HTTP_ANON, api_ready, {"*"}},
+    {"GET", "/metrics", HTTP_VIEWER, api_metrics, {"*"}},
+    {"GET", "/v1/openapi.json", HTTP_ANON, api_openapi, {NULL}},
+    {"GET", "/v1/job-schema.json", HTTP_ANON, api_job_schema, {NULL}},
+    {"GET", "/v1/status", HTTP_VIEWER, api_status, {NULL}},
+    {"GET",
+     "/v1/jobs",
+     HTTP_VIEWER,
+     api_jobs_list,
+     {"limit", "cursor", "state", "name", "kind", "label."}},
+    {"POST", "/v1/jobs", HTTP_SUBMITTER, api_jobs_submit, {"dry_run"}},
+    {"GET", "/v1/jobs/{id}", HTTP_VIEWER, api_job_show, {"wait", "after_rev"}},
+    {"POST", "/v1/jobs/{id}/cancel", HTTP_SUBMITTER, api_job_action, {NULL}},
+    {"POST", "/v1/jobs/{id}/hold", HTTP_SUBMITTER, api_job_action, {NULL}},
+    {"POST", "/v1/jobs/{id}/release", HTTP_SUBMITTER, api_job_action, {NULL}},
+    {"GET", "/v1/jobs/{id}/attempts", HTTP_VIEWER, api_job_attempts, {NULL}},
+    {"GET", "/v1/jobs/{id}/events", HTTP_VIEWER, api_job_events, {"after", "limit", "types"}},
+    {"GET",
+     "/v1/jobs/{id}/logs",
+     HTTP_VIEWER,
+     api_job_logs,
+     {"attempt", "rank", "offset", "limit", "follow", "wait"}},
+    {"GET", "/v1/jobs/{id}/checkpoints", HTTP_VIEWER, api_job_checkpoints, {NULL}},
+    {"GET",
+     "/v1/jobs/{id}/metrics",
+     HTTP_VIEWER,
+     api_job_metrics,
+     {"attempt", "offset", "limit", "types"}},
+    {"GET", "/v1/jobs/{id}/explain", HTTP_VIEWER, api_job_explain, {NULL}},
+    {"GET", "/v1/events", HTTP_VIEWER, api_events, {"job", "after", "limit", "types"}},
+    {"GET", "/v1/nodes", HTTP_VIEWER, api_nodes, {NULL}},
+    {"GET", "/v1/nodes/{name}", HTTP_VIEWER, api_node, {NULL}},
 };
 
 static bool matches(const char *pattern, const struct api_call *c)
@@ -83,6 +97,40 @@ static bool may(enum http_role has, enum http_role needs)
     if (needs == HTTP_ANON || has == HTTP_OPERATOR)
         return true;
     return has != HTTP_NODE && has >= needs;
+}
+
+static bool takes(const struct route *r, const char *name)
+{
+    for (size_t i = 0; i < LH_ARRAY_LEN(r->query) && r->query[i]; i++)
+        if (strcmp(r->query[i], "*") == 0 || strcmp(r->query[i], name) == 0 ||
+            (lh_ends_with(r->query[i], ".") && lh_starts_with(name, r->query[i])))
+            return true;
+    return false;
+}
+
+/* A mistyped parameter that is passed over does something else than was asked: a dry run that
+ * submits, a list of the wrong jobs. */
+static bool check_query(struct api_call *c, const struct route *r)
+{
+    const char *name, *value, *nearest;
+    char detail[200];
+    size_t n = 0;
+
+    for (unsigned i = 0; http_query_at(c->q, i, &name, &value); i++) {
+        if (takes(r, name))
+            continue;
+        while (n < LH_ARRAY_LEN(r->query) && r->query[n])
+            n++;
+        nearest = lh_nearest(name, r->query, n);
+        (void)snprintf(detail, sizeof(detail), "unknown parameter%s%s%s",
+                       nearest ? "; did you mean "
+                       : n     ? ""
+                               : "; there are none here",
+                       nearest ? nearest : "", nearest ? "?" : "");
+        api_bad_param(c, name, detail);
+        return false;
+    }
+    return true;
 }
 
 static void answer_unmatched(struct api_call *c)
@@ -149,10 +197,10 @@ void api_request(struct app *a, struct http_request *q)
         if (strcmp(r->method, method) != 0 || !matches(r->pattern, &c))
             continue;
         http_set_route(q, r->pattern);
-        if (may(http_role(q), r->role))
-            r->handler(&c);
-        else
+        if (!may(http_role(q), r->role))
             answer_forbidden(&c);
+        else if (check_query(&c, r))
+            r->handler(&c);
         return;
     }
     if (!good)
