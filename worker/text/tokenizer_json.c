@@ -190,6 +190,36 @@ static int load_beside(const char *dir, const char *name, json_t **ret, struct l
     return lh_path_exists(path) ? lh_json_load(path, CONFIG_BYTES_MAX, ret, reterr) : 0;
 }
 
+/* A post-processor that begins a text with bos, alone or in a Sequence. */
+static bool puts_first(const json_t *post, const char *bos)
+{
+    const json_t *list = json_object_get(post, "processors"), *first;
+    size_t i;
+    json_t *v;
+
+    if (!json_is_array(list)) {
+        first = json_array_get(json_object_get(post, "single"), 0);
+        return strcmp(lh_json_str(json_object_get(first, "SpecialToken"), "id", ""), bos) == 0;
+    }
+    json_array_foreach(list, i, v)
+    {
+        first = json_array_get(json_object_get(v, "single"), 0);
+        if (strcmp(lh_json_str(json_object_get(first, "SpecialToken"), "id", ""), bos) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool adds_bos(const struct tokenizer *t, const json_t *root)
+{
+    for (unsigned pass = 0; pass < ADDED_PASSES; pass++)
+        for (unsigned i = 0; i < t->added[pass].n; i++)
+            if (t->added[pass].tokens[i].id == t->bos)
+                return puts_first(json_object_get(root, "post_processor"),
+                                  t->added[pass].tokens[i].text);
+    return false;
+}
+
 static int find_ends(struct tokenizer *t, const char *dir, struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *words = NULL;
@@ -229,5 +259,8 @@ int tokenizer_load_json(struct tokenizer *t, const char *dir, struct lh_err *ret
     rc = load(t, root, reterr);
     if (rc < 0)
         return lh_err_prefix(reterr, rc, "'%s'", path);
-    return find_ends(t, dir, reterr);
+    rc = find_ends(t, dir, reterr);
+    if (rc == 0)
+        t->adds_bos = adds_bos(t, root);
+    return rc;
 }

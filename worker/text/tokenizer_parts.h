@@ -20,6 +20,8 @@ struct tokenizer {
     struct added_set added[ADDED_PASSES];
     bool whole_words; /* set before tokenizer_index: words that are tokens are not merged */
     int64_t bos, eos, separator;
+    bool adds_bos;       /* the model's own tokenizer puts bos before a text */
+    uint64_t steps_hash; /* of the cutting steps, to tell which named kind they are */
     struct lh_sha256 hash; /* fed while loading */
     char digest[LH_SHA256_HEX];
 };
@@ -48,6 +50,17 @@ LH_MUST_CHECK int tokenizer_index(struct tokenizer *t, uint64_t n_merges, struct
 /* The next merge, both sides in letters. LH_EINPUT when a side or the result is no token. */
 LH_MUST_CHECK int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len,
                                   const char *right, size_t right_len, struct lh_err *reterr);
+
+/* The pre-tokenizers that GGUF knows by name. */
+struct tokenizer_pre {
+    const char *name;
+    bool digits; /* each alone, before anything else */
+    const char *pattern;
+    bool whole_words;
+};
+const struct tokenizer_pre *tokenizer_pre_named(const char *name); /* NULL: unknown */
+/* The first one that cuts as an open tokenizer does; NULL: none. */
+const struct tokenizer_pre *tokenizer_pre_of(const struct tokenizer *t);
 
 /* The two kinds of files. */
 LH_MUST_CHECK int tokenizer_load_gguf(struct tokenizer *t, const char *path, struct lh_err *reterr);
