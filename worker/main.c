@@ -321,12 +321,9 @@ static int session_kind(struct session *s, struct lh_err *reterr)
     case LH_KIND_EXPORT:
         return kind_export(r, reterr);
     case LH_KIND_GENERATE:
-        break;
+        return kind_generate(r, reterr);
     }
-    return run_agree(r,
-                     lh_err_at(reterr, LH_ENOTSUP, "/kind", "kind '%s' is not built yet",
-                               lh_kind_name(r->job->kind)),
-                     reterr);
+    return lh_err_set(reterr, LH_EINTERNAL, "kind %d", (int)r->job->kind);
 }
 
 /* The last lines of the journal: an `error` unless all is well or the end was asked for, then

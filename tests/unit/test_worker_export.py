@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Exports as users of longhaul-worker meet them: from a trained checkpoint, when files are damaged, stopped or killed.
+"""Exports and generated texts as users of longhaul-worker meet them: from a trained checkpoint, over ranks, when files are damaged,
+stopped or killed.
 
 Uses the program in $LONGHAUL_BIN and the golden cases in tests/golden/cases as models and data.
 """
@@ -170,6 +171,79 @@ class Exports(WorkerTest):
         self.assertEqual(self.result()["check"]["precision"], "bf16")
         job["limits"] = {"memory_bytes": plan["bytes_per_rank"] // 10}
         self.refused(self.run_worker(self.write(job), "--out", self.out), 64, "/limits/memory_bytes")
+
+
+class Texts(WorkerTest):
+    def setUp(self):
+        super().setUp()
+        shutil.copytree(CASE / "model", self.dir / "model")
+        tokenizer = byte_tokenizer()
+        tokenizer["model"]["vocab"] = {letter: 3 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz\u0120,.")}
+        (self.dir / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+        self.job = {"kind": "generate", "precision": "fp32", "model": {"base": str(self.dir / "model"), "adapter": str(CASE / "adapter")},
+                    "context": {"length": 400},
+                    "generate": {"prompts": ["once upon a time", "the", "a, b. c", "x", "to be or not to be"], "max_tokens": 25,
+                                 "temperature": 0.9, "top_p": 0.9, "seed": 12}}
+
+    def texts(self, job, out="out", ranks=1):
+        done = self.run_worker(self.write(job), "--out", self.dir / out, ranks=ranks)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return self.journal(out=self.dir / out)[-1]["result"]["texts"], done.stdout
+
+    def test_texts_are_in_the_journal_the_file_and_the_log(self):
+        texts, stdout = self.texts(self.job)
+        lines = [json.loads(line) for line in (self.out / "texts.jsonl").read_text().splitlines()]
+        self.assertEqual([line.pop("prompt") for line in lines], self.job["generate"]["prompts"])
+        self.assertEqual(lines, texts)
+        for text in texts:
+            self.assertIn("[>]" + text["text"], stdout)
+            self.assertEqual(text["ended"] == "max_tokens", text["tokens"] == 25)
+        self.assertGreater(len({text["text"] for text in texts}), 3)
+        phases = [event for event in self.journal() if event["type"] == "phase" and event["name"] == "generate"]
+        self.assertEqual(phases[-1]["done"], phases[-1]["of"])
+
+    @unittest.skipIf(NO_MPI, "built without MPI")
+    def test_any_number_of_ranks_writes_the_same_texts(self):
+        alone, _ = self.texts(self.job)
+        for ranks in 2, 3:
+            self.assertEqual(self.texts(self.job, f"out-{ranks}", ranks)[0], alone)
+
+    def test_the_merged_export_writes_what_base_and_adapter_write(self):
+        apart, _ = self.texts(self.job)
+        for format in "hf", "gguf":
+            self.out = self.dir / format
+            export = export_job(base=self.dir / "model", context={"length": 400}, format=format)
+            done = self.run_worker(self.write(export), "--out", self.out)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            merged = {**self.job, "model": {"base": str(self.out / "export")}}
+            self.assertEqual(self.texts(merged, f"{format}-texts")[0], apart)
+
+    def test_a_plan_counts_the_cache_of_the_longest_text(self):
+        plan = json.loads(self.run_worker(self.write(self.job), "--plan").stdout)
+        self.assertTrue(plan["ok"], plan)
+        longest = len("to be or not to be") + 25
+        self.assertEqual(plan["bytes"]["cache"], 2 * ((2 * longest * 3 * 8 * 4 + 63) // 64 * 64))
+        self.job["limits"] = {"memory_bytes": plan["bytes_per_rank"] - 1}
+        answer = json.loads(self.run_worker(self.write(self.job), "--plan").stdout)
+        self.assertEqual((answer["ok"], answer["pointer"]), (False, "/limits/memory_bytes"))
+
+    def test_a_prompt_without_a_token_is_named_by_the_preflight(self):
+        self.job["generate"]["prompts"] = ["fine", "123"]
+        answer = json.loads(self.run_worker(self.write(self.job), "--plan").stdout)
+        self.assertEqual((answer["ok"], answer["code"], answer["pointer"]), (False, "bad_job", "/generate/prompts/1"))
+
+    def test_a_stop_request_ends_it_with_85(self):
+        self.job["generate"] = {"prompts": ["once"], "max_tokens": 1048576, "temperature": 5}
+        del self.job["context"]
+        config = json.loads((self.dir / "model" / "config.json").read_text())
+        (self.dir / "model" / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+        process = self.start_worker(self.write(self.job), "--out", self.out)
+        self.wait_for("phase")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=30), 85)
+        self.assertEqual(self.journal()[-1]["outcome"], "stopped")
+        self.assertEqual([event["code"] for event in self.journal() if event["type"] == "warning"], ["beyond_context"])
 
 
 if __name__ == "__main__":

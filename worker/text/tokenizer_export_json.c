@@ -14,6 +14,7 @@
 
 #define TYPE_CONTROL 3 /* of tokenizer.ggml.token_type */
 #define TYPE_USER 4
+#define TYPE_UNUSED 5
 
 struct maker {
     const struct gguf_file *f;
@@ -46,9 +47,12 @@ static int add_tokens(struct maker *m, struct lh_err *reterr)
         int64_t type = type_at(m, i);
         size_t len;
         const char *text = gguf_array_str(m->tokens, &cursor, &len);
-        json_t *name = json_stringn(text, len);
+        json_t *name;
         int rc = 0;
 
+        if (type == TYPE_UNUSED)
+            continue;
+        name = json_stringn(text, len);
         if (!name || json_object_get(m->vocab, json_string_value(name)))
             rc = lh_err_set(reterr, LH_EINPUT, "token %llu is no text, or stands twice",
                             (unsigned long long)i);

@@ -9,6 +9,7 @@
 
 #define TYPE_CONTROL 3 /* of tokenizer.ggml.token_type */
 #define TYPE_USER 4
+#define TYPE_UNUSED 5
 
 static const struct tokenizer_pre pres[] = {
     {"gpt-2", false, PRETOK_GPT2, false},   {"gpt2", false, PRETOK_GPT2, false},
@@ -95,6 +96,8 @@ static int add_tokens(struct tokenizer *t, const struct gguf_file *f, struct lh_
         size_t len;
         const char *text = gguf_array_str(tokens, &cursor, &len);
 
+        if (type == TYPE_UNUSED)
+            continue; /* fills a row of the embedding; no text has it */
         rc = tokenizer_put(t, (int64_t)i, text, len, false, reterr);
         if (rc == 0 && (type == TYPE_CONTROL || type == TYPE_USER))
             rc = tokenizer_put_added(t, like.special ? 0 : 1, text, len, &like, reterr);
