@@ -6,6 +6,7 @@ positions and tied head are then right. The gguf package must find the same weig
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -185,6 +186,32 @@ def test_the_gguf_package_finds_the_weights_as_it_would_write_them(gguf_python, 
         print(run(gguf_python, TENSORS, made / "model.gguf", folder, dtype.upper()))
 
 
+def test_a_chain_of_jobs_trains_exports_and_writes(standalone, tmp_path):
+    """job:ID/checkpoint and job:ID/export are where they are needed; the export is uploaded as it was checked."""
+    model = tmp_path / "model"
+    shutil.copytree(OWN / "s2-packed-gqa-tied" / "model", model)
+    letters = {letter: 3 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz\u0120")}
+    (model / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None, "decoder": {"type": "ByteLevel"},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "model": {"type": "BPE", "vocab": letters, "merges": []}}))
+    spec = json.loads((OWN / "s2-packed-gqa-tied" / "case.json").read_text())
+    train = {key: spec[key] for key in ("kind", "precision", "context", "adapter", "optim")}
+    train["model"] = {"base": str(model)}
+    train["data"] = {**spec["data"], "train": [str(OWN / "s2-packed-gqa-tied" / "batch.safetensors")]}
+    first = standalone.submit(train)
+    second = standalone.submit({"kind": "export", "model": {"base": str(model), "adapter": f"job:{first}/checkpoint"},
+                                "export": {"format": "gguf"}, "after": [{"job": first}]})
+    third = standalone.submit({"kind": "generate", "model": {"base": f"job:{second}/export"}, "after": [{"job": second}],
+                               "generate": {"prompts": ["once upon a time"], "max_tokens": 9}})
+    for job in first, second:
+        standalone.wait(job, "succeeded", 120)
+    result = standalone.job(second)["result"]["export"]
+    assert result["rope"]["factor"] == 2 and result["max_position_embeddings"] == 40
+    texts = standalone.wait(third, "succeeded", 120)["result"]["texts"]
+    assert len(texts) == 1 and texts[0]["prompt_tokens"] == 16
+
+
 def gguf_model():
     given = os.environ.get("LONGHAUL_GGUF")
     path = pathlib.Path(given) if given else pathlib.Path.home() / ".cache/longhaul/models/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -194,9 +221,9 @@ def gguf_model():
 
 
 def test_transformers_reads_model_and_tokenizer_of_a_gguf_base(torch_python, tmp_path):
-    """Ids of the tokenizer that is written from a GGUF's vocabulary, and a greedy text that is one."""
+    """Ids of the tokenizer that is written from a GGUF's vocabulary, and the greedy texts that a generate job writes."""
     model = gguf_model()
-    (tmp_path / "job.json").write_text(json.dumps({"kind": "export", "model": {"base": str(model)}}))
+    (tmp_path / "job.json").write_text(json.dumps({"kind": "export", "model": {"base": str(model)}, "export": {"dtype": "f32"}}))
     subprocess.run([str(longhaul.BIN / "longhaul-worker"), str(tmp_path / "job.json"), "--out", str(tmp_path)], check=True)
     texts = ["Hello world 123, it's\n\n  <|im_start|>user\nhi \u4f60\u597d \U0001f600  <|im_end|>", "def f(x):\n\treturn x**2  # \u00fcber"]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -211,9 +238,18 @@ for line in open(sys.argv[2]):
     assert tokenizer(line["text"]).input_ids == line["ids"], line
 assert tokenizer.eos_token == "<|im_end|>" and tokenizer.chat_template
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-text = tokenizer.decode(model.generate(ids, max_new_tokens=4, do_sample=False)[0])
-print(text)
-assert "Paris" in text
+for line in open(sys.argv[3]):
+    line = json.loads(line)
+    ids = tokenizer(line["prompt"], return_tensors="pt").input_ids
+    new = model.generate(ids, max_new_tokens=20, do_sample=False)[0][ids.shape[1]:]
+    text = tokenizer.decode(new, skip_special_tokens=True)
+    print(repr(line["text"]), line["ended"])
+    assert line["text"] == text, (line, text)
+    assert line["prompt_tokens"] == ids.shape[1] and (line["ended"] == "eos") == (new[-1] == tokenizer.eos_token_id)
 """
-    print(run(torch_python, script, tmp_path / "export", tmp_path / "ids.jsonl"))
+    generate = {"prompts": ["The capital of France is", "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n", "def add(a, b):"],
+                "max_tokens": 20}
+    (tmp_path / "generate.json").write_text(json.dumps({"kind": "generate", "precision": "fp32", "model": {"base": str(model)},
+                                                        "generate": generate}))
+    subprocess.run([str(longhaul.BIN / "longhaul-worker"), str(tmp_path / "generate.json"), "--out", str(tmp_path)], check=True)
+    print(run(torch_python, script, tmp_path / "export", tmp_path / "ids.jsonl", tmp_path / "texts.jsonl"))

@@ -364,13 +364,14 @@ static void positions_are_those_of_the_checkpoint(void **state)
     const char *model = tiny_model_write(&tied, 4);
     struct model_source *source;
     struct rope_config rope;
+    json_t *spec = export_spec(model, NULL, "{}");
     struct lh_job *job;
     struct lh_err err = {0};
     int64_t length;
 
     (void)state;
     assert_int_equal(model_source_open(model, &source, NULL), 0);
-    assert_int_equal(lh_job_parse(export_spec(model, NULL, "{}"), &job, NULL, NULL), 0);
+    assert_int_equal(lh_job_parse(spec, &job, NULL, NULL), 0);
     assert_int_equal(positions_finished(job, model_source_config(source), "", &rope, &length, NULL),
                      0);
     assert_true(rope.type == LH_ROPE_DEFAULT && length == 64); /* the base as it is */
@@ -403,6 +404,7 @@ static void positions_are_those_of_the_checkpoint(void **state)
     assert_int_equal(
         positions_finished(job, model_source_config(source), dir, &rope, &length, &err), LH_EINPUT);
     lh_job_free(job);
+    json_decref(spec);
     model_source_close(source);
     scratch_free(dir);
     tiny_model_remove(model);
