@@ -63,7 +63,7 @@ struct lh_job {
         enum lh_data_format format;
         enum lh_pack pack;
         const char *field; /* member of a .jsonl line that holds the text; default "text" */
-        const char *template_; /* sft: NULL when not given */
+        const char *template_; /* sft: a name, or the text of an object (begins with '{'); NULL when not given */
     } data;
     bool full_finetune; /* "adapter": null */
     struct {

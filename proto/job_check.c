@@ -170,6 +170,18 @@ static void check_data(struct job_parser *p)
                 "data.pack false is not supported yet for data.format \"text\"; use true "
                 "(documents in one "
                 "window do not see each other) or \"join\"");
+    if (!sound(p, "/data") || !sound(p, "/data/format") || has_problem(p, "/data/template"))
+        return;
+    if (j->data.format == LH_DATA_SFT && !j->data.template_ &&
+        (j->kind == LH_KIND_TRAIN || j->kind == LH_KIND_PREPARE))
+        PROBLEM("/data/template", "missing",
+                "data.template is missing; data.format \"sft\" needs it: the form of dialogues that "
+                "the model knows (\"llama2\", \"llama3\", \"chatml\", \"alpaca\"), \"plain\" for a "
+                "base model, or an object");
+    if (j->data.format != LH_DATA_SFT && j->data.template_)
+        PROBLEM("/data/template", "conflict",
+                "data.template is how records of data.format \"sft\" are written, but data.format "
+                "is another; set it to \"sft\" or leave the template out");
 }
 
 static void check_eval(struct job_parser *p)

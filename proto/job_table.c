@@ -48,7 +48,7 @@ static const struct field_name ropes[] = {
 };
 static const struct field_name formats[] = {
     [LH_DATA_TEXT] = {"text", true},
-    [LH_DATA_SFT] = {"sft", false},
+    [LH_DATA_SFT] = {"sft", true},
     [LH_DATA_TOKENS] = {"tokens", true},
 };
 static const struct field_name schedules[] = {
@@ -116,6 +116,21 @@ static bool derive_warmup(const struct lh_job *job, double *ret_value)
 #define PATTERN_SCHEMA(entry)                                                                      \
     "{\"type\":\"object\",\"additionalProperties\":" entry ",\"maxProperties\":8192}"
 
+#define TEMPLATE_NAMES "{\"enum\":[\"llama2\",\"llama3\",\"chatml\",\"alpaca\",\"plain\"]}"
+#define TEMPLATE_TEXT                                                                              \
+    "\"type\":\"string\",\"maxLength\":8000,"                                                      \
+    "\"pattern\":\"^[^\\\\u0000-\\\\u0008\\\\u000b\\\\u000c\\\\u000e-\\\\u001f\\\\u007f]*$\""
+#define TEMPLATE_CONTENT "{" TEMPLATE_TEXT ",\"allOf\":[{\"pattern\":\"[{]content[}]\"}]}"
+#define TEMPLATE_PLAIN "{" TEMPLATE_TEXT "}"
+#define TEMPLATE_SCHEMA                                                                            \
+    "{\"oneOf\":[" TEMPLATE_NAMES ",{\"type\":\"object\",\"additionalProperties\":false,"          \
+    "\"anyOf\":[{\"required\":[\"like\"]},{\"required\":[\"user\",\"answer\"]}],\"properties\":{"  \
+    "\"like\":" TEMPLATE_NAMES ",\"trim\":{\"type\":\"boolean\"},\"begin\":" TEMPLATE_PLAIN        \
+    ",\"system\":" TEMPLATE_CONTENT ",\"user\":" TEMPLATE_CONTENT                                  \
+    ",\"user_with_input\":" TEMPLATE_CONTENT ",\"assistant\":" TEMPLATE_PLAIN                      \
+    ",\"answer\":" TEMPLATE_CONTENT ",\"after\":" TEMPLATE_PLAIN                                   \
+    ",\"default_system\":" TEMPLATE_PLAIN "}}]}"
+
 /* clang-format off */
 const struct field job_fields[] = {
     {"/name", FIELD_STRING, AT(name), TEXT_IS(""), RANGE(0, 120), .kinds = ALL,
@@ -131,8 +146,8 @@ const struct field job_fields[] = {
     {"/model/adapter", FIELD_URI, AT(model.adapter), .flags = FIELD_NULL_OK, .kinds = T | E | X | G,
      .about = "a PEFT directory or a checkpoint to start from, to evaluate or to export"},
 
-    {"/context", FIELD_OBJECT, .kinds = T | E | X | G, .about = "how long, and how positions and attention work"},
-    {"/context/length", FIELD_INT, AT(context.length), RANGE(2, 16777216), .kinds = T | E | X | G,
+    {"/context", FIELD_OBJECT, .kinds = P | T | E | X | G, .about = "how long, and how positions and attention work"},
+    {"/context/length", FIELD_INT, AT(context.length), RANGE(2, 16777216), .kinds = P | T | E | X | G,
      .required = T | E, .about = "tokens of a window; left out of export and generate: the checkpoint's"},
     {"/context/rope", FIELD_OBJECT, .kinds = T | E | X | G, .about = "rotary positions"},
     {"/context/rope/type", FIELD_ENUM, AT(context.rope.type), HAS(context.rope.has_type),
@@ -161,13 +176,15 @@ const struct field job_fields[] = {
     {"/data/train", FIELD_URIS, AT(data.train), RANGE(1, 4096), .kinds = P | T, .required = P | T,
      .about = "files; a name may hold * ? [ ]"},
     {"/data/format", FIELD_ENUM, AT(data.format), NUMBER_IS(LH_DATA_TEXT), .names = &format_names,
-     .kinds = P | T, .about = "text: plain or .jsonl, also .gz or .zst; tokens: a safetensors file"},
+     .kinds = P | T,
+     .about = "text: plain or .jsonl; sft: records in .jsonl or .json; tokens: a safetensors file"},
     {"/data/pack", FIELD_CUSTOM, AT(data.pack), TEXT_IS("true"), .kinds = P | T, .take = take_pack,
      .schema = "{\"enum\":[true,false,\"join\"]}",
-     .about = "true: documents share windows and do not see each other; join: they do"},
+     .about = "true: documents share windows and do not see each other; false: one a window; join: they do"},
     {"/data/field", FIELD_STRING, AT(data.field), TEXT_IS("text"), RANGE(1, 120), .kinds = P | T,
      .about = "member of a .jsonl line that holds the text"},
-    {"/data/template", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = P | T},
+    {"/data/template", FIELD_CUSTOM, AT(data.template_), .kinds = P | T, .take = take_template,
+     .schema = TEMPLATE_SCHEMA, .about = "sft: how the turns of a dialogue are written"},
 
     {"/adapter", FIELD_OBJECT, .flags = FIELD_NULL_OK, .kinds = T,
      .about = "what trains; null: every parameter (full fine-tuning)"},

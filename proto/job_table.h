@@ -121,5 +121,8 @@ void take_labels(struct job_parser *p, const struct field *f, const json_t *valu
 void take_prompts(struct job_parser *p, const struct field *f, const json_t *value);
 void take_after(struct job_parser *p, const struct field *f, const json_t *value);
 
+/* ---- job_template.c ---- */
+void take_template(struct job_parser *p, const struct field *f, const json_t *value);
+
 /* ---- job_check.c: what members mean together ---- */
 void job_check(struct job_parser *p);

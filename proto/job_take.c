@@ -327,11 +327,9 @@ static const char *leaf(const char *path)
     return strrchr(path, '/') + 1;
 }
 
-/* What the user may have meant: a member of the same section, else one of that very name elsewhere.
- */
-static const char *suggest(const char *section, const char *key, char buf[static DOTTED_MAX])
+/* The paths of the members of a section, "" for the job itself. */
+static unsigned members_of(const char *section, const char *ret_paths[static NAMES_MAX])
 {
-    const char *leaves[NAMES_MAX], *paths[NAMES_MAX], *nearest;
     size_t len = strlen(section);
     unsigned n = 0;
 
@@ -341,17 +339,35 @@ static const char *suggest(const char *section, const char *key, char buf[static
         if (strncmp(path, section, len) != 0 || path[len] != '/' || strchr(path + len + 1, '/'))
             continue;
         assert(n < NAMES_MAX);
-        leaves[n] = path + len + 1;
-        paths[n++] = path;
+        ret_paths[n++] = path;
     }
+    return n;
+}
+
+/* The way out: a member of the same section with a name like it, else one of that very name
+ * elsewhere, else all that the section has. */
+static void suggest(const char *section, const char *key, char *buf, size_t cap)
+{
+    const char *leaves[NAMES_MAX], *paths[NAMES_MAX], *nearest, *meant = NULL;
+    unsigned n = members_of(section, paths);
+    char name[DOTTED_MAX];
+    size_t used = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        leaves[i] = leaf(paths[i]);
     nearest = lh_nearest(key, leaves, n);
-    for (unsigned i = 0; nearest && i < n; i++)
+    for (unsigned i = 0; nearest && !meant && i < n; i++)
         if (leaves[i] == nearest)
-            return dotted_name(paths[i], buf);
-    for (unsigned i = 0; i < job_n_fields; i++)
+            meant = paths[i];
+    for (unsigned i = 0; !meant && i < job_n_fields; i++)
         if (strcmp(leaf(job_fields[i].path), key) == 0)
-            return dotted_name(job_fields[i].path, buf);
-    return NULL;
+            meant = job_fields[i].path;
+    if (meant) {
+        (void)snprintf(buf, cap, "did you mean %s?", dotted_name(meant, name));
+        return;
+    }
+    for (unsigned i = 0; i < n && used < cap; i++)
+        used += (size_t)snprintf(buf + used, cap - used, "%s%s", i ? ", " : "known here: ", leaves[i]);
 }
 
 /* Sections nest as deep as the table does, so the recursion is bounded by it. */
@@ -362,9 +378,8 @@ void refuse_unknown_below(struct job_parser *p, const char *section, const json_
 
     json_object_foreach((json_t *)(uintptr_t)object, key, member)
     {
-        char at[POINTER_MAX], name[DOTTED_MAX], hint[DOTTED_MAX];
+        char at[POINTER_MAX], name[DOTTED_MAX], hint[256];
         const struct field *f;
-        const char *nearest;
 
         (void)snprintf(at, sizeof(at), "%s", section);
         pointer_append(at, sizeof(at), key);
@@ -373,9 +388,8 @@ void refuse_unknown_below(struct job_parser *p, const char *section, const json_
             refuse_unknown_below(p, at, member);
         if (f)
             continue;
-        nearest = suggest(section, key, hint);
-        lh_problem_add(p->problems, at, "unknown_member", "unknown member %s%s%s%s",
-                       dotted_name(at, name), nearest ? "; did you mean " : "",
-                       nearest ? nearest : "", nearest ? "?" : "");
+        suggest(section, key, hint, sizeof(hint));
+        lh_problem_add(p->problems, at, "unknown_member", "unknown member %s; %s",
+                       dotted_name(at, name), hint);
     }
 }

@@ -38,7 +38,7 @@ const char *worker_help(void);
 const char *worker_cache_dir(const struct worker_options *o, char buf[static 1024]);
 
 /* Threads for one of `ranks` ranks on this machine: the job's wish, else an even share of the cores
- * we may use. */
+ * we may use, over the slots of the node ($LONGHAUL_NODE_SLOTS) where those are more. */
 int worker_threads(const struct lh_job *job, int ranks);
 
 /* --plan: checks the job against its files without training and prints one line of JSON on stdout.

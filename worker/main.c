@@ -308,7 +308,7 @@ static int session_kind(struct session *s, struct lh_err *reterr)
     struct run *r = &s->run;
 
     if (s->options->mode == WORKER_PREPARE)
-        return prepare_inputs(r, NULL, NULL, reterr);
+        return prepare_only(r, reterr);
     switch (r->job->kind) {
     case LH_KIND_PREPARE:
         return kind_prepare(r, reterr);

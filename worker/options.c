@@ -1,6 +1,8 @@
 /* options.c - the command line of longhaul-worker. */
+#include "proto/base/str.h"
 #include "worker/commands.h"
 #include <getopt.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +24,14 @@ static const char help[] =
     "  --resume DIR  go on from this checkpoint, or from the newest one in DIR\n"
     "  --dump DIR    write tensors of the first step, and the final ones, to\n"
     "                DIR/results.safetensors\n"
-    "  --cache DIR   prepared data (else $LONGHAUL_CACHE, else ~/.cache/longhaul)\n"
+    "  --cache DIR   prepared data (else $LONGHAUL_CACHE, else $XDG_CACHE_HOME/longhaul, else\n"
+    "                ~/.cache/longhaul)\n"
     "  --events DIR  journals of the ranks (else $LONGHAUL_EVENTS_DIR, else OUT/events)\n"
+    "\n"
+    "LONGHAUL_NODE_SLOTS=N: a rank takes at most an N-th of the cores, unless the job\n"
+    "says how many. LONGHAUL_CPU_ISA=base|avx2|avx512|avx512_bf16|amx: no newer\n"
+    "instructions than these. LONGHAUL_LOG=error|warn|info|debug: how much goes to\n"
+    "standard error.\n"
     "\n"
     "SIGUSR1 asks for a checkpoint; SIGTERM, SIGINT or a file OUT/stop for a checkpoint\n"
     "and an end. Exit: 0 done, 64 bad job, 65 bad input file, 70 internal error, 75 try\n"
@@ -162,11 +170,16 @@ const char *worker_cache_dir(const struct worker_options *o, char buf[static 102
 
 int worker_threads(const struct lh_job *job, int ranks)
 {
+    const char *slots = getenv("LONGHAUL_NODE_SLOTS");
     cpu_set_t set;
+    int64_t n;
 
     if (job->resources.threads > 0)
         return (int)job->resources.threads;
     if (sched_getaffinity(0, sizeof(set), &set) < 0)
         return 1;
+    /* Other jobs may come to the rest of the node's slots. */
+    if (slots && lh_parse_i64(slots, 1, INT_MAX, &n))
+        ranks = LH_MAX(ranks, (int)n);
     return LH_MAX(1, CPU_COUNT(&set) / ranks);
 }

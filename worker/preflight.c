@@ -3,7 +3,7 @@
  * One process, no slot held: a node runs it before a job may start. It opens what the job names,
  * compares it with what the job says, and counts the bytes of one rank with the same tables that a
  * run allocates from. The answer is one line of JSON: {"ok": true, bytes and FLOPs} or {"ok":
- * false, "code", "pointer", "detail"}.
+ * false, "code", "class", "pointer", "detail"}; class infra: it may be well another time.
  */
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
@@ -12,7 +12,10 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
 #include "worker/data/dataset.h"
+#include "worker/data/dialog.h"
+#include "worker/data/units.h"
 #include "worker/formats/peft.h"
+#include "worker/kinds/job_data.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/positions.h"
 #include "worker/model/rope.h"
@@ -33,7 +36,8 @@ struct preflight {
 
 static int preflight_job(struct preflight *p, const char *path, struct lh_err *reterr);
 static int check_device(const struct lh_job *job, struct lh_err *reterr);
-static int check_texts(const struct lh_strings *uris, const char *pointer, struct lh_err *reterr);
+static int check_texts(const struct lh_strings *uris, const char *pointer, bool records,
+                       struct lh_err *reterr);
 static int check_tokenizer(const struct preflight *p, struct lh_err *reterr);
 static int check_model(struct preflight *p, struct lh_err *reterr);
 static int check_adapter(const struct preflight *p, struct lh_err *reterr);
@@ -50,8 +54,9 @@ enum worker_exit worker_preflight(const struct worker_options *o)
 
     if (rc < 0) {
         json_decref(p.answer);
-        p.answer = json_pack("{s:b, s:s, s:s, s:s}", "ok", 0, "code", lh_err_name(rc), "pointer",
-                             err.pointer, "detail", err.text);
+        p.answer = json_pack("{s:b, s:s, s:s, s:s, s:s}", "ok", 0, "code", run_error_name(rc),
+                             "class", run_exit_code(rc) == EXIT_TRY_AGAIN ? "infra" : "app",
+                             "pointer", err.pointer, "detail", err.text);
     }
     text = p.answer ? lh_json_text(p.answer, 0) : NULL;
     if (!text || printf("%s\n", text) < 0 || fflush(stdout) != 0)
@@ -65,6 +70,7 @@ enum worker_exit worker_preflight(const struct worker_options *o)
 
 static int preflight_job(struct preflight *p, const char *path, struct lh_err *reterr)
 {
+    char dir[1024];
     bool texts;
     int rc = lh_job_load(path, &p->job, reterr);
 
@@ -72,14 +78,17 @@ static int preflight_job(struct preflight *p, const char *path, struct lh_err *r
         rc = check_device(p->job, reterr);
     if (rc < 0 || p->job->kind == LH_KIND_CHECK)
         return rc;
-    texts = p->job->data.train.n > 0 && p->job->data.format != LH_DATA_TOKENS;
+    texts = p->job->data.train.n > 0 && p->job->data.format != LH_DATA_TOKENS &&
+            !job_data_is_shards(&p->job->data.train, dir);
+    texts |= p->job->eval.perplexity.n > 0 && !job_data_is_tokens(&p->job->eval.perplexity);
     rc = check_model(p, reterr);
-    if (rc == 0 && (texts || p->job->eval.perplexity.n > 0))
+    if (rc == 0 && texts)
         rc = check_tokenizer(p, reterr);
     if (rc == 0)
-        rc = check_texts(&p->job->data.train, "/data/train", reterr);
+        rc = check_texts(&p->job->data.train, "/data/train", p->job->data.format == LH_DATA_SFT,
+                         reterr);
     if (rc == 0)
-        rc = check_texts(&p->job->eval.perplexity, "/eval/perplexity", reterr);
+        rc = check_texts(&p->job->eval.perplexity, "/eval/perplexity", false, reterr);
     if (rc < 0 || p->job->kind == LH_KIND_PREPARE)
         return rc;
     rc = check_adapter(p, reterr);
@@ -101,15 +110,9 @@ static int check_device(const struct lh_job *job, struct lh_err *reterr)
     return rc;
 }
 
-/* Puts the pointer of a member into an error that does not know it. */
-static int point(int rc, const char *pointer, struct lh_err *reterr)
-{
-    if (rc < 0 && reterr && !*reterr->pointer)
-        (void)snprintf(reterr->pointer, sizeof(reterr->pointer), "%s", pointer);
-    return rc;
-}
-
-static int check_one_text(const char *path, const char *pointer, struct lh_err *reterr)
+/* records: data.format sft, which reads them from files of certain names. */
+static int check_one_text(const char *path, const char *pointer, bool records,
+                          struct lh_err *reterr)
 {
     struct stat st;
     char manifest[1200];
@@ -125,10 +128,16 @@ static int check_one_text(const char *path, const char *pointer, struct lh_err *
                          "'%s' is neither a file nor a directory of prepared shards", path);
     if (st.st_size == 0)
         return lh_err_at(reterr, LH_EINPUT, pointer, "'%s' is empty", path);
+    if (records && unit_kind_of(path, true) == UNIT_PLAIN)
+        return lh_err_at(reterr, LH_EINPUT, pointer,
+                         "'%s' holds no records by its name; data.format sft takes .jsonl and "
+                         ".json files (also .gz, .zst)",
+                         path);
     return 0;
 }
 
-static int check_texts(const struct lh_strings *uris, const char *pointer, struct lh_err *reterr)
+static int check_texts(const struct lh_strings *uris, const char *pointer, bool records,
+                       struct lh_err *reterr)
 {
     char path[1024], at[64];
     int rc = 0;
@@ -145,7 +154,7 @@ static int check_texts(const struct lh_strings *uris, const char *pointer, struc
             break;
         }
         for (size_t k = 0; rc == 0 && k < found.gl_pathc; k++)
-            rc = check_one_text(found.gl_pathv[k], at, reterr);
+            rc = check_one_text(found.gl_pathv[k], at, records, reterr);
         globfree(&found);
     }
     return rc;
@@ -154,16 +163,22 @@ static int check_texts(const struct lh_strings *uris, const char *pointer, struc
 static int check_tokenizer(const struct preflight *p, struct lh_err *reterr)
 {
     struct tokenizer *t = NULL;
+    struct dialog *dialog = NULL;
     int rc = tokenizer_open(model_source_path(p->source), &t, reterr);
 
     if (rc == 0 && tokenizer_vocab(t) > p->config->vocab)
         rc = lh_err_set(
             reterr, LH_EINPUT,
-            "the tokenizer of '%s' has %lld tokens, the model's embedding only %lld rows",
+            "the tokenizer of '%s' has %lld tokens, the model's vocabulary (its embedding's rows) only "
+            "%lld; the two do not belong together: take the tokenizer that came with the model",
             model_source_path(p->source), (long long)tokenizer_vocab(t),
             (long long)p->config->vocab);
+    if (rc == 0 && p->job->data.format == LH_DATA_SFT && p->job->data.template_) {
+        rc = dialog_open(p->job->data.template_, t, &dialog, reterr);
+        dialog_free(dialog);
+    }
     tokenizer_free(t);
-    return point(rc, "/model/base", reterr);
+    return run_point(rc, "/model/base", reterr);
 }
 
 /* Config, and every tensor that the base must have, by name and shape. */
@@ -175,7 +190,7 @@ static int check_model(struct preflight *p, struct lh_err *reterr)
     int rc = run_path(p->job->model.base, "/model/base", path, reterr);
 
     if (rc == 0)
-        rc = point(model_source_open(path, &p->source, reterr), "/model/base", reterr);
+        rc = run_point(model_source_open(path, &p->source, reterr), "/model/base", reterr);
     if (rc < 0)
         return rc;
     p->config = model_source_config(p->source);
@@ -186,7 +201,7 @@ static int check_model(struct preflight *p, struct lh_err *reterr)
         rc = model_source_check(p->source, at->name, at->rows, at->cols, reterr);
     }
     params_release(&params);
-    return point(rc, "/model/base", reterr);
+    return run_point(rc, "/model/base", reterr);
 }
 
 static int check_adapter(const struct preflight *p, struct lh_err *reterr)
@@ -203,11 +218,11 @@ static int check_adapter(const struct preflight *p, struct lh_err *reterr)
     if (rc == 0)
         rc = peft_open(path, &adapter, reterr);
     if (rc < 0)
-        return point(rc, "/model/adapter", reterr);
+        return run_point(rc, "/model/adapter", reterr);
     if (p->job->kind == LH_KIND_TRAIN)
         rc = peft_check(&adapter, p->job, reterr);
     peft_close(&adapter);
-    return point(rc, "/model/adapter", reterr);
+    return run_point(rc, "/model/adapter", reterr);
 }
 
 static int check_tokens(const struct preflight *p, struct lh_err *reterr)
@@ -221,7 +236,7 @@ static int check_tokens(const struct preflight *p, struct lh_err *reterr)
     if (rc == 0)
         json_object_set_new(p->answer, "tokens_per_epoch", json_integer(dataset_tokens(d)));
     dataset_close(d);
-    return point(rc, "/data/train", reterr);
+    return run_point(rc, "/data/train", reterr);
 }
 
 /* Bytes and FLOPs of one rank, from the tables that a run allocates from; refuses what no memory

@@ -33,6 +33,13 @@ int run_path(const char *uri, const char *pointer, char ret_path[static 1024],
     return 0;
 }
 
+int run_point(int rc, const char *pointer, struct lh_err *reterr)
+{
+    if (rc < 0 && reterr && !*reterr->pointer)
+        (void)snprintf(reterr->pointer, sizeof(reterr->pointer), "%s", pointer);
+    return rc;
+}
+
 int run_agree(struct run *r, int rc, struct lh_err *reterr)
 {
     struct comm *c = r->comm;
@@ -143,6 +150,8 @@ enum worker_exit run_exit_code(int rc)
     case -EACCES:
     case -EPERM:
     case -EISDIR:
+    case -EINVAL: /* a device or a FIFO where a file should be */
+    case -EFBIG:
     case -ENOTDIR:
     case -EEXIST:
     case -ELOOP:

@@ -49,6 +49,9 @@ struct run {
  * job: addresses, which a node replaces by local ones before a worker sees the job. */
 LH_MUST_CHECK int run_path(const char *uri, const char *pointer, char ret_path[static 1024], struct lh_err *reterr);
 
+/* Puts the pointer of a member into the error of a failed call (rc < 0) that does not know it; returns rc. */
+int run_point(int rc, const char *pointer, struct lh_err *reterr);
+
 /* Collective, at the borders of stages that may fail on one rank alone (opening files, allocating): with rc 0 on every
  * rank returns 0; else every rank returns the code of the lowest failing rank, with its text in *reterr. An error that
  * one rank returns without this ends the other ranks by comm->abort. */

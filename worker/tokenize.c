@@ -1,10 +1,9 @@
 /* tokenize.c - longhaul-worker --tokenize: what the tokenizer makes of each line, for tests and for
  * people. */
-#include "proto/base/buf.h"
 #include "proto/base/json.h"
-#include "proto/base/str.h"
 #include "worker/commands.h"
 #include "worker/text/tokenizer.h"
+#include "worker/text/utf8.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,33 +18,15 @@ static json_t *ids_json(const struct token_list *ids)
     return list;
 }
 
-/* decoded need not be UTF-8 (a token may hold part of a character): what is not becomes U+FFFD, as
- * everywhere. */
+/* decoded need not be UTF-8 (a token may hold part of a character): what is broken becomes U+FFFD, as
+ * Hugging Face prints it. */
 static json_t *decoded_json(const char *text, size_t len)
 {
-    json_t *value = json_stringn(text, len);
-    struct lh_buf clean;
+    size_t n;
+    char *clean = utf8_lossy(text, len, &n);
+    json_t *value = clean ? json_stringn(clean, n) : NULL;
 
-    if (value)
-        return value;
-    lh_buf_init(&clean, len * 3 + 1);
-    for (size_t at = 0; at < len;) {
-        size_t n = 1;
-
-        while (n <= 4 && at + n <= len && !lh_utf8_valid(text + at, n))
-            n++;
-        if (n <= 4 && at + n <= len) {
-            if (lh_buf_append(&clean, text + at, n) < 0)
-                break;
-            at += n;
-        } else {
-            if (lh_buf_append(&clean, "\xef\xbf\xbd", 3) < 0)
-                break;
-            at++;
-        }
-    }
-    value = json_stringn(clean.data ? clean.data : "", clean.len);
-    lh_buf_release(&clean);
+    free(clean);
     return value;
 }
 

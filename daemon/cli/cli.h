@@ -45,6 +45,9 @@ extern const struct cli_verb verb_submit, verb_list, verb_show, verb_logs, verb_
 /* Prints what a refusal says (title, detail, each error with its pointer) and returns the exit code for it. */
 int cli_refusal(const struct reply *reply);
 
+/* One request without a body; prints what went wrong. Returns 0 with *ret_reply to release, or an exit code. */
+int cli_ask(struct cli *cli, const char *method, const char *path, struct reply *ret_reply);
+
 /* Prints a JSON value, indented, with a newline. */
 void cli_print_json(const json_t *value);
 

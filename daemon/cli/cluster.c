@@ -7,23 +7,6 @@
 
 static const struct cli_option no_options[] = {{0}};
 
-static int get(struct cli *cli, const char *path, struct reply *ret_reply)
-{
-    struct lh_err err;
-
-    if (client_request(cli->client, "GET", path, NULL, NULL, ret_reply, &err) < 0) {
-        fprintf(stderr, "longhaul: %s\n", err.text);
-        return CLI_UNAVAILABLE;
-    }
-    if (ret_reply->status >= 400) {
-        int rc = cli_refusal(ret_reply);
-
-        reply_release(ret_reply);
-        return rc;
-    }
-    return 0;
-}
-
 enum { NODE_COLUMNS = 7, CELL_BYTES = 80 };
 
 static void node_row(const json_t *node, char (*cells)[CELL_BYTES])
@@ -47,7 +30,7 @@ static int nodes(struct cli *cli, char **arguments, int n, const char *const *va
     char(*cells)[CELL_BYTES];
     const char **rows;
     size_t count, i;
-    int rc = get(cli, "/v1/nodes", &reply);
+    int rc = cli_ask(cli, "GET", "/v1/nodes", &reply);
 
     (void)arguments;
     (void)n;
@@ -97,7 +80,7 @@ static int status(struct cli *cli, char **arguments, int n, const char *const *v
     const json_t *s, *warning;
     char span[32], bytes[32];
     size_t i;
-    int rc = get(cli, "/v1/status", &reply);
+    int rc = cli_ask(cli, "GET", "/v1/status", &reply);
 
     (void)arguments;
     (void)n;

@@ -1,4 +1,4 @@
-/* format.c - how the CLI prints: tables, times, refusals. */
+/* format.c - how the CLI prints: tables, times, refusals; and the one request that most verbs are. */
 #include "daemon/cli/cli.h"
 #include "proto/base/json.h"
 #include <stdlib.h>
@@ -88,4 +88,21 @@ int cli_refusal(const struct reply *reply)
     if (reply->status == 401 || reply->status == 403)
         return CLI_NO_PERMISSION;
     return reply->status >= 500 ? CLI_UNAVAILABLE : CLI_REFUSED;
+}
+
+int cli_ask(struct cli *cli, const char *method, const char *path, struct reply *ret_reply)
+{
+    struct lh_err err;
+
+    if (client_request(cli->client, method, path, NULL, NULL, ret_reply, &err) < 0) {
+        fprintf(stderr, "longhaul: %s\n", err.text);
+        return CLI_UNAVAILABLE;
+    }
+    if (ret_reply->status >= 400) {
+        int rc = cli_refusal(ret_reply);
+
+        reply_release(ret_reply);
+        return rc;
+    }
+    return 0;
 }

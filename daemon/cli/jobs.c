@@ -7,24 +7,6 @@
 
 static const struct cli_option no_options[] = {{0}};
 
-/* One GET or POST; prints what went wrong. Returns 0 with *ret_reply to release, or an exit code. */
-static int ask(struct cli *cli, const char *method, const char *path, struct reply *ret_reply)
-{
-    struct lh_err err;
-
-    if (client_request(cli->client, method, path, NULL, NULL, ret_reply, &err) < 0) {
-        fprintf(stderr, "longhaul: %s\n", err.text);
-        return CLI_UNAVAILABLE;
-    }
-    if (ret_reply->status >= 400) {
-        int rc = cli_refusal(ret_reply);
-
-        reply_release(ret_reply);
-        return rc;
-    }
-    return 0;
-}
-
 /* ---- list --------------------------------------------------------------------------------------------------------- */
 
 enum { OPT_STATE, OPT_LIMIT, OPT_ALL };
@@ -90,7 +72,7 @@ static int list(struct cli *cli, char **arguments, int n, const char *const *val
 
         (void)snprintf(path, sizeof(path), "/v1/jobs?limit=%s%s%s%s%s", values[OPT_ALL] ? "500" : values[OPT_LIMIT] ? values[OPT_LIMIT] : "50",
                        values[OPT_STATE] ? "&state=" : "", values[OPT_STATE] ? values[OPT_STATE] : "", cursor[0] ? "&cursor=" : "", cursor);
-        if ((rc = ask(cli, "GET", path, &reply)) != 0)
+        if ((rc = cli_ask(cli, "GET", path, &reply)) != 0)
             break;
         (void)json_array_extend(all, json_object_get(reply.json, "jobs"));
         next = lh_json_str(reply.json, "next_cursor", "");
@@ -153,7 +135,7 @@ static int show(struct cli *cli, char **arguments, int n, const char *const *val
         char path[256];
 
         (void)snprintf(path, sizeof(path), "/v1/jobs/%s", arguments[i]);
-        if ((rc = ask(cli, "GET", path, &reply)) != 0)
+        if ((rc = cli_ask(cli, "GET", path, &reply)) != 0)
             break;
         if (cli->json)
             cli_print_json(reply.json);
@@ -173,7 +155,7 @@ static int explain(struct cli *cli, char **arguments, int n, const char *const *
     (void)n;
     (void)values;
     (void)snprintf(path, sizeof(path), "/v1/jobs/%s/explain", arguments[0]);
-    if ((rc = ask(cli, "GET", path, &reply)) != 0)
+    if ((rc = cli_ask(cli, "GET", path, &reply)) != 0)
         return rc;
     if (cli->json)
         cli_print_json(reply.json);
@@ -196,7 +178,7 @@ static int act(struct cli *cli, const char *action, char **arguments, int n)
         int rc;
 
         (void)snprintf(path, sizeof(path), "/v1/jobs/%s/%s", arguments[i], action);
-        if ((rc = ask(cli, "POST", path, &reply)) != 0) {
+        if ((rc = cli_ask(cli, "POST", path, &reply)) != 0) {
             worst = rc;
             continue;
         }

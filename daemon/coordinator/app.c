@@ -1,8 +1,9 @@
 /* app.c - longhauld's wiring: the loop, the core, the store and the HTTP server.
  *
- * Every change takes one road: app_step runs the core (memory changes at once), queues the change set, and what others
- * may see of it (answers, commands to nodes, the feed) waits for the commit. Steps commit in their order, so memory is
- * never behind the disk and nobody hears of what is not on it.
+ * Every change takes one road: app_step runs the core (memory changes at once), queues the change
+ * set, and what others may see of it (answers, commands to nodes, the feed) waits for the commit.
+ * Steps commit in their order, so memory is never behind the disk and nobody hears of what is not
+ * on it.
  */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/clock.h"
@@ -13,6 +14,7 @@
 #include "proto/base/str.h"
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -22,22 +24,6 @@
 #include <unistd.h>
 
 #define STOP_MAX_MS 15000 /* the node of --standalone, and a disk that has no room */
-
-struct waiter {
-    struct waiter *next;
-    uint64_t ticket, revision, until_ms;
-    char job[CORE_ID_MAX];
-    app_changed_fn *changed;
-    void *arg;
-    bool due;
-};
-struct feed {
-    struct feed *next;
-    uint64_t ticket;
-    app_feed_fn *fn;
-    void *arg;
-    bool closed; /* while a send is under way */
-};
 
 void app_warn(struct app *a, const char *event, const char *fmt, ...)
 {
@@ -68,47 +54,20 @@ uint64_t app_last_seq(const struct app *a)
     return core_last_seq(a->core);
 }
 
-/* ---- one step -------------------------------------------------------------------------------------------------- */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 struct step {
     struct app *app;
     struct core_effects fx;
     unsigned n_events;
-    struct step_event { uint64_t seq; char type[CHANGE_TYPE_MAX], job[CHANGE_ID_MAX]; char *text; } *events;
+    struct step_event {
+        uint64_t seq;
+        char type[CHANGE_TYPE_MAX], job[CHANGE_ID_MAX];
+        char *text;
+    } * events;
     app_step_fn *done;
     void *arg;
 };
-
-static void wake_waiters(struct app *a, const char *job)
-{
-    const struct core_job *j = NULL;
-
-    for (struct waiter *w = a->waiters; w; w = w->next) {
-        if (w->due || strcmp(w->job, job) != 0)
-            continue;
-        if (!j)
-            j = core_find_job(a->core, job);
-        w->due = !j || j->revision > w->revision;
-    }
-}
-
-static void run_waiters(struct app *a)
-{
-    uint64_t now = lh_mono_ms();
-
-    for (struct waiter **at = &a->waiters; *at;) {
-        struct waiter *w = *at;
-
-        if (!w->due && now < w->until_ms && !a->stopping) {
-            at = &w->next;
-            continue;
-        }
-        *at = w->next;
-        w->changed(w->arg);
-        free(w);
-        at = &a->waiters; /* the callback may have changed the list */
-    }
-}
 
 static void step_on_commit(void *arg)
 {
@@ -123,13 +82,13 @@ static void step_on_commit(void *arg)
     for (unsigned i = 0; i < s->n_events; i++) {
         app_feed_send(a, s->events[i].seq, s->events[i].type, s->events[i].job, s->events[i].text);
         if (s->events[i].job[0])
-            wake_waiters(a, s->events[i].job);
+            audience_wake(a, s->events[i].job);
         free(s->events[i].text);
     }
     if (s->done)
         s->done(s->arg, &s->fx);
     if (s->n_events > 0)
-        run_waiters(a);
+        audience_run(a);
     if (s->fx.n_commands > 0)
         outboxes_flush(a);
     free(s->events);
@@ -162,9 +121,11 @@ static void log_events(const struct change_set *set)
         const struct change_event *e = &set->events[i];
 
         if (lh_starts_with(e->type, "node."))
-            lh_info(e->type, "node=%s state=%s", lh_json_str(e->data, "node", ""), lh_json_str(e->data, "state", ""));
+            lh_info(e->type, "node=%s state=%s", lh_json_str(e->data, "node", ""),
+                    lh_json_str(e->data, "state", ""));
         else
-            lh_info(e->type, "job=%s attempt=%llu reason=%s detail=\"%s\"", e->job, (unsigned long long)e->attempt,
+            lh_info(e->type, "job=%s attempt=%llu reason=%s detail=\"%s\"", e->job,
+                    (unsigned long long)e->attempt,
                     lh_json_str(e->data, "reason", lh_json_str(e->data, "stop_reason", "")),
                     lh_json_str(e->data, "detail", lh_json_str(e->data, "node", "")));
     }
@@ -197,275 +158,7 @@ void app_step(struct app *a, struct core_event *ev, app_step_fn *done, void *arg
     store_put(a->store, &s->fx.changes, step_on_commit, s);
 }
 
-/* ---- submit and action ----------------------------------------------------------------------------------------- */
-
-struct call {
-    app_done_fn *done;
-    void *arg;
-    struct app_answer answer;
-    char detail[640];
-};
-
-static void call_on_step(void *arg, struct core_effects *fx)
-{
-    struct call *k = arg;
-
-    k->answer.status = fx->status;
-    k->answer.replayed = fx->replayed;
-    k->answer.code = fx->code;
-    k->answer.detail = fx->detail;
-    k->answer.body = fx->body;
-    k->answer.errors = fx->errors;
-    fx->body = fx->errors = NULL;
-    k->done(k->arg, &k->answer);
-    free(k);
-}
-
-static void call_on_refused(void *arg)
-{
-    struct call *k = arg;
-
-    k->answer.detail = k->detail;
-    k->done(k->arg, &k->answer);
-    free(k);
-}
-
-static struct call *call_new(app_done_fn *done, void *arg)
-{
-    struct call *k = calloc(1, sizeof(*k));
-
-    if (!k)
-        abort();
-    k->done = done;
-    k->arg = arg;
-    return k;
-}
-
-/* A refusal takes the same road as an answer: done never comes before the call has returned. */
-static void call_refuse(struct app *a, struct call *k, int status, const char *code, const char *fmt, ...)
-    LH_PRINTF(5, 6);
-
-static void call_refuse(struct app *a, struct call *k, int status, const char *code, const char *fmt, ...)
-{
-    struct change_set none = {.n_events = 0};
-    va_list ap;
-
-    va_start(ap, fmt);
-    (void)vsnprintf(k->detail, sizeof(k->detail), fmt, ap);
-    va_end(ap);
-    lh_utf8_trim(k->detail);
-    k->answer.status = status;
-    k->answer.code = code;
-    store_put(a->store, &none, call_on_refused, k);
-}
-
-/* True when new work may be taken. A refusal while the writer is stuck on a full disk cannot wait for it. */
-static bool admits(struct app *a, struct call *k, int *ret_now)
-{
-    enum store_mode mode = store_mode(a->store);
-
-    *ret_now = 0;
-    if (a->stopping) {
-        call_refuse(a, k, 503, "stopping", "longhauld is stopping; try again when it has started");
-        return false;
-    }
-    if (mode == STORE_OK)
-        return true;
-    k->answer.status = mode == STORE_DAMAGED ? 503 : 507;
-    k->answer.code = mode == STORE_DAMAGED ? "read_only" : "disk_reserve";
-    (void)snprintf(k->detail, sizeof(k->detail),
-                   mode == STORE_DAMAGED
-                       ? "the database is damaged, nothing new is taken; see the log of longhauld"
-                       : "the disk of the state directory is full up to the reserve; running jobs go on, new ones are "
-                         "taken again when there is room");
-    *ret_now = 1;
-    return false;
-}
-
-static void add_problems(json_t *errors, const struct lh_problems *p, const char *prefix)
-{
-    for (unsigned i = 0; i < p->n; i++) {
-        char pointer[200];
-
-        (void)snprintf(pointer, sizeof(pointer), "%s%s", prefix, p->at[i].pointer);
-        (void)json_array_append_new(errors, json_pack("{s:s,s:s,s:s}", "pointer", pointer, "code", p->at[i].code,
-                                                      "detail", p->at[i].detail));
-    }
-}
-
-/* Parses all jobs of the body; on problems nothing is left in jobs. */
-static void parse_jobs(const json_t *body, struct core_new_job *jobs, unsigned n, json_t *errors)
-{
-    struct lh_problems *problems = calloc(1, sizeof(*problems));
-
-    if (!problems)
-        abort();
-    for (unsigned i = 0; i < n; i++) {
-        char prefix[16] = "";
-        struct lh_err err = {.code = 0};
-        const json_t *spec = json_is_array(body) ? json_array_get(body, i) : body;
-
-        if (json_is_array(body))
-            (void)snprintf(prefix, sizeof(prefix), "/%u", i);
-        lh_id_new("j", jobs[i].id);
-        problems->n = 0;
-        if (lh_job_parse(spec, &jobs[i].job, problems, &err) == 0)
-            continue;
-        add_problems(errors, problems, prefix);
-        if (problems->n == 0)
-            (void)json_array_append_new(errors, json_pack("{s:s,s:s,s:s}", "pointer", prefix, "code", "bad_value",
-                                                          "detail", err.text));
-    }
-    free(problems);
-    for (unsigned i = 0; i < n && json_array_size(errors) > 0; i++) {
-        lh_job_free(jobs[i].job);
-        jobs[i].job = NULL;
-    }
-}
-
-static void answer_later_now(struct call *k)
-{
-    k->answer.detail = k->detail;
-    k->done(k->arg, &k->answer);
-    free(k);
-}
-
-void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key, const char *principal,
-                bool dry_run, app_done_fn *done, void *arg)
-{
-    struct call *k = call_new(done, arg);
-    size_t n = json_is_array(body) ? json_array_size(body) : 1;
-    struct core_new_job *jobs;
-    json_t *errors;
-    int now;
-
-    if (!dry_run && !admits(a, k, &now)) {
-        if (now)
-            answer_later_now(k);
-        return;
-    }
-    if (n == 0 || n > CORE_PIPELINE_MAX) {
-        call_refuse(a, k, 422, "bad_job", "a pipeline is an array of 1 to %d jobs, this one has %zu", CORE_PIPELINE_MAX, n);
-        return;
-    }
-    jobs = calloc(n, sizeof(*jobs));
-    errors = json_array();
-    if (!jobs || !errors)
-        abort();
-    parse_jobs(body, jobs, (unsigned)n, errors);
-    if (json_array_size(errors) > 0) {
-        k->answer.errors = errors;
-        call_refuse(a, k, 422, "bad_job", "%s", lh_json_str(json_array_get(errors, 0), "detail", ""));
-    } else {
-        struct core_event ev = {
-            .type = CORE_EV_SUBMIT,
-            .u.submit = {.jobs = jobs, .n_jobs = (unsigned)n, .pipeline = json_is_array(body), .dry_run = dry_run,
-                         .principal = principal, .key = key, .fingerprint = fingerprint}};
-
-        json_decref(errors);
-        app_step(a, &ev, call_on_step, k);
-    }
-    free(jobs);
-}
-
-void app_action(struct app *a, const char *job, const char *action, uint64_t if_match, const char *principal,
-                app_done_fn *done, void *arg)
-{
-    struct call *k = call_new(done, arg);
-    struct core_event ev = {
-        .type = CORE_EV_ACTION,
-        .u.action = {.job = job, .action = action, .principal = principal, .if_match = if_match}};
-
-    if (store_mode(a->store) == STORE_DAMAGED)
-        call_refuse(a, k, 503, "read_only", "the database is damaged, nothing can be changed; see the log of longhauld");
-    else
-        app_step(a, &ev, call_on_step, k);
-}
-
-/* ---- waiting, feeding, reading --------------------------------------------------------------------------------- */
-
-uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigned wait_s, app_changed_fn *changed,
-                      void *arg)
-{
-    struct waiter *w = calloc(1, sizeof(*w));
-    const struct core_job *j = core_find_job(a->core, job);
-
-    if (!w)
-        abort();
-    w->ticket = ++a->next_ticket;
-    w->revision = revision;
-    w->until_ms = lh_mono_ms() + (uint64_t)wait_s * 1000;
-    (void)snprintf(w->job, sizeof(w->job), "%s", j ? j->id : job);
-    w->changed = changed;
-    w->arg = arg;
-    w->due = !j || j->revision > revision; /* called by the next tick, not from here */
-    w->next = a->waiters;
-    a->waiters = w;
-    return w->ticket;
-}
-
-void app_wait_cancel(struct app *a, uint64_t ticket)
-{
-    for (struct waiter **at = &a->waiters; *at; at = &(*at)->next)
-        if ((*at)->ticket == ticket) {
-            struct waiter *w = *at;
-
-            *at = w->next;
-            free(w);
-            return;
-        }
-}
-
-void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job, app_events_fn *done, void *arg)
-{
-    store_events(a->store, after_seq, limit, job, done, arg);
-}
-
-uint64_t app_feed_open(struct app *a, app_feed_fn *fn, void *arg)
-{
-    struct feed *f = calloc(1, sizeof(*f));
-
-    if (!f)
-        abort();
-    f->ticket = ++a->next_ticket;
-    f->fn = fn;
-    f->arg = arg;
-    f->next = a->feeds;
-    a->feeds = f;
-    return f->ticket;
-}
-
-/* Marked here, freed by the next send: the caller may be inside one. */
-void app_feed_close(struct app *a, uint64_t ticket)
-{
-    for (struct feed *f = a->feeds; f; f = f->next)
-        if (f->ticket == ticket)
-            f->closed = true;
-}
-
-static void feeds_sweep(struct app *a, bool all)
-{
-    for (struct feed **at = &a->feeds; *at;) {
-        struct feed *f = *at;
-
-        if (!f->closed && !all) {
-            at = &f->next;
-            continue;
-        }
-        *at = f->next;
-        free(f);
-    }
-}
-
-void app_feed_send(struct app *a, uint64_t seq, const char *type, const char *job, const char *data)
-{
-    feeds_sweep(a, false);
-    for (struct feed *f = a->feeds; f; f = f->next)
-        if (!f->closed)
-            f->fn(f->arg, seq, type, job, data);
-}
-
-/* ---- time ------------------------------------------------------------------------------------------------------ */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 static void look_at_store(struct app *a)
 {
@@ -479,7 +172,7 @@ static void look_at_store(struct app *a)
     const char *problem = store_problem(a->store);
     struct store_stats stats;
 
-    if (problem) { /* nothing more can be made durable: what is on disk is found out by a new start */
+    if (problem) { /* a new start finds out what is on disk */
         lh_error("store.failed", "error=\"%s\" state=%s", problem, a->config->state);
         (void)fflush(NULL);
         _exit(74);
@@ -509,10 +202,10 @@ static void on_tick(uv_timer_t *t)
     look_at_store(a);
     if (!a->stopping)
         app_step(a, &ev, NULL, NULL);
-    run_waiters(a);
+    audience_run(a);
     outboxes_flush(a);
     progress_flush(a);
-    feeds_sweep(a, false);
+    audience_sweep(a, false);
     if (a->standalone && !a->stopping)
         standalone_tick(a->standalone);
     notify_tick(a);
@@ -520,7 +213,7 @@ static void on_tick(uv_timer_t *t)
         finish_stop(a);
 }
 
-/* ---- start and stop -------------------------------------------------------------------------------------------- */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void address_path(const struct app *a, char *buf, size_t cap)
 {
@@ -558,8 +251,7 @@ void app_quit(struct app *a, int exit_code)
     if (a->standalone)
         standalone_stop(a->standalone);
     outboxes_close(a);
-    run_waiters(a);
-    http_server_stop(a->http);
+    audience_run(a);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -573,9 +265,18 @@ static void on_handle_closed(uv_handle_t *h)
 static void finish_stop(struct app *a)
 {
     struct store_stats stats;
+    bool late;
 
     store_stats(a->store, &stats);
-    if ((!standalone_is_gone(a->standalone) || stats.queued > 0) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
+    late = a->mode == STORE_DAMAGED || lh_mono_ms() - a->stopping_ms >= STOP_MAX_MS;
+    if (stats.queued > 0 && !late)
+        return;
+    if (!a->http_stopped) { /* only now: what was being committed has got its answer */
+        a->http_stopped = true;
+        http_server_stop(a->http);
+        return;
+    }
+    if (!standalone_is_gone(a->standalone) && lh_mono_ms() - a->stopping_ms < STOP_MAX_MS)
         return;
     uv_close((uv_handle_t *)&a->tick, on_handle_closed);
     uv_close((uv_handle_t *)&a->sigterm, on_handle_closed);
@@ -595,7 +296,8 @@ static void reload(struct app *a)
     if (a->config_path)
         rc = config_load(&fresh, a->config_path, &err);
     if (rc < 0) {
-        app_warn(a, "config.refused", "the configuration was not reloaded, the old one stays: %s", err.text);
+        app_warn(a, "config.refused", "the configuration was not reloaded, the old one stays: %s",
+                 err.text);
     } else if (a->config_path) { /* timers and limits of the core; the rest needs a restart */
         fresh.core.store = a->config->store;
         fresh.core.ports = a->config->ports;
@@ -622,7 +324,10 @@ static void on_signal(uv_signal_t *h, int signum)
 
 static int start_handles(struct app *a, struct lh_err *reterr)
 {
-    struct { uv_signal_t *h; int signum; } const signals[] = {
+    struct {
+        uv_signal_t *h;
+        int signum;
+    } const signals[] = {
         {&a->sigterm, SIGTERM}, {&a->sigint, SIGINT}, {&a->sighup, SIGHUP}, {&a->sigchld, SIGCHLD}};
     int rc = uv_timer_init(a->loop, &a->tick);
 
@@ -659,7 +364,8 @@ static int load(struct app *a, struct lh_err *reterr)
 {
     struct store_config config = {.dir = a->config->state,
                                   .reserve_bytes = a->config->reserve_bytes,
-                                  .idem_keep_ms = a->config->core.idem_keep_ms};
+                                  .idem_keep_ms = a->config->core.idem_keep_ms,
+                                  .realtime = a->config->standalone && a->config->realtime};
     uint64_t seq = 0;
     int rc = store_open(&config, &a->store, reterr);
 
@@ -696,7 +402,11 @@ static int listen_http(struct app *a, struct lh_err *reterr)
         .listen_fd = notify_listen_fd(),
     };
 
-    return http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
+    int rc = http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
+
+    /* An address that is taken may be free later; a token file or key that cannot be read is
+     * configuration. */
+    return rc < 0 && rc != -EADDRINUSE && rc != -EADDRNOTAVAIL ? LH_ESTATE : rc;
 }
 
 static int start(struct app *a, struct lh_err *reterr)
@@ -719,19 +429,37 @@ static int start(struct app *a, struct lh_err *reterr)
         rc = write_address(a, reterr);
     if (rc < 0)
         return rc;
+    if (a->config->standalone && a->config->realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK,
+                                 &first); /* not for what we start */
+    }
     a->ready = true;
     a->watchdog_ms = notify_watchdog_ms();
     notify_ready(a);
     store_check(a->store, on_checked, a);
-    lh_info("app.ready", "address=%s state=%s cluster=%s epoch=%llu", http_server_address(a->http), a->config->state,
-            store_cluster(a->store), (unsigned long long)store_epoch(a->store));
+    lh_info("app.ready", "address=%s state=%s cluster=%s epoch=%llu", http_server_address(a->http),
+            a->config->state, store_cluster(a->store), (unsigned long long)store_epoch(a->store));
     return 0;
+}
+
+static void close_handle(uv_handle_t *h, void *arg)
+{
+    struct app *a = arg;
+    bool ours = h->data == a;
+
+    if (ours && !uv_is_closing(h))
+        uv_close(h, on_handle_closed);
 }
 
 int app_run(struct config *config, const char *config_path, struct lh_err *reterr)
 {
     uv_loop_t loop;
-    struct app a = {.loop = &loop, .config = config, .config_path = config_path, .started_ms = lh_now_ms(),
+    struct app a = {.loop = &loop,
+                    .config = config,
+                    .config_path = config_path,
+                    .started_ms = lh_now_ms(),
                     .started_mono_ms = lh_mono_ms()};
     int rc = uv_loop_init(&loop);
 
@@ -748,12 +476,12 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
     http_server_free(a.http);
     outboxes_free(a.outboxes);
     progress_free(a.progress);
-    feeds_sweep(&a, true);
-    if (rc == 0) {
-        (void)uv_run(&loop, UV_RUN_DEFAULT);
-        (void)uv_loop_close(&loop);
-        lh_info("app.stopped", "exit=%d", a.exit_code);
-    }
+    audience_sweep(&a, true);
+    uv_walk(&loop, close_handle, &a); /* after a start that failed half-way */
+    (void)uv_run(&loop, UV_RUN_DEFAULT);
+    (void)uv_loop_close(&loop);
     core_free(a.core);
+    if (rc == 0)
+        lh_info("app.stopped", "exit=%d", a.exit_code);
     return rc < 0 ? rc : a.exit_code;
 }

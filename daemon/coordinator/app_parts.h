@@ -1,4 +1,4 @@
-/* app_parts.h - what app.c, status.c, progress_feed.c, node_api.c, node_files.c and standalone.c share; app.h is the outside.
+/* app_parts.h - what the files around app.c share among themselves; app.h is what others may ask of them.
  *
  *   HTTP request ─► core_step ─► store_put ─(COMMIT)─► commands to outboxes, feed, waiters, the answer
  */
@@ -37,7 +37,7 @@ struct app {
     uv_timer_t tick;
     uv_signal_t sigterm, sigint, sighup, sigchld;
     unsigned handles_open; /* of the five above */
-    bool ready, stopping, superseded /* a node has obeyed a higher epoch of this cluster */;
+    bool ready, stopping, http_stopped, superseded /* a node has obeyed a higher epoch of this cluster */;
     int exit_code;
     uint64_t stopping_ms;
 
@@ -59,6 +59,11 @@ void app_step(struct app *a, struct core_event *ev, app_step_fn *done, void *arg
 void app_warn(struct app *a, const char *event, const char *fmt, ...) LH_PRINTF(3, 4);
 void app_feed_send(struct app *a, uint64_t seq, const char *type, const char *job, const char *data);
 void app_quit(struct app *a, int exit_code); /* begins an orderly stop */
+
+/* ---- audience.c */
+void audience_wake(struct app *a, const char *job); /* marks who waits for it, when it has changed enough */
+void audience_run(struct app *a);                   /* calls whoever is marked, or has waited long enough */
+void audience_sweep(struct app *a, bool all);       /* frees closed feeds */
 
 /* ---- node_api.c */
 LH_MUST_CHECK int outboxes_new(struct app *a, struct outboxes **ret, struct lh_err *reterr);

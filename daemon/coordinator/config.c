@@ -1,7 +1,9 @@
 /* config.c - longhauld.yaml through libcyaml, and the defaults of every setting.
  *
- * Each document is read into a struct of pointers, NULL where a key is absent, and laid over what is there. A flag
- * --set KEY=VALUE is such a document of one line, so files and flags take the same keys and give the same errors.
+ * Each document is read into a struct of pointers, NULL where a key is absent, and laid over what
+ * is there. A flag
+ * --set KEY=VALUE is such a document of one line, so files and flags take the same keys and give
+ * the same errors.
  */
 #include "daemon/coordinator/config.h"
 #include "proto/base/buf.h"
@@ -18,8 +20,8 @@
 #define CONFIG_FILE_MAX ((size_t)256 * 1024)
 
 struct yaml_timers {
-    uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms, *stop_grace_ms,
-        *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms;
+    uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms,
+        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms;
 };
 struct yaml_limits {
     uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours;
@@ -27,7 +29,7 @@ struct yaml_limits {
 struct yaml_config {
     char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key, *node_token_file;
     enum http_auth *auth;
-    bool *standalone, *insecure;
+    bool *standalone, *insecure, *realtime;
     uint64_t *slots;
     struct yaml_timers *timers;
     struct yaml_limits *limits;
@@ -69,9 +71,11 @@ static const cyaml_schema_field_t config_fields[] = {
     TEXT(node_token_file),
     TEXT(tls_cert),
     TEXT(tls_key),
-    CYAML_FIELD_ENUM_PTR("auth", OPT | CYAML_FLAG_STRICT, struct yaml_config, auth, auth_names, LH_ARRAY_LEN(auth_names)),
+    CYAML_FIELD_ENUM_PTR("auth", OPT | CYAML_FLAG_STRICT, struct yaml_config, auth, auth_names,
+                         LH_ARRAY_LEN(auth_names)),
     CYAML_FIELD_BOOL_PTR("standalone", OPT, struct yaml_config, standalone),
     CYAML_FIELD_BOOL_PTR("insecure", OPT, struct yaml_config, insecure),
+    CYAML_FIELD_BOOL_PTR("realtime", OPT, struct yaml_config, realtime),
     CYAML_FIELD_UINT_PTR("slots", OPT, struct yaml_config, slots),
     CYAML_FIELD_MAPPING_PTR("timers", OPT, struct yaml_config, timers, timer_fields),
     CYAML_FIELD_MAPPING_PTR("limits", OPT, struct yaml_config, limits, limit_fields),
@@ -85,6 +89,7 @@ void config_init(struct config *c)
 {
     memset(c, 0, sizeof(*c));
     c->auth = HTTP_AUTH_LOCAL;
+    c->realtime = true;
     c->heartbeat_ms = 5000;
     c->tick_ms = 500;
     c->core = (struct core_config){
@@ -118,7 +123,7 @@ void config_release(struct config *c)
     }
 }
 
-/* ---- laying one document over the settings --------------------------------------------------------------------- */
+/* ---- laying one document over the settings --------------------------------------------------- */
 
 static int take_text(char **to, char *const *from)
 {
@@ -134,20 +139,20 @@ static int take_text(char **to, char *const *from)
     return 0;
 }
 
-static int take_number(uint64_t *to, const uint64_t *from, uint64_t min, uint64_t max, const char *key,
-                       struct lh_err *reterr)
+static int take_number(uint64_t *to, const uint64_t *from, uint64_t min, uint64_t max,
+                       const char *key, struct lh_err *reterr)
 {
     if (!from)
         return 0;
-    if (*from < min || *from > max)
-        return lh_err_set(reterr, LH_ESTATE, "%s is %llu; give %llu to %llu", key, (unsigned long long)*from,
+    if (*from < min || *from > max) /* as signed: libcyaml lets -4 through as a large number */
+        return lh_err_set(reterr, LH_ESTATE, "%s is %lld; give %llu to %llu", key, (long long)*from,
                           (unsigned long long)min, (unsigned long long)max);
     *to = *from;
     return 0;
 }
 
-static int take_small(unsigned *to, const uint64_t *from, unsigned min, unsigned max, const char *key,
-                      struct lh_err *reterr)
+static int take_small(unsigned *to, const uint64_t *from, unsigned min, unsigned max,
+                      const char *key, struct lh_err *reterr)
 {
     uint64_t v = *to;
     int rc = take_number(&v, from, min, max, key, reterr);
@@ -196,13 +201,16 @@ static int take_limits(struct config *c, const struct yaml_limits *l, struct lh_
     int rc = take_small(&c->core.queue_max, l->queue_max, 1, 10000000, "limits.queue_max", reterr);
 
     if (rc == 0)
-        rc = take_small(&c->connections_max, l->connections_max, 8, 65536, "limits.connections_max", reterr);
+        rc = take_small(&c->connections_max, l->connections_max, 8, 65536, "limits.connections_max",
+                        reterr);
     if (rc == 0)
-        rc = take_number(&c->body_max_bytes, l->body_bytes, 4096, LH_JOB_BODY_MAX, "limits.body_bytes", reterr);
+        rc = take_number(&c->body_max_bytes, l->body_bytes, 4096, LH_JOB_BODY_MAX,
+                         "limits.body_bytes", reterr);
     if (rc == 0)
         rc = take_number(&mib, l->reserve_mib, 0, 1 << 20, "limits.reserve_mib", reterr);
     if (rc == 0)
-        rc = take_number(&hours, l->idempotency_hours, 24, 8760, "limits.idempotency_hours", reterr);
+        rc =
+            take_number(&hours, l->idempotency_hours, 24, 8760, "limits.idempotency_hours", reterr);
     c->reserve_bytes = mib << 20;
     c->core.idem_keep_ms = hours * 3600000;
     return rc;
@@ -214,8 +222,9 @@ static int overlay(struct config *c, const struct yaml_config *y, struct lh_err 
 
     if (take_text(&c->state, &y->state) < 0 || take_text(&c->listen, &y->listen) < 0 ||
         take_text(&c->store, &y->store) < 0 || take_text(&c->ports, &y->ports) < 0 ||
-        take_text(&c->token_file, &y->token_file) < 0 || take_text(&c->tls_cert, &y->tls_cert) < 0 ||
-        take_text(&c->tls_key, &y->tls_key) < 0 || take_text(&c->node_token_file, &y->node_token_file) < 0)
+        take_text(&c->token_file, &y->token_file) < 0 ||
+        take_text(&c->tls_cert, &y->tls_cert) < 0 || take_text(&c->tls_key, &y->tls_key) < 0 ||
+        take_text(&c->node_token_file, &y->node_token_file) < 0)
         return lh_err_set(reterr, -ENOMEM, "take the settings");
     if (y->auth) {
         c->auth = *y->auth;
@@ -225,6 +234,8 @@ static int overlay(struct config *c, const struct yaml_config *y, struct lh_err 
         c->standalone = *y->standalone;
     if (y->insecure)
         c->insecure = *y->insecure;
+    if (y->realtime)
+        c->realtime = *y->realtime;
     rc = take_small(&c->slots, y->slots, 1, CORE_SLOTS_MAX, "slots", reterr);
     if (rc == 0 && y->timers)
         rc = take_timers(c, y->timers, reterr);
@@ -233,7 +244,7 @@ static int overlay(struct config *c, const struct yaml_config *y, struct lh_err 
     return rc;
 }
 
-/* ---- libcyaml -------------------------------------------------------------------------------------------------- */
+/* ---- libcyaml -------------------------------------------------------------------------------- */
 
 struct yaml_errors {
     char first[256], where[128];
@@ -257,19 +268,77 @@ static void on_log(cyaml_log_t level, void *arg, const char *fmt, va_list args)
         (void)snprintf(errors->where, sizeof(errors->where), "%.100s", at);
 }
 
-static int parse(struct config *c, const char *text, size_t len, const char *name, struct lh_err *reterr)
+/* The line on which a key stands, 1 and up; 0: not found. */
+static unsigned line_of(const char *text, size_t len, const char *key)
+{
+    unsigned line = 1;
+    const char *end = text + len;
+
+    while (text < end) {
+        const char *next = memchr(text, '\n', (size_t)(end - text));
+        const char *at = text;
+
+        while (at < end && *at == ' ')
+            at++;
+        if ((size_t)(end - at) > strlen(key) && strncmp(at, key, strlen(key)) == 0 &&
+            strchr(": ", at[strlen(key)]))
+            return line;
+        if (!next)
+            break;
+        text = next + 1;
+        line++;
+    }
+    return 0;
+}
+
+static const char *nearest_key(const char *key)
+{
+    static const cyaml_schema_field_t *const tables[] = {config_fields, timer_fields, limit_fields};
+    const char *names[64];
+    size_t n = 0;
+
+    for (size_t t = 0; t < LH_ARRAY_LEN(tables); t++)
+        for (const cyaml_schema_field_t *f = tables[t]; f->key && n < LH_ARRAY_LEN(names); f++)
+            names[n++] = f->key;
+    return lh_nearest(key, names, n);
+}
+
+/* libcyaml's texts, but an unknown key with its own line and the key that was probably meant. */
+static int parse_error(const char *text, size_t len, const char *name,
+                       const struct yaml_errors *errors, cyaml_err_t code, struct lh_err *reterr)
+{
+    static const char unknown[] = "Unexpected key: ";
+    const char *what = errors->first[0] ? errors->first : cyaml_strerror(code);
+
+    if (lh_starts_with(what, unknown)) {
+        const char *key = what + sizeof(unknown) - 1, *near = nearest_key(key);
+        unsigned line = line_of(text, len, key);
+
+        if (near)
+            return lh_err_set(reterr, LH_ESTATE,
+                              "%s: line %u: unknown key '%s'; did you mean '%s'?", name, line, key,
+                              near);
+        return lh_err_set(reterr, LH_ESTATE, "%s: line %u: unknown key '%s'", name, line, key);
+    }
+    return lh_err_set(reterr, LH_ESTATE, "%s: %s%s%s", name, what, errors->where[0] ? ", " : "",
+                      errors->where);
+}
+
+static int parse(struct config *c, const char *text, size_t len, const char *name,
+                 struct lh_err *reterr)
 {
     struct yaml_errors errors = {.first = ""};
     const cyaml_config_t cyaml = {
         .log_fn = on_log, .log_ctx = &errors, .log_level = CYAML_LOG_ERROR, .mem_fn = cyaml_mem};
     struct yaml_config *y = NULL;
-    cyaml_err_t err = cyaml_load_data((const uint8_t *)text, len, &cyaml, &config_schema, (cyaml_data_t **)&y, NULL);
+    cyaml_err_t err = cyaml_load_data((const uint8_t *)text, len, &cyaml, &config_schema,
+                                      (cyaml_data_t **)&y, NULL);
     int rc;
 
     if (err != CYAML_OK)
-        return lh_err_set(reterr, LH_ESTATE, "%s: %s%s%s", name,
-                          errors.first[0] ? errors.first : cyaml_strerror(err), errors.where[0] ? ", " : "",
-                          errors.where);
+        return parse_error(text, len, name, &errors, err, reterr);
+    if (!y) /* an empty document */
+        return 0;
     rc = overlay(c, y, reterr);
     (void)cyaml_free(&cyaml, &config_schema, y, 0);
     return rc < 0 ? lh_err_prefix(reterr, rc, "%s", name) : 0;
@@ -295,20 +364,22 @@ int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
     int n;
 
     if (assignment[key] != '=' || strpbrk(assignment, "\n\"\\"))
-        return lh_err_set(reterr, LH_ESTATE, "--set takes KEY=VALUE, as --set timers.suspect_ms=5000; not '%s'",
+        return lh_err_set(reterr, LH_ESTATE,
+                          "--set takes KEY=VALUE, as --set timers.suspect_ms=5000; not '%s'",
                           assignment);
     if (dot < key)
-        n = snprintf(text, sizeof(text), "%.*s:\n  %.*s: \"%s\"\n", (int)dot, assignment, (int)(key - dot - 1),
-                     assignment + dot + 1, assignment + key + 1);
+        n = snprintf(text, sizeof(text), "%.*s:\n  %.*s: \"%s\"\n", (int)dot, assignment,
+                     (int)(key - dot - 1), assignment + dot + 1, assignment + key + 1);
     else
-        n = snprintf(text, sizeof(text), "%.*s: \"%s\"\n", (int)key, assignment, assignment + key + 1);
+        n = snprintf(text, sizeof(text), "%.*s: \"%s\"\n", (int)key, assignment,
+                     assignment + key + 1);
     (void)snprintf(name, sizeof(name), "--set %.4000s", assignment);
     if (n >= (int)sizeof(text))
         return lh_err_set(reterr, LH_ESTATE, "%.60s...: too long", name);
     return parse(c, text, (size_t)n, name, reterr);
 }
 
-/* ---- what follows ---------------------------------------------------------------------------------------------- */
+/* ---- what follows ---------------------------------------------------------------------------- */
 
 static int default_text(char **to, char *made)
 {
@@ -339,10 +410,12 @@ static int check_ports(const char *ports, struct lh_err *reterr)
 {
     int low, high, used = 0;
 
-    if (sscanf(ports, "%d-%d%n", &low, &high, &used) == 2 && ports[used] == '\0' && low >= 1024 && high <= 65535 &&
-        high - low >= 15)
+    if (sscanf(ports, "%d-%d%n", &low, &high, &used) == 2 && ports[used] == '\0' && low >= 1024 &&
+        high <= 65535 && high - low >= 15)
         return 0;
-    return lh_err_set(reterr, LH_ESTATE, "ports is '%s'; give LOW-HIGH with at least 16 ports from 1024 to 65535", ports);
+    return lh_err_set(reterr, LH_ESTATE,
+                      "ports is '%s'; give LOW-HIGH with at least 16 ports from 1024 to 65535",
+                      ports);
 }
 
 int config_finish(struct config *c, struct lh_err *reterr)
@@ -351,7 +424,8 @@ int config_finish(struct config *c, struct lh_err *reterr)
     char *store = NULL;
 
     if (!c->state)
-        return lh_err_set(reterr, LH_ESTATE, "no state directory; give --state DIR (or state: in the configuration)");
+        return lh_err_set(reterr, LH_ESTATE,
+                          "no state directory; give --state DIR (or state: in the configuration)");
     rc = absolute_state(c, reterr);
     if (rc < 0)
         return rc;
@@ -360,7 +434,8 @@ int config_finish(struct config *c, struct lh_err *reterr)
     if (rc == 0 && !c->ports)
         rc = default_text(&c->ports, strdup("24000-24999"));
     if (rc == 0 && !c->store)
-        rc = default_text(&c->store, asprintf(&store, "file://%s/store", c->state) < 0 ? NULL : store);
+        rc = default_text(&c->store,
+                          asprintf(&store, "file://%s/store", c->state) < 0 ? NULL : store);
     if (rc < 0)
         return lh_err_set(reterr, rc, "take the settings");
     if (!c->auth_given)
@@ -372,7 +447,8 @@ int config_finish(struct config *c, struct lh_err *reterr)
     if (c->core.down_ms < c->core.suspect_ms)
         return lh_err_set(reterr, LH_ESTATE, "timers.down_ms must not be below timers.suspect_ms");
     if (c->core.suspect_ms < c->heartbeat_ms)
-        return lh_err_set(reterr, LH_ESTATE, "timers.suspect_ms must not be below timers.heartbeat_ms");
+        return lh_err_set(reterr, LH_ESTATE,
+                          "timers.suspect_ms must not be below timers.heartbeat_ms");
     c->core.store = c->store;
     c->core.ports = c->ports;
     return check_ports(c->ports, reterr);

@@ -11,6 +11,7 @@ struct config {
     char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key; /* owned; NULL: not set */
     char *node_token_file; /* --standalone: the token of its own node, needed with auth token */
     bool standalone, insecure;
+    bool realtime; /* --standalone: ranks on every core would make each of our fsyncs wait for a tick */
     bool auth_given;
     enum http_auth auth;
     unsigned slots; /* --standalone: of the local node; 0: one a core */

@@ -1,7 +1,9 @@
-/* main.c - longhauld's command line: flags over the configuration file over defaults, and the exit codes.
+/* main.c - longhauld's command line: flags over the configuration file over defaults, and the exit
+ * codes.
  *
- * Exit: 0 stopped on request, 64 usage, 69 the address is taken, 73 the state cannot be made or written, 74 the disk
- * failed, 75 another longhauld holds the state directory, 78 the configuration or the state is not usable as it is.
+ * Exit: 0 stopped on request, 64 usage, 69 the address is taken, 73 the state cannot be made or
+ * written, 74 the disk failed, 75 another longhauld holds the state directory, 78 the configuration
+ * or the state is not usable as it is.
  */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/log.h"
@@ -20,24 +22,47 @@
 static const char usage_text[] =
     "Usage: longhauld --state DIR [--standalone] [--listen HOST:PORT] [--config FILE] ...\n"
     "\n"
-    "The coordinator of longhaul: takes jobs over HTTP, keeps them in SQLite, and has nodes run them.\n"
+    "The coordinator of longhaul: takes jobs over HTTP, keeps them in SQLite, and has nodes run "
+    "them.\n"
     "\n"
     "  --state DIR        where everything is kept; made when absent\n"
-    "  --listen ADDR      HOST:PORT (port 0 takes a free one) or unix:/PATH; default 127.0.0.1:7420\n"
-    "  --standalone       also run a longhaul-node on this machine: one command is the whole system\n"
+    "  --listen ADDR      HOST:PORT (port 0 takes a free one) or unix:/PATH; default "
+    "127.0.0.1:7420\n"
+    "  --standalone       also run a longhaul-node on this machine: one command is the whole "
+    "system\n"
     "  --slots N          with --standalone: slots of this machine (default: one a core)\n"
     "  --config FILE      YAML; default " DEFAULT_CONFIG " when it is there\n"
     "  --set KEY=VALUE    one setting of that file, as timers.suspect_ms=15000; may be repeated\n"
     "  --token-file FILE  lines \"ROLE NAME SHA256\"; requests then need a token\n"
     "  --node-token-file FILE  with --standalone and tokens: the token of the local node\n"
-    "  --tls-cert FILE --tls-key FILE\n"
+    "  --tls-cert FILE, --tls-key FILE  PEM: serve https://\n"
     "  --insecure         allow plain HTTP beyond this machine\n"
     "  --version, --help\n"
     "\n"
-    "The address stands in DIR/address once longhauld is ready. Settings: man longhauld.yaml.\n";
+    "The address stands in DIR/address once longhauld is ready. The sample longhauld.yaml lists\n"
+    "every setting with its default. HUP reads the file again (timers and limits of the queue);\n"
+    "TERM stops, and running jobs go on. LONGHAUL_LOG=error|warn|info|debug: how much goes to\n"
+    "standard error.\n"
+    "\n"
+    "Exit: 0 stopped on request, 64 usage, 69 the address is taken, 73 the state cannot be made\n"
+    "or written, 74 the disk failed, 75 another longhauld holds the state directory, 78 the\n"
+    "configuration or the state cannot be used as it is.\n";
 
-enum { OPT_STATE = 256, OPT_LISTEN, OPT_STANDALONE, OPT_SLOTS, OPT_CONFIG, OPT_SET, OPT_TOKEN_FILE, OPT_NODE_TOKEN_FILE,
-       OPT_TLS_CERT, OPT_TLS_KEY, OPT_INSECURE, OPT_VERSION, OPT_HELP };
+enum {
+    OPT_STATE = 256,
+    OPT_LISTEN,
+    OPT_STANDALONE,
+    OPT_SLOTS,
+    OPT_CONFIG,
+    OPT_SET,
+    OPT_TOKEN_FILE,
+    OPT_NODE_TOKEN_FILE,
+    OPT_TLS_CERT,
+    OPT_TLS_KEY,
+    OPT_INSECURE,
+    OPT_VERSION,
+    OPT_HELP
+};
 static const struct option options[] = {
     {"state", required_argument, NULL, OPT_STATE},
     {"listen", required_argument, NULL, OPT_LISTEN},

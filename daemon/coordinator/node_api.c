@@ -1,8 +1,9 @@
-/* node_api.c - /v1/node/: nodes register, poll for commands and report (proto/spec/node-protocol.md).
+/* node_api.c - /v1/node/: nodes register, poll for commands and report
+ * (proto/spec/node-protocol.md).
  *
- * Each node has an outbox: commands in order, each with a seq, repeated by every poll until its ack. A poll with
- * nothing to answer is kept open for one heartbeat. The outbox is memory: what a node must still do after a restart
- * follows from the core when the node registers.
+ * Each node has an outbox: commands in order, each with a seq, repeated by every poll until its
+ * ack. A poll with nothing to answer is kept open for one heartbeat. The outbox is memory: what a
+ * node must still do after a restart follows from the core when the node registers.
  */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/clock.h"
@@ -15,9 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COMMANDS_A_POLL 64   /* with specs of 1 MiB the answer stays within what a node takes */
-#define REPORTS_MAX 1000     /* of one request */
-#define BODY_DEPTH_MAX 96    /* a plan or a result of 64 levels, and what is around it */
+#define COMMANDS_A_POLL 64 /* with specs of 1 MiB the answer stays within what a node takes */
+#define REPORTS_MAX 1000   /* of one request */
+#define BODY_DEPTH_MAX 96  /* a plan or a result of 64 levels, and what is around it */
 
 struct command {
     struct command *next;
@@ -115,7 +116,8 @@ void outboxes_deliver(struct app *a, const char *node, json_t *command)
 
 static json_t *header(const struct app *a)
 {
-    return json_pack("{s:s,s:I}", "cluster", store_cluster(a->store), "epoch", (json_int_t)store_epoch(a->store));
+    return json_pack("{s:s,s:I}", "cluster", store_cluster(a->store), "epoch",
+                     (json_int_t)store_epoch(a->store));
 }
 
 static void poll_answer(struct outbox *b)
@@ -148,7 +150,7 @@ void outboxes_close(struct app *a)
             poll_answer(b);
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 struct node_call {
     struct app *app;
@@ -178,12 +180,14 @@ static bool good_node_name(const char *name)
 
 static void bad_member(struct http_request *q, const char *pointer, const char *what)
 {
-    json_t *errors = json_pack("[{s:s,s:s,s:s}]", "pointer", pointer, "code", "bad_value", "detail", what);
+    json_t *errors =
+        json_pack("[{s:s,s:s,s:s}]", "pointer", pointer, "code", "bad_value", "detail", what);
 
     http_answer_problem(q, 422, "bad_request", errors, "%s: %s", pointer, what);
 }
 
-/* The members that every request has. Answers and returns false when one is wrong, or the fence says no. */
+/* The members that every request has. Answers and returns false when one is wrong, or the fence
+ * says no. */
 static bool take_identity(struct app *a, struct http_request *q, const json_t *body)
 {
     int64_t epoch = lh_json_i64(body, "epoch", -1);
@@ -201,15 +205,20 @@ static bool take_identity(struct app *a, struct http_request *q, const json_t *b
         bad_member(q, "/epoch", "is missing or negative");
         return false;
     }
-    if ((uint64_t)epoch <= store_epoch(a->store) || (cluster[0] && strcmp(cluster, store_cluster(a->store)) != 0))
+    if ((uint64_t)epoch <= store_epoch(a->store) ||
+        (cluster[0] && strcmp(cluster, store_cluster(a->store)) != 0))
         return true; /* a fence of another cluster is the node's to raise */
     /* Only a node that names this cluster proves that a newer coordinator of it has run. */
     if (cluster[0] && !a->superseded) {
         a->superseded = true;
-        app_warn(a, "app.superseded", "node %s has obeyed epoch %lld of this cluster, this is %llu: nothing is dispatched",
-                 lh_json_str(body, "name", ""), (long long)epoch, (unsigned long long)store_epoch(a->store));
+        app_warn(
+            a, "app.superseded",
+            "node %s has obeyed epoch %lld of this cluster, this is %llu: nothing is dispatched",
+            lh_json_str(body, "name", ""), (long long)epoch,
+            (unsigned long long)store_epoch(a->store));
     }
-    http_answer_problem(q, 409, "stale_epoch", NULL, "this coordinator is at epoch %llu, the node has obeyed %lld",
+    http_answer_problem(q, 409, "stale_epoch", NULL,
+                        "this coordinator is at epoch %llu, the node has obeyed %lld",
                         (unsigned long long)store_epoch(a->store), (long long)epoch);
     return false;
 }
@@ -218,11 +227,12 @@ static bool take_agent(struct app *a, struct http_request *q, const json_t *body
 {
     if (core_knows_agent(a->core, lh_json_str(body, "name", ""), lh_json_str(body, "agent_id", "")))
         return true;
-    http_answer_problem(q, 409, "not_registered", NULL, "this coordinator does not know this agent; register");
+    http_answer_problem(q, 409, "not_registered", NULL,
+                        "this coordinator does not know this agent; register");
     return false;
 }
 
-/* ---- register -------------------------------------------------------------------------------------------------- */
+/* ---- register -------------------------------------------------------------------------------- */
 
 static bool text_fits(const json_t *body, const char *key, size_t max)
 {
@@ -235,16 +245,19 @@ static bool check_register(struct http_request *q, const json_t *body)
     int64_t slots = lh_json_i64(body, "slots", 0), memory = lh_json_i64(body, "memory_bytes", 0);
 
     if (lh_json_i64(body, "protocol", 0) != 1) {
-        http_answer_problem(q, 422, "protocol", NULL, "this coordinator speaks version 1 of the node protocol");
+        http_answer_problem(q, 422, "protocol", NULL,
+                            "this coordinator speaks version 1 of the node protocol");
         return false;
     }
     if (slots < 1 || slots > CORE_SLOTS_MAX)
         bad_member(q, "/slots", "is 1 to 256");
-    else if (strcmp(device, "cpu") != 0 && strcmp(device, "cuda") != 0 && strcmp(device, "cuda-emu") != 0)
+    else if (strcmp(device, "cpu") != 0 && strcmp(device, "cuda") != 0 &&
+             strcmp(device, "cuda-emu") != 0)
         bad_member(q, "/device", "is cpu, cuda or cuda-emu");
     else if (!lh_json_str(body, "boot_id", "")[0] || !text_fits(body, "boot_id", 39))
         bad_member(q, "/boot_id", "is missing or too long");
-    else if (!text_fits(body, "version", 23) || !text_fits(body, "hostname", 71) || !text_fits(body, "address", 63))
+    else if (!text_fits(body, "version", 23) || !text_fits(body, "hostname", 71) ||
+             !text_fits(body, "address", 63))
         bad_member(q, "/version", "version, hostname or address is too long");
     else if (memory < 0 || lh_json_i64(body, "cores", 0) < 0)
         bad_member(q, "/memory_bytes", "cores and memory_bytes are not negative");
@@ -268,8 +281,10 @@ static void register_on_commit(void *arg, struct core_effects *fx)
     }
     o = header(a);
     /* Whole seconds; a shorter heartbeat is kept by answering polls that soon. */
-    (void)json_object_set_new(o, "heartbeat_s", json_integer((json_int_t)((a->config->heartbeat_ms + 999) / 1000)));
-    (void)json_object_set_new(o, "lease_s", json_integer((json_int_t)(a->config->core.lease_ms / 1000)));
+    (void)json_object_set_new(o, "heartbeat_s",
+                              json_integer((json_int_t)((a->config->heartbeat_ms + 999) / 1000)));
+    (void)json_object_set_new(o, "lease_s",
+                              json_integer((json_int_t)(a->config->core.lease_ms / 1000)));
     (void)json_object_set_new(o, "store", json_string(a->config->store));
     (void)json_object_set(o, "kill", json_object_get(fx->body, "kill"));
     http_answer_json(k->q, 200, o, NULL);
@@ -285,7 +300,7 @@ static void do_register(struct app *a, struct http_request *q, const json_t *bod
     app_step(a, &ev, register_on_commit, node_call_new(a, q));
 }
 
-/* ---- poll ------------------------------------------------------------------------------------------------------ */
+/* ---- poll ------------------------------------------------------------------------------------ */
 
 static void poll_on_cancel(void *arg)
 {
@@ -318,7 +333,7 @@ static void do_poll(struct app *a, struct http_request *q, const json_t *body)
         http_on_cancel(q, poll_on_cancel, b);
 }
 
-/* ---- reports --------------------------------------------------------------------------------------------------- */
+/* ---- reports --------------------------------------------------------------------------------- */
 
 static void report_on_commit(void *arg, struct core_effects *fx)
 {
@@ -353,14 +368,26 @@ static void do_reports(struct app *a, struct http_request *q, const json_t *body
         free(k);
         return;
     }
-    json_array_foreach(reports, i, r)
+    json_array_foreach (reports, i, r)
         (void)json_array_append(k->done, json_object_get(r, "id"));
-    json_array_foreach(reports, i, r) {
+    json_array_foreach (reports, i, r) {
         struct core_event ev = {.type = CORE_EV_REPORT,
                                 .u.report = {.node = lh_json_str(body, "name", ""), .report = r}};
 
         app_step(a, &ev, report_on_commit, k);
     }
+}
+
+/* What cannot be written now is not taken: the node says it again. */
+static bool writable(struct app *a, struct http_request *q)
+{
+    enum store_mode mode = store_mode(a->store);
+
+    if (mode == STORE_OK || mode == STORE_LOW)
+        return true;
+    http_answer_problem(q, 503, "storage", NULL,
+                        "the coordinator's disk takes no writes now; say it again later");
+    return false;
 }
 
 void app_node_request(struct app *a, struct http_request *q)
@@ -388,12 +415,16 @@ void app_node_request(struct app *a, struct http_request *q)
     }
     if (!take_identity(a, q, body))
         return;
-    if (strcmp(path, "/v1/node/register") == 0)
-        do_register(a, q, body);
-    else if (strcmp(path, "/v1/node/poll") == 0)
+    if (strcmp(path, "/v1/node/poll") == 0) {
         do_poll(a, q, body);
-    else if (strcmp(path, "/v1/node/reports") == 0)
-        do_reports(a, q, body);
-    else
-        http_answer_problem(q, 404, "not_found", NULL, "nodes have register, poll, reports and files");
+    } else if (strcmp(path, "/v1/node/register") == 0) {
+        if (writable(a, q))
+            do_register(a, q, body);
+    } else if (strcmp(path, "/v1/node/reports") == 0) {
+        if (writable(a, q))
+            do_reports(a, q, body);
+    } else {
+        http_answer_problem(q, 404, "not_found", NULL,
+                            "nodes have register, poll, reports and files");
+    }
 }

@@ -1,4 +1,5 @@
-/* notify.c - systemd: READY, WATCHDOG, STOPPING, RELOADING, socket activation. Outside of systemd all of it is nothing. */
+/* notify.c - systemd: READY, WATCHDOG, STOPPING, RELOADING, socket activation. Outside of systemd
+ * all of it is nothing. */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/clock.h"
 #include <systemd/sd-daemon.h>
@@ -31,7 +32,8 @@ void notify_tick(struct app *a)
 {
     uint64_t now = lh_mono_ms();
 
-    if (a->watchdog_ms == 0 || now - a->watchdog_sent_ms < a->watchdog_ms / 3 || a->beat == a->watchdog_beat)
+    if (a->watchdog_ms == 0 || now - a->watchdog_sent_ms < a->watchdog_ms / 3 ||
+        a->beat == a->watchdog_beat)
         return;
     a->watchdog_sent_ms = now;
     a->watchdog_beat = a->beat;

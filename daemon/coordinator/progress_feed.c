@@ -1,8 +1,10 @@
-/* progress_feed.c - new lines of journals become `job.progress` on the feed, at most one a second a job.
+/* progress_feed.c - new lines of journals become `job.progress` on the feed, at most one a second a
+ * job.
  *
- * Progress is no transition: it has no seq, enters no database and may be missed. The newest line of a job that came
- * too soon is kept and sent by the next tick after its second, so the last report always arrives. Step lines also go
- * to STATE/jobs/ID/metrics.jsonl, with the attempt's number.
+ * Progress is no transition: it has no seq, enters no database and may be missed. The newest line
+ * of a job that came too soon is kept and sent by the next tick after its second, so the last
+ * report always arrives. Step lines also go to STATE/jobs/ID/metrics.jsonl, with the attempt's
+ * number.
  */
 #include "daemon/coordinator/app_parts.h"
 #include "proto/base/clock.h"
@@ -101,7 +103,8 @@ static void append_metrics(struct app *a, const struct track *t, json_t *line)
 
     (void)json_object_set_new(copy, "attempt", json_integer((json_int_t)t->attempt));
     text = lh_json_text(copy, 0);
-    (void)snprintf(path, sizeof(path), "%s/metrics.jsonl", app_job_dir(a, t->job, dir, sizeof(dir)));
+    (void)snprintf(path, sizeof(path), "%s/metrics.jsonl",
+                   app_job_dir(a, t->job, dir, sizeof(dir)));
     if (text) {
         size_t n = strlen(text);
 
@@ -127,15 +130,17 @@ static void take_line(struct app *a, struct track *t, const char *text, size_t l
         return;
     if (strcmp(type, "step") == 0 || strcmp(type, "eval") == 0)
         append_metrics(a, t, line);
-    event = json_pack("{s:n,s:s,s:s,s:s,s:I,s:O}", "seq", "time", lh_json_str(line, "time", ""), "type",
-                      "job.progress", "job", t->job, "attempt", (json_int_t)t->attempt, "data", line);
+    event =
+        json_pack("{s:n,s:s,s:s,s:s,s:I,s:O}", "seq", "time", lh_json_str(line, "time", ""), "type",
+                  "job.progress", "job", t->job, "attempt", (json_int_t)t->attempt, "data", line);
     out = event ? lh_json_text(event, 0) : NULL;
     json_decref(event);
     if (out)
         send_or_hold(a, t, out);
 }
 
-void progress_grown(struct app *a, const char *job, uint64_t attempt, const char *path, uint64_t from, uint64_t to)
+void progress_grown(struct app *a, const char *job, uint64_t attempt, const char *path,
+                    uint64_t from, uint64_t to)
 {
     struct track *t = track_of(a->progress, job, attempt, from);
     int fd = t ? open(path, O_RDONLY | O_CLOEXEC) : -1;

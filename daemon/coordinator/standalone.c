@@ -1,6 +1,7 @@
-/* standalone.c - --standalone: one longhaul-node of our own, started again when it ends, gone when we are.
+/* standalone.c - --standalone: one longhaul-node of our own, started again when it ends, gone when
+ * we are.
  *
- *     RUNNING ──exit──> WAITING (1 s, doubling to 30 s; 1 s again after a minute of running) ──> RUNNING
+ *     RUNNING ──exit──> WAITING ──1 s, doubling to 30 s; 1 s again after a steady minute──> RUNNING
  *
  * The node dies with us by PDEATHSIG, its shims do not: that is how jobs survive a restart.
  */
@@ -70,8 +71,8 @@ static void pause_then_again(struct standalone *s, const char *why)
     if (lh_mono_ms() - s->started_ms >= STEADY_MS)
         s->pause_ms = PAUSE_MIN_MS;
     s->next_ms = lh_mono_ms() + s->pause_ms;
-    app_warn(s->app, "standalone.ended", "the local longhaul-node %s; it is started again in %u s", why,
-             s->pause_ms / 1000);
+    app_warn(s->app, "standalone.ended", "the local longhaul-node %s; it is started again in %u s",
+             why, s->pause_ms / 1000);
     s->pause_ms = LH_MIN(2 * s->pause_ms, (unsigned)PAUSE_MAX_MS);
 }
 
@@ -89,7 +90,8 @@ int standalone_start(struct app *a, struct standalone **ret, struct lh_err *rete
     (void)lh_sibling_program("longhaul-node", s->program, sizeof(s->program));
     (void)snprintf(s->dir, sizeof(s->dir), "%s/node", a->config->state);
     (void)snprintf(s->slots, sizeof(s->slots), "%u",
-                   a->config->slots ? a->config->slots : (unsigned)LH_MIN(LH_MAX(cores, 1), CORE_SLOTS_MAX));
+                   a->config->slots ? a->config->slots
+                                    : (unsigned)LH_MIN(LH_MAX(cores, 1), CORE_SLOTS_MAX));
     s->argv[n++] = s->program;
     s->argv[n++] = "--coordinator";
     s->argv[n++] = http_server_address(a->http);

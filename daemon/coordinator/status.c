@@ -4,8 +4,10 @@
 
 #define STUCK_MS 10000 /* livez: the loop answers, so it moves; the writer must have moved, too */
 
-static const char *const modes[] = {
-    [STORE_OK] = "normal", [STORE_LOW] = "read_only", [STORE_FULL] = "read_only", [STORE_DAMAGED] = "damaged"};
+static const char *const modes[] = {[STORE_OK] = "normal",
+                                    [STORE_LOW] = "read_only",
+                                    [STORE_FULL] = "read_only",
+                                    [STORE_DAMAGED] = "damaged"};
 
 bool app_is_live(const struct app *a)
 {
@@ -21,7 +23,8 @@ bool app_is_ready(const struct app *a, const char **ret_why)
     else if (!a->ready)
         why = "starting";
     else if (a->superseded)
-        why = "a node has obeyed a higher epoch of this cluster: another coordinator runs, or this is an old copy";
+        why = "a node has obeyed a higher epoch of this cluster: another coordinator runs, or this "
+              "is an old copy";
     else if (a->mode == STORE_DAMAGED)
         why = "the database is damaged";
     else if (a->mode != STORE_OK)
@@ -67,9 +70,10 @@ static json_t *uploads_json(const struct app *a)
     unsigned written = core_count_uploads(a->core, "written", &written_bytes);
     unsigned uploading = core_count_uploads(a->core, "uploading", &uploading_bytes);
 
-    return json_pack("{s:i,s:i,s:I,s:i,s:i}", "waiting", (int)written, "uploading", (int)uploading, "backlog_bytes",
-                     (json_int_t)(written_bytes + uploading_bytes), "done", (int)core_count_uploads(a->core, "done", NULL),
-                     "failed", (int)core_count_uploads(a->core, "failed", NULL));
+    return json_pack("{s:i,s:i,s:I,s:i,s:i}", "waiting", (int)written, "uploading", (int)uploading,
+                     "backlog_bytes", (json_int_t)(written_bytes + uploading_bytes), "done",
+                     (int)core_count_uploads(a->core, "done", NULL), "failed",
+                     (int)core_count_uploads(a->core, "failed", NULL));
 }
 
 static json_t *warnings_json(const struct app *a)
@@ -81,7 +85,8 @@ static json_t *warnings_json(const struct app *a)
     for (unsigned i = 1; i <= n; i++) {
         const struct app_warning *w = &a->warnings[(a->n_warnings - i) % APP_WARNINGS_MAX];
 
-        (void)json_array_append_new(list, json_pack("{s:s,s:s}", "time", lh_rfc3339(w->time_ms, time), "text", w->text));
+        (void)json_array_append_new(
+            list, json_pack("{s:s,s:s}", "time", lh_rfc3339(w->time_ms, time), "text", w->text));
     }
     return list;
 }
@@ -91,10 +96,11 @@ static json_t *database_json(struct app *a)
     struct store_stats s;
 
     store_stats(a->store, &s);
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f}", "bytes", (json_int_t)s.db_bytes, "wal_bytes",
-                     (json_int_t)s.wal_bytes, "free_bytes", (json_int_t)s.free_bytes, "commits_total",
-                     (json_int_t)s.commits, "changes_total", (json_int_t)s.sets, "events_total", (json_int_t)s.events,
-                     "waiting", (json_int_t)s.queued, "last_commit_seconds", s.last_commit_s, "max_commit_seconds",
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f}", "bytes", (json_int_t)s.db_bytes,
+                     "wal_bytes", (json_int_t)s.wal_bytes, "free_bytes", (json_int_t)s.free_bytes,
+                     "commits_total", (json_int_t)s.commits, "changes_total", (json_int_t)s.sets,
+                     "events_total", (json_int_t)s.events, "waiting", (json_int_t)s.queued,
+                     "last_commit_seconds", s.last_commit_s, "max_commit_seconds",
                      LH_MAX(a->commit_max_s, s.max_commit_s));
 }
 
@@ -108,21 +114,25 @@ json_t *app_status(struct app *a)
     nodes_json(a, &nodes, &slots);
     (void)json_object_set_new(o, "version", json_string(LH_VERSION));
     (void)json_object_set_new(o, "time", json_string(lh_rfc3339(now, time)));
-    (void)json_object_set_new(o, "uptime_s", json_integer((json_int_t)(lh_mono_ms() - a->started_mono_ms) / 1000));
+    (void)json_object_set_new(o, "uptime_s",
+                              json_integer((json_int_t)(lh_mono_ms() - a->started_mono_ms) / 1000));
     (void)json_object_set_new(o, "started_at", json_string(lh_rfc3339(a->started_ms, time)));
     (void)json_object_set_new(o, "cluster", json_string(store_cluster(a->store)));
     (void)json_object_set_new(o, "epoch", json_integer((json_int_t)store_epoch(a->store)));
-    (void)json_object_set_new(o, "mode", json_string(a->superseded ? "superseded" : modes[a->mode]));
+    (void)json_object_set_new(o, "mode",
+                              json_string(a->superseded ? "superseded" : modes[a->mode]));
     (void)json_object_set_new(o, "ready", json_boolean(app_is_ready(a, &why)));
     (void)json_object_set_new(o, "not_ready", why ? json_string(why) : json_null());
     (void)json_object_set_new(o, "jobs", jobs_json(a));
-    (void)json_object_set_new(o, "oldest_queued_s",
-                              oldest && now > oldest ? json_integer((json_int_t)(now - oldest) / 1000) : json_null());
+    (void)json_object_set_new(
+        o, "oldest_queued_s",
+        oldest && now > oldest ? json_integer((json_int_t)(now - oldest) / 1000) : json_null());
     (void)json_object_set_new(o, "nodes", nodes);
     (void)json_object_set_new(o, "slots", slots);
     (void)json_object_set_new(o, "database", database_json(a));
-    (void)json_object_set_new(o, "scheduler", json_pack("{s:f,s:f}", "cycle_max_seconds", a->cycle_max_s,
-                                                        "loop_lag_max_seconds", (double)a->lag_max_ms / 1000));
+    (void)json_object_set_new(o, "scheduler",
+                              json_pack("{s:f,s:f}", "cycle_max_seconds", a->cycle_max_s,
+                                        "loop_lag_max_seconds", (double)a->lag_max_ms / 1000));
     (void)json_object_set_new(o, "uploads", uploads_json(a));
     (void)json_object_set_new(o, "last_seq", json_integer((json_int_t)core_last_seq(a->core)));
     (void)json_object_set_new(o, "warnings", warnings_json(a));

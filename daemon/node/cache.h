@@ -1,7 +1,8 @@
-/* cache.h - inputs of other jobs and from stores, by content: DIR/objects/MANIFEST_SHA256/. Blocking: worker threads.
+/* cache.h - inputs of other jobs and from stores, by content: DIR/objects/MANIFEST_SHA256/.
+ * Blocking: worker threads.
  *
- * An entry is whole or absent: it is fetched beside, verified, then renamed into place. Two threads (or daemons) may
- * fetch the same: the second finds the first's, and drops its own.
+ * An entry is whole or absent: it is fetched beside, verified, then renamed into place. Two threads
+ * (or daemons) may fetch the same: the second finds the first's, and drops its own.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -9,9 +10,10 @@
 #include <stdbool.h>
 
 struct cache_request {
-    const char *dir;             /* the cache */
-    const char *uri;             /* file:// or s3:// directory with a manifest, or one s3:// object */
-    const char *manifest_sha256; /* what the manifest must be; "": not known (then s3:// without a final '/' is one object) */
+    const char *dir; /* the cache */
+    const char *uri; /* file:// or s3:// directory with a manifest, or one s3:// object */
+    const char *manifest_sha256; /* what the manifest must be; "": not known (then s3:// without a
+                                    final '/' is one object) */
     const char *s3_config;
     const volatile bool *cancel;
 };

@@ -33,7 +33,8 @@ static void do_stop(struct held *h, const json_t *command)
 {
     double grace_s = lh_json_num(command, "grace_s", GRACE_MS / 1000.0);
 
-    held_stop(h, lh_json_str(command, "reason", "requested"), (uint64_t)(LH_MAX(grace_s, 0) * 1000));
+    held_stop(h, lh_json_str(command, "reason", "requested"),
+              (uint64_t)(LH_MAX(grace_s, 0) * 1000));
 }
 
 static void do_forget(struct held *h, const json_t *command)
@@ -42,8 +43,12 @@ static void do_forget(struct held *h, const json_t *command)
     held_forget(h);
 }
 
-static const struct { const char *type; attempt_fn *act; } table[] = {
-    {"launch", do_launch}, {"orted", do_orted}, {"checkpoint", do_checkpoint}, {"stop", do_stop}, {"forget", do_forget},
+static const struct {
+    const char *type;
+    attempt_fn *act;
+} table[] = {
+    {"launch", do_launch}, {"orted", do_orted},   {"checkpoint", do_checkpoint},
+    {"stop", do_stop},     {"forget", do_forget},
 };
 
 /* A stop for what was never here: the coordinator waits for the word that nothing is left. */
@@ -87,7 +92,8 @@ void commands_take(struct node *n, const json_t *command)
 
 void commands_kill(struct node *n, const json_t *which)
 {
-    struct held *h = held_find(n, lh_json_str(which, "job", ""), (uint64_t)lh_json_i64(which, "attempt", 0));
+    struct held *h =
+        held_find(n, lh_json_str(which, "job", ""), (uint64_t)lh_json_i64(which, "attempt", 0));
 
     if (!h)
         return;

@@ -1,7 +1,8 @@
 /* curl_uv.c - see curl_uv.h.
  *
- * libcurl tells which sockets to watch (on_socket) and when to call it at the latest (on_timeout); libuv calls back.
- * uv handles die in their close callbacks: a socket's with the socket, the timer with the client.
+ * libcurl tells which sockets to watch (on_socket) and when to call it at the latest (on_timeout);
+ * libuv calls back. uv handles die in their close callbacks: a socket's with the socket, the timer
+ * with the client.
  */
 #include "daemon/node/curl_uv.h"
 #include "proto/base/buf.h"
@@ -58,7 +59,8 @@ static void call_free(struct client_call *call)
 
 static void call_finish(struct client_call *call, CURLcode code)
 {
-    struct client_reply reply = {.body = call->answer.data ? call->answer.data : "", .len = call->answer.len};
+    struct client_reply reply = {.body = call->answer.data ? call->answer.data : "",
+                                 .len = call->answer.len};
     client_done_fn *done = call->done;
     void *arg = call->arg;
     long status = 0;
@@ -66,7 +68,8 @@ static void call_finish(struct client_call *call, CURLcode code)
     if (code == CURLE_OK)
         (void)curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
     else
-        (void)lh_err_set(&reply.err, LH_ETRYAGAIN, "%s", call->error[0] ? call->error : curl_easy_strerror(code));
+        (void)lh_err_set(&reply.err, LH_ETRYAGAIN, "%s",
+                         call->error[0] ? call->error : curl_easy_strerror(code));
     reply.status = (int)status;
     done(arg, &reply);
     call_free(call);
@@ -159,11 +162,13 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *so
     return uv_poll_start(&w->poll, events, on_ready) < 0 ? -1 : 0;
 }
 
-int client_new(uv_loop_t *loop, const struct client_config *config, struct client **ret_client, struct lh_err *reterr)
+int client_new(uv_loop_t *loop, const struct client_config *config, struct client **ret_client,
+               struct lh_err *reterr)
 {
     struct client *c = calloc(1, sizeof(*c));
 
-    if (!c || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || !(c->multi = curl_multi_init())) {
+    if (!c || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK ||
+        !(c->multi = curl_multi_init())) {
         free(c);
         return lh_err_set(reterr, -ENOMEM, "HTTP client");
     }
@@ -222,7 +227,8 @@ static bool set_body(struct client_call *call, const struct client_request *q)
     if (!q->content_type)
         return true;
     call->body = malloc(q->body_len + 1);
-    if (!call->body || !add_header(call, "Content-Type", q->content_type) || !add_header(call, "Expect", ""))
+    if (!call->body || !add_header(call, "Content-Type", q->content_type) ||
+        !add_header(call, "Expect", ""))
         return false;
     if (q->body_len)
         memcpy(call->body, q->body, q->body_len);
@@ -249,7 +255,9 @@ static bool set_up(struct client *c, struct client_call *call, const struct clie
     (void)curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, q->method);
     (void)curl_easy_setopt(e, CURLOPT_HTTPHEADER, call->headers);
     (void)curl_easy_setopt(e, CURLOPT_USERAGENT, "longhaul-node/" LH_VERSION);
-    (void)curl_easy_setopt(e, CURLOPT_PROXY, ""); /* the coordinator is ours: never through a proxy of the environment */
+    (void)curl_easy_setopt(
+        e, CURLOPT_PROXY,
+        ""); /* the coordinator is ours: never through a proxy of the environment */
     (void)curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
     (void)curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
     (void)curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);

@@ -17,7 +17,8 @@ int fence_load(const char *path, struct fence *ret_fence, struct lh_err *reterr)
     if (lh_path_exists(path))
         rc = lh_json_load(path, 4096, &o, reterr);
     if (rc < 0)
-        return lh_err_prefix(reterr, rc, "without the fence it is not known which coordinator to obey");
+        return lh_err_prefix(reterr, rc,
+                             "without the fence it is not known which coordinator to obey");
     if (o) {
         (void)snprintf(f.cluster, sizeof(f.cluster), "%s", lh_json_str(o, "cluster", ""));
         f.epoch = (uint64_t)lh_json_i64(o, "epoch", 0);
@@ -35,12 +36,16 @@ int fence_admit(struct fence *f, const char *cluster, uint64_t epoch, struct lh_
         return lh_err_set(reterr, -EINVAL, "the answer names no cluster or epoch");
     if (f->cluster[0] && strcmp(f->cluster, cluster) != 0)
         return lh_err_set(reterr, -EXDEV,
-                          "this node belongs to cluster %s, the coordinator is of cluster %s; to move the node, stop it "
-                          "and remove '%s'", f->cluster, cluster, f->path);
+                          "this node belongs to cluster %s, the coordinator is of cluster %s; to "
+                          "move the node, stop it "
+                          "and remove '%s'",
+                          f->cluster, cluster, f->path);
     if (epoch < f->epoch)
         return lh_err_set(reterr, -ESTALE,
-                          "the coordinator's epoch %" PRIu64 " is older than %" PRIu64 ", which was obeyed before: it runs on "
-                          "an old copy of its database, or a second one is running", epoch, f->epoch);
+                          "the coordinator's epoch %" PRIu64 " is older than %" PRIu64
+                          ", which was obeyed before: it runs on "
+                          "an old copy of its database, or a second one is running",
+                          epoch, f->epoch);
     if (epoch == f->epoch)
         return 0;
     o = json_pack("{s:s, s:I}", "cluster", cluster, "epoch", (json_int_t)epoch);

@@ -12,5 +12,7 @@ struct fence {
 
 LH_MUST_CHECK int fence_load(const char *path, struct fence *ret_fence, struct lh_err *reterr);
 
-/* 0: it may be obeyed (and is on disk when it was new); -ESTALE: an older epoch; -EXDEV: another cluster. */
-LH_MUST_CHECK int fence_admit(struct fence *f, const char *cluster, uint64_t epoch, struct lh_err *reterr);
+/* 0: it may be obeyed (and is on disk when it was new); -ESTALE: an older epoch; -EXDEV: another
+ * cluster. */
+LH_MUST_CHECK int fence_admit(struct fence *f, const char *cluster, uint64_t epoch,
+                              struct lh_err *reterr);

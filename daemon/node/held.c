@@ -1,5 +1,7 @@
-/* held.c - see held.h: entries, their directories, and the commands that change them. What is seen later is watch.c's. */
+/* held.c - see held.h: entries, their directories, and the commands that change them. What is seen
+ * later is watch.c's. */
 #include "daemon/node/held.h"
+#include "daemon/node/cgroup.h"
 #include "daemon/node/link.h"
 #include "daemon/node/prepare.h"
 #include "daemon/node/reports.h"
@@ -105,7 +107,7 @@ static struct held *held_new(struct node *n, json_t *command)
     return h;
 }
 
-/* ---- adoption --------------------------------------------------------------------------------------------------- */
+/* ---- adoption --------------------------------------------------------------------------- */
 
 static void adopt(struct node *n, const char *job, const char *number)
 {
@@ -124,7 +126,8 @@ static void adopt(struct node *n, const char *job, const char *number)
     h = held_new(n, command);
     if (!h)
         return;
-    if (lh_path_exists(held_path(h, path, "cleaned.json")) || lh_path_exists(held_path(h, path, "refused.json"))) {
+    if (lh_path_exists(held_path(h, path, "cleaned.json")) ||
+        lh_path_exists(held_path(h, path, "refused.json"))) {
         h->state = HELD_OVER;
         h->over_ms = lh_mono_ms();
     } else if (lh_path_exists(held_path(h, path, "shim.json"))) {
@@ -134,7 +137,9 @@ static void adopt(struct node *n, const char *job, const char *number)
         prepare_start(h);
     }
     lh_info("attempt.adopted", "job=%s attempt=%s state=%s", job, number,
-            h->state == HELD_OVER ? "over" : h->state == HELD_LIVE ? "live" : "staging");
+            h->state == HELD_OVER   ? "over"
+            : h->state == HELD_LIVE ? "live"
+                                    : "staging");
 }
 
 static bool is_entry(const struct dirent *e)
@@ -167,7 +172,7 @@ int held_load_all(struct node *n, struct lh_err *reterr)
     return 0;
 }
 
-/* ---- commands --------------------------------------------------------------------------------------------------- */
+/* ---- commands --------------------------------------------------------------------------- */
 
 /* An id becomes a directory: nothing but letters, digits, '-' and '_'. */
 static bool id_is_safe(const char *id)
@@ -177,14 +182,19 @@ static bool id_is_safe(const char *id)
     return n > 0 && n < 64 && id[n] == '\0';
 }
 
-static json_t *local_part(const struct node *n)
+static json_t *local_part(const struct node *n, const char *job, uint64_t number)
 {
-    char cache[NODE_PATH_MAX];
+    char cache[NODE_PATH_MAX], cgroup[NODE_PATH_MAX];
+    json_t *o;
 
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I}", "node", n->config.name, "mpirun", n->config.mpirun, "cache",
-                     node_path(n, cache, "cache"), "cores", (int)n->inventory.cores, "slots", (int)n->config.slots, "grace_ms",
-                     (json_int_t)n->config.grace_ms, "hang_ms", (json_int_t)n->config.hang_ms, "log_max_bytes",
-                     (json_int_t)n->config.log_max_bytes);
+    o = json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I}", "node", n->config.name, "mpirun",
+                  n->config.mpirun, "cache", node_path(n, cache, "cache"), "cores",
+                  (int)n->inventory.cores, "slots", (int)n->config.slots, "grace_ms",
+                  (json_int_t)n->config.grace_ms, "hang_ms", (json_int_t)n->config.hang_ms,
+                  "log_max_bytes", (json_int_t)n->config.log_max_bytes);
+    if (o && cgroup_make(job, number, cgroup, sizeof(cgroup)))
+        (void)json_object_set_new(o, "cgroup", json_string(cgroup));
+    return o;
 }
 
 static int make_directory(const struct held *h, struct lh_err *reterr)
@@ -215,18 +225,21 @@ void held_prepare(struct node *n, const json_t *command)
             return;
         }
         if (h->number > number) {
-            lh_warn("prepare.stale", "job=%s attempt=%" PRIu64 " held=%" PRIu64, job, number, h->number);
+            lh_warn("prepare.stale", "job=%s attempt=%" PRIu64 " held=%" PRIu64, job, number,
+                    h->number);
             return;
         }
         held_stop(h, "superseded", 0);
     }
     copy = json_deep_copy(command);
-    if (!copy || json_object_set_new(copy, "local", local_part(n)) < 0 || !(h = held_new(n, copy))) {
+    if (!copy || json_object_set_new(copy, "local", local_part(n, job, number)) < 0 ||
+        !(h = held_new(n, copy))) {
         lh_error("prepare.failed", "job=%s error=memory", job);
         return;
     }
     h->state = HELD_STAGING;
-    lh_info("attempt.prepare", "job=%s attempt=%" PRIu64 " role=%s", job, number, h->head ? "head" : "member");
+    lh_info("attempt.prepare", "job=%s attempt=%" PRIu64 " role=%s", job, number,
+            h->head ? "head" : "member");
     if (make_directory(h, &err) < 0)
         prepare_refuse(h, "storage", &err);
     else
@@ -272,9 +285,13 @@ void held_stop(struct held *h, const char *reason, uint64_t grace_ms)
     h->cancel = true; /* of staging, when it is still going on */
     h->stop_wanted = true;
     h->told_cleaned = h->told_exited = false;
-    lh_info("attempt.stop", "job=%s attempt=%" PRIu64 " reason=%s grace_ms=%" PRIu64, h->job, h->number, reason, grace_ms);
+    lh_info("attempt.stop", "job=%s attempt=%" PRIu64 " reason=%s grace_ms=%" PRIu64, h->job,
+            h->number, reason, grace_ms);
     if (h->state == HELD_LIVE)
-        ask(h, json_pack("{s:s, s:s, s:I}", "op", "stop", "reason", reason, "grace_ms", (json_int_t)grace_ms), "stop");
+        ask(h,
+            json_pack("{s:s, s:s, s:I}", "op", "stop", "reason", reason, "grace_ms",
+                      (json_int_t)grace_ms),
+            "stop");
 }
 
 void held_forget(struct held *h)
@@ -288,8 +305,9 @@ void held_renew_leases(struct node *n)
         int64_t own_s = lh_json_i64(h->command, "lease_s", 0);
 
         if (h->state == HELD_LIVE && own_s > 0)
-            shims_ask(n->loop, h->dir, json_pack("{s:s, s:I}", "op", "lease", "ms", (json_int_t)(own_s * 1000)), ASK_MS, NULL,
-                      NULL);
+            shims_ask(n->loop, h->dir,
+                      json_pack("{s:s, s:I}", "op", "lease", "ms", (json_int_t)(own_s * 1000)),
+                      ASK_MS, NULL, NULL);
     }
 }
 
@@ -299,15 +317,17 @@ json_t *held_list(const struct node *n)
     json_t *list = json_array();
 
     for (const struct held *h = n->held; list && h; h = h->next)
-        (void)json_array_append_new(list, json_pack("{s:s, s:I, s:s, s:s}", "job", h->job, "attempt", (json_int_t)h->number,
-                                                    "role", h->head ? "head" : "member", "state", names[h->state]));
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:I, s:s, s:s}", "job", h->job, "attempt", (json_int_t)h->number,
+                            "role", h->head ? "head" : "member", "state", names[h->state]));
     return list;
 }
 
 void held_tell_all(struct node *n)
 {
     for (struct held *h = n->held; h; h = h->next) {
-        h->told_prepared = h->told_launched = h->told_running = h->told_exited = h->told_cleaned = false;
+        h->told_prepared = h->told_launched = h->told_running = h->told_exited = h->told_cleaned =
+            false;
         (void)json_object_clear(h->relayed);
         ship_doubt(h->ship);
         uploads_tell_all(h->uploads);

@@ -1,4 +1,5 @@
-/* inventory.h - what this machine is: sizes that placement needs, and the boot id that tells a restart. */
+/* inventory.h - what this machine is: sizes that placement needs, and the boot id that tells a
+ * restart. */
 #pragma once
 #include <stdint.h>
 

@@ -3,8 +3,9 @@
  *   DOWN ──register──► REGISTERING ──200──► UP ──poll, poll, ...
  *     ▲ backoff             │ error         │ no answer, 409
  *     └─────────────────────┴───────────────┘
- * Each answered poll renews the lease of every attempt held, for as long as the coordinator said; a coordinator that
- * is silent does not, and the shims act on that by themselves. Commands are acknowledged once taken up, not once done.
+ * Each answered poll renews the lease of every attempt held, for as long as the coordinator said; a
+ * coordinator that is silent does not, and the shims act on that by themselves. Commands are
+ * acknowledged once taken up, not once done.
  */
 #include "daemon/node/link.h"
 #include "daemon/node/commands.h"
@@ -121,12 +122,15 @@ void link_lost(struct link *l)
     }
 }
 
-int link_post(struct link *l, const char *what, json_t *body, unsigned timeout_ms, client_done_fn *done, void *arg,
-              struct lh_err *reterr)
+int link_post(struct link *l, const char *what, json_t *body, unsigned timeout_ms,
+              client_done_fn *done, void *arg, struct lh_err *reterr)
 {
     char url[NODE_PATH_MAX];
-    struct client_request q = {.method = "POST", .url = url, .content_type = "application/json",
-                               .timeout_ms = timeout_ms, .answer_max = ANSWER_MAX};
+    struct client_request q = {.method = "POST",
+                               .url = url,
+                               .content_type = "application/json",
+                               .timeout_ms = timeout_ms,
+                               .answer_max = ANSWER_MAX};
     char *text = NULL;
     int rc;
 
@@ -134,6 +138,8 @@ int link_post(struct link *l, const char *what, json_t *body, unsigned timeout_m
     if (body) {
         (void)json_object_set_new(body, "name", json_string(l->node->config.name));
         (void)json_object_set_new(body, "agent_id", json_string(l->node->agent_id));
+        if (l->fence.cluster[0]) /* a fence means something to the cluster that it is of */
+            (void)json_object_set_new(body, "cluster", json_string(l->fence.cluster));
         (void)json_object_set_new(body, "epoch", json_integer((json_int_t)l->fence.epoch));
         text = lh_json_text(body, 0);
     }
@@ -165,7 +171,8 @@ json_t *link_answer(struct link *l, const struct client_reply *reply, struct lh_
     else if (rc < 0 && reply->status != 200)
         rc = lh_err_set(reterr, LH_EREMOTE, "the coordinator answered %d", reply->status);
     else if (rc == 0 && json_object_get(o, "cluster"))
-        rc = fence_admit(&l->fence, lh_json_str(o, "cluster", ""), (uint64_t)lh_json_i64(o, "epoch", 0), reterr);
+        rc = fence_admit(&l->fence, lh_json_str(o, "cluster", ""),
+                         (uint64_t)lh_json_i64(o, "epoch", 0), reterr);
     if (rc < 0) {
         json_decref(o);
         return NULL;
@@ -173,7 +180,7 @@ json_t *link_answer(struct link *l, const struct client_reply *reply, struct lh_
     return o;
 }
 
-/* ---- register --------------------------------------------------------------------------------------------------- */
+/* ---- register --------------------------------------------------------------------------- */
 
 static void register_on_answer(void *arg, const struct client_reply *reply)
 {
@@ -195,8 +202,8 @@ static void register_on_answer(void *arg, const struct client_reply *reply)
     l->up = true;
     l->backoff_ms = BACKOFF_MIN_MS;
     l->last_error[0] = '\0';
-    lh_info("link.up", "coordinator=%s cluster=%s epoch=%" PRIu64, l->node->config.coordinator, l->fence.cluster,
-            l->fence.epoch);
+    lh_info("link.up", "coordinator=%s cluster=%s epoch=%" PRIu64, l->node->config.coordinator,
+            l->fence.cluster, l->fence.epoch);
     json_array_foreach(json_object_get(o, "kill"), i, kill) commands_kill(l->node, kill);
     held_tell_all(l->node);
     reports_flush(l->node->reports);
@@ -212,9 +219,10 @@ static void register_send(struct link *l)
 
     if (l->registering || n->stopping)
         return;
-    o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:o}", "protocol", 1, "boot_id", n->inventory.boot_id,
-                  "version", LH_VERSION, "hostname", n->inventory.hostname, "address", n->config.address, "device",
-                  n->config.device, "slots", (int)n->config.slots, "cores", (int)n->inventory.cores, "memory_bytes",
+    o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:o}", "protocol", 1, "boot_id",
+                  n->inventory.boot_id, "version", LH_VERSION, "hostname", n->inventory.hostname,
+                  "address", n->config.address, "device", n->config.device, "slots",
+                  (int)n->config.slots, "cores", (int)n->inventory.cores, "memory_bytes",
                   (json_int_t)n->inventory.memory_bytes, "attempts", held_list(n));
     l->registering = true;
     if (link_post(l, "register", o, REGISTER_TIMEOUT_MS, register_on_answer, l, &err) < 0) {
@@ -223,7 +231,7 @@ static void register_send(struct link *l)
     }
 }
 
-/* ---- poll ------------------------------------------------------------------------------------------------------- */
+/* ---- poll ------------------------------------------------------------------------------- */
 
 static void poll_on_answer(void *arg, const struct client_reply *reply)
 {
@@ -270,7 +278,8 @@ static void poll_send(struct link *l)
         wait_s = LH_MIN(wait_s, LH_MAX(l->node->config.heartbeat_ms / 1000u, 1u));
     o = json_pack("{s:I, s:i}", "ack", (json_int_t)l->ack, "wait_s", (int)wait_s);
     l->polling = true;
-    if (link_post(l, "poll", o, wait_s * 1000u + REGISTER_TIMEOUT_MS, poll_on_answer, l, &err) < 0) {
+    if (link_post(l, "poll", o, wait_s * 1000u + REGISTER_TIMEOUT_MS, poll_on_answer, l, &err) <
+        0) {
         l->polling = false;
         try_later(l, err.text);
     }

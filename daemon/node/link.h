@@ -1,4 +1,5 @@
-/* link.h - the line to the coordinator: registering, the long poll that carries commands and heartbeats, the fence. */
+/* link.h - the line to the coordinator: registering, the long poll that carries commands and
+ * heartbeats, the fence. */
 #pragma once
 #include "daemon/node/fence.h"
 #include "daemon/node/node.h"
@@ -15,8 +16,9 @@ uint64_t link_epoch(const struct link *l);
 void link_lost(struct link *l);
 
 /* Sends a POST of {name, agent_id, epoch, ...body} (body stolen) to /v1/node/WHAT. */
-LH_MUST_CHECK int link_post(struct link *l, const char *what, json_t *body, unsigned timeout_ms, client_done_fn *done,
-                            void *arg, struct lh_err *reterr);
+LH_MUST_CHECK int link_post(struct link *l, const char *what, json_t *body, unsigned timeout_ms,
+                            client_done_fn *done, void *arg, struct lh_err *reterr);
 
-/* The parsed answer when it is 200, JSON and may be obeyed (fence); NULL else, with *reterr. New reference. */
+/* The parsed answer when it is 200, JSON and may be obeyed (fence); NULL else, with *reterr. New
+ * reference. */
 json_t *link_answer(struct link *l, const struct client_reply *reply, struct lh_err *reterr);

@@ -1,6 +1,7 @@
 /* main.c - longhaul-node: the daemon of one machine. Reads options, wires the parts, runs the loop.
  *
- * It listens on no port. Ending it (or killing it) leaves shims and their ranks alone: the next one adopts them.
+ * It listens on no port. Ending it (or killing it) leaves shims and their ranks alone: the next one
+ * adopts them.
  */
 #include "daemon/node/held.h"
 #include "daemon/node/link.h"
@@ -21,9 +22,11 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#define TICK_MS 250
+#define TICK_MS 100 /* a look at a few files; what is new is told this much later */
 #define EXIT_USAGE 64
-#define EXIT_CONFIG 78 /* systemd does not start it again: somebody has to change something first */
+#define EXIT_CONFIG                                                                                \
+    78 /* systemd does not start it again: somebody has to change something first                  \
+        */
 
 const char *node_path(const struct node *n, char *buf, const char *fmt, ...)
 {
@@ -72,19 +75,24 @@ static int take_state(const struct node *n, struct lh_err *reterr)
     if (fd < 0)
         return lh_err_set(reterr, -errno, "--state '%s' cannot be written to", n->config.state);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-        return lh_err_set(reterr, -EBUSY, "another longhaul-node runs with --state '%s'", n->config.state);
+        return lh_err_set(reterr, -EBUSY, "another longhaul-node runs with --state '%s'",
+                          n->config.state);
     (void)!lh_remove_tree(node_path(n, path, "preflight"), NULL); /* of a daemon that was killed */
+    (void)!lh_remove_tree(node_path(n, path, "cache/tmp"), NULL);
     return 0;
 }
 
 static int wire(struct node *n, const struct options *o, struct lh_err *reterr)
 {
-    struct client_config client = {.token = o->token[0] ? o->token : NULL, .ca_file = n->config.ca_file};
+    struct client_config client = {.token = o->token[0] ? o->token : NULL,
+                                   .ca_file = n->config.ca_file};
     int rc = take_state(n, reterr);
 
     if (rc < 0)
         return rc;
     inventory_read(&n->inventory);
+    if (n->config.slots == 0)
+        n->config.slots = LH_MIN(n->inventory.cores, (unsigned)NODE_SLOTS_MAX);
     lh_random_hex(16, n->agent_id);
     n->preflights = json_object();
     n->reports = reports_new(n);
@@ -135,7 +143,8 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "longhaul-node: %s\n", err.text);
         return EXIT_USAGE;
     }
-    /* Stages and uploads wait for disks and networks on these threads; the default of four would be two gangs' worth. */
+    /* Stages and uploads wait for disks and networks on these threads; the default of four would be
+     * two gangs' worth. */
     (void)setenv("UV_THREADPOOL_SIZE", "16", 0);
     n.loop = uv_default_loop();
     n.config = o.config;
@@ -144,8 +153,8 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "longhaul-node: %s\n", err.text);
         return EXIT_CONFIG;
     }
-    lh_info("node.start", "name=%s coordinator=%s state=%s slots=%u cores=%u", n.config.name, n.config.coordinator,
-            n.config.state, n.config.slots, n.inventory.cores);
+    lh_info("node.start", "name=%s coordinator=%s state=%s slots=%u cores=%u", n.config.name,
+            n.config.coordinator, n.config.state, n.config.slots, n.inventory.cores);
     run(&n);
     return 0; /* threads may still work for entries: the end of the process frees it all */
 }

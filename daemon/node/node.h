@@ -1,7 +1,8 @@
-/* node.h - what the parts of longhaul-node share: its configuration and the objects that main.c wires together.
+/* node.h - what the parts of longhaul-node share: its configuration and the objects that main.c
+ * wires together.
  *
- * One libuv loop thread owns all of it. Worker threads (staging, uploads) get copies of what they need and hand their
- * result back to the loop.
+ * One libuv loop thread owns all of it. Worker threads (staging, uploads) get copies of what they
+ * need and hand their result back to the loop.
  */
 #pragma once
 #include "daemon/node/curl_uv.h"
@@ -14,6 +15,7 @@
 #include <uv.h>
 
 #define NODE_PATH_MAX 1024
+#define NODE_SLOTS_MAX 256 /* what the coordinator takes */
 
 struct held;
 struct link;
@@ -24,9 +26,9 @@ struct node_config {
     const char *name, *state /* absolute */, *device, *address, *store;
     const char *token_file, *ca_file, *s3_config;
     const char *worker, *mpirun, *shim; /* programs */
-    unsigned slots;
+    unsigned slots; /* 0: one a core */
     bool insecure;
-    unsigned heartbeat_ms; /* 0: the coordinator's */
+    unsigned heartbeat_ms;                     /* 0: the coordinator's */
     uint64_t grace_ms, hang_ms, log_max_bytes; /* handed to shims */
     uint64_t upload_retry_ms;                  /* how long an upload that may work later is tried */
 };

@@ -10,4 +10,5 @@ struct options {
 };
 
 /* 0; 1 when help or the version was printed; or a negative code. */
-LH_MUST_CHECK int options_parse(int argc, char **argv, struct options *ret_options, struct lh_err *reterr);
+LH_MUST_CHECK int options_parse(int argc, char **argv, struct options *ret_options,
+                                struct lh_err *reterr);

@@ -1,4 +1,5 @@
-/* prepare.c - see prepare.h. Threads get their own copies; the loop alone touches entries and reports. */
+/* prepare.c - see prepare.h. Threads get their own copies; the loop alone touches entries and
+ * reports. */
 #include "daemon/node/prepare.h"
 #include "daemon/node/reports.h"
 #include "daemon/node/shims.h"
@@ -54,11 +55,13 @@ static struct work *work_new(struct node *n, struct held *h, const json_t *comma
 
 static struct stage_env work_env(const struct work *w)
 {
-    return (struct stage_env){.cache = w->cache, .worker = w->worker, .s3_config = w->s3_config,
+    return (struct stage_env){.cache = w->cache,
+                              .worker = w->worker,
+                              .s3_config = w->s3_config,
                               .cancel = w->held ? &w->held->cancel : &w->never};
 }
 
-/* ---- prepare ---------------------------------------------------------------------------------------------------- */
+/* ---- prepare ---------------------------------------------------------------------------- */
 
 static int link_to(const char *target, const char *dir, const char *name, struct lh_err *reterr)
 {
@@ -74,7 +77,8 @@ static void stage_on_thread(uv_work_t *req)
 {
     struct work *w = req->data;
     struct stage_env env = work_env(w);
-    json_t *spec = json_object_get(w->command, "spec"), *resume = json_object_get(w->command, "resume");
+    json_t *spec = json_object_get(w->command, "spec"),
+           *resume = json_object_get(w->command, "resume");
     char path[NODE_PATH_MAX];
 
     w->rc = stage_inputs(&env, spec, json_object_get(w->command, "inputs"), &w->err);
@@ -114,11 +118,13 @@ void prepare_refuse(struct held *h, const char *class, const struct lh_err *err)
     LH_CLEANUP(lh_json_decrefp) json_t *o = NULL;
     char path[NODE_PATH_MAX];
 
-    lh_warn("attempt.refused", "job=%s attempt=%" PRIu64 " class=%s error=\"%s\"", h->job, h->number, class, err->text);
+    lh_warn("attempt.refused", "job=%s attempt=%" PRIu64 " class=%s error=\"%s\"", h->job,
+            h->number, class, err->text);
     h->state = HELD_OVER;
     h->over_ms = lh_mono_ms();
     o = json_pack("{s:s, s:o}", "class", class, "problem", stage_problem(err));
-    (void)!lh_json_save(held_path(h, path, "refused.json"), o, NULL); /* without it a restart tries again: fine */
+    (void)!lh_json_save(held_path(h, path, "refused.json"), o,
+                        NULL); /* without it a restart tries again: fine */
     reports_attempt(h->node->reports, h, "prepare_failed", "", json_incref(o));
 }
 
@@ -137,7 +143,9 @@ static void stage_on_done(uv_work_t *req, int status)
         w->rc = lh_err_set(&w->err, -ECANCELED, "stopped before it was prepared");
     if (w->rc < 0) {
         prepare_refuse(h, failure_class(w->rc), &w->err);
-    } else if (shims_start(h->node, h->dir, &err) < 0) {
+    } else if (shims_start(h->node, h->dir,
+                           lh_json_str(json_object_get(h->command, "local"), "cgroup", ""),
+                           &err) < 0) {
         prepare_refuse(h, "infra", &err);
     } else {
         h->state = HELD_STARTING;
@@ -161,7 +169,7 @@ void prepare_start(struct held *h)
     (void)uv_queue_work(h->node->loop, &w->req, stage_on_thread, stage_on_done);
 }
 
-/* ---- preflight -------------------------------------------------------------------------------------------------- */
+/* ---- preflight -------------------------------------------------------------------------- */
 
 static void preflight_on_thread(uv_work_t *req)
 {
@@ -184,6 +192,14 @@ static void preflight_on_thread(uv_work_t *req)
     (void)!lh_remove_tree(w->dir, NULL);
 }
 
+static json_t *problem_of(const struct work *w)
+{
+    json_t *problem = stage_problem(&w->err);
+
+    (void)json_object_set_new(problem, "class", json_string(failure_class(w->rc)));
+    return problem;
+}
+
 static void preflight_on_done(uv_work_t *req, int status)
 {
     struct work *w = req->data;
@@ -199,9 +215,12 @@ static void preflight_on_done(uv_work_t *req, int status)
         if (o && ok)
             (void)json_object_set(o, "plan", w->plan);
         else if (o)
-            (void)json_object_set_new(o, "problem", w->plan && w->rc == 0 ? json_incref(w->plan) : stage_problem(&w->err));
+            (void)json_object_set_new(o, "problem",
+                                      w->plan && w->rc == 0 ? json_incref(w->plan) : problem_of(w));
         lh_info("preflight.done", "job=%s ok=%d%s%s", w->job, ok, ok ? "" : " error=",
-                ok ? "" : w->rc < 0 ? w->err.text : lh_json_str(w->plan, "detail", ""));
+                ok          ? ""
+                : w->rc < 0 ? w->err.text
+                            : lh_json_str(w->plan, "detail", ""));
         (void)snprintf(id, sizeof(id), "%s/preflight", w->job);
         reports_put(w->node->reports, id, o);
     }

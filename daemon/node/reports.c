@@ -1,4 +1,5 @@
-/* reports.c - see reports.h. One request is under way at a time; what comes meanwhile goes with the next. */
+/* reports.c - see reports.h. One request is under way at a time; what comes meanwhile goes with the
+ * next. */
 #include "daemon/node/reports.h"
 #include "daemon/node/held.h"
 #include "daemon/node/link.h"
@@ -10,7 +11,8 @@
 #include <string.h>
 
 #define REPORTS_MAX 20000 /* four for each of 5000 attempts; more would be our own mistake */
-#define BATCH_MAX 200
+#define BATCH_MAX 100
+#define BATCH_BYTES (512u << 10) /* half of what a body may have; a single report may be larger */
 #define TIMEOUT_MS 20000
 #define AGAIN_MS 1000
 
@@ -18,12 +20,13 @@ struct waiting {
     struct waiting *next;
     char *id;
     json_t *report;
+    size_t bytes; /* as text */
 };
 struct reports {
     struct node *node;
     struct waiting *first, **end;
     unsigned n;
-    bool sending;
+    bool sending, more; /* more: something came while a request was under way */
     uv_timer_t timer;
 };
 
@@ -91,6 +94,7 @@ void reports_put(struct reports *r, const char *id, json_t *report)
     if (w) {
         json_decref(w->report);
         w->report = report;
+        w->bytes = json_dumpb(report, NULL, 0, JSON_COMPACT);
     } else {
         w = calloc(1, sizeof(*w));
         if (!w || !(w->id = strdup(id))) {
@@ -100,20 +104,24 @@ void reports_put(struct reports *r, const char *id, json_t *report)
             return;
         }
         w->report = report;
+        w->bytes = json_dumpb(report, NULL, 0, JSON_COMPACT);
         *r->end = w;
         r->end = &w->next;
         r->n++;
     }
+    r->more = r->sending;
     reports_flush(r);
 }
 
-void reports_attempt(struct reports *r, const struct held *h, const char *type, const char *which, json_t *data)
+void reports_attempt(struct reports *r, const struct held *h, const char *type, const char *which,
+                     json_t *data)
 {
     char id[256];
 
     if (!data)
         data = json_object();
-    (void)snprintf(id, sizeof(id), "%s/%" PRIu64 "/%s%s%s", h->job, h->number, type, which[0] ? "/" : "", which);
+    (void)snprintf(id, sizeof(id), "%s/%" PRIu64 "/%s%s%s", h->job, h->number, type,
+                   which[0] ? "/" : "", which);
     (void)json_object_set_new(data, "type", json_string(type));
     (void)json_object_set_new(data, "job", json_string(h->job));
     (void)json_object_set_new(data, "attempt", json_integer((json_int_t)h->number));
@@ -162,7 +170,9 @@ static void reports_on_answer(void *arg, const struct client_reply *reply)
         if (reply->status == 409)
             link_lost(r->node->link);
     }
-    if (r->first) /* refused, or not done yet: again, but not at once */
+    if (o && r->more)
+        reports_flush(r);
+    else if (r->first) /* refused, or not done yet: again, but not at once */
         (void)uv_timer_start(&r->timer, reports_on_timer, AGAIN_MS, 0);
 }
 
@@ -171,14 +181,20 @@ void reports_flush(struct reports *r)
     struct lh_err err;
     json_t *list;
     unsigned n = 0;
+    size_t bytes = 0;
 
     if (r->sending || !r->first || !link_is_up(r->node->link) || r->node->stopping)
         return;
     list = json_array();
-    for (struct waiting *w = r->first; w && n < BATCH_MAX; w = w->next, n++)
+    for (struct waiting *w = r->first; w && n < BATCH_MAX && bytes < BATCH_BYTES;
+         w = w->next, n++) {
         (void)json_array_append(list, w->report);
+        bytes += w->bytes;
+    }
     r->sending = true;
-    if (link_post(r->node->link, "reports", json_pack("{s:o}", "reports", list), TIMEOUT_MS, reports_on_answer, r, &err) < 0) {
+    r->more = false;
+    if (link_post(r->node->link, "reports", json_pack("{s:o}", "reports", list), TIMEOUT_MS,
+                  reports_on_answer, r, &err) < 0) {
         r->sending = false;
         (void)uv_timer_start(&r->timer, reports_on_timer, AGAIN_MS, 0);
     }

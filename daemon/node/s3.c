@@ -1,4 +1,5 @@
-/* s3.c - see s3.h. libcurl's easy interface with our own signature; every header that is sent and matters is signed. */
+/* s3.c - see s3.h. libcurl's easy interface with our own signature; every header that is sent and
+ * matters is signed. */
 #include "daemon/node/s3.h"
 #include "daemon/node/s3_config.h"
 #include "daemon/node/sigv4.h"
@@ -19,7 +20,7 @@
 #define SLOW_BYTES_PER_S 1024 /* slower than this for SLOW_S: the line is dead */
 #define SLOW_S 30
 #define ANSWER_MAX (4u << 20)
-#define KEY_MAX 1024          /* S3's own limit */
+#define KEY_MAX 1024 /* S3's own limit */
 
 struct s3 {
     CURL *easy;
@@ -39,7 +40,8 @@ struct exchange {
     int write_error;
 };
 
-int s3_open(const char *bucket, const char *config, const volatile bool *cancel, struct s3 **ret_s3, struct lh_err *reterr)
+int s3_open(const char *bucket, const char *config, const volatile bool *cancel, struct s3 **ret_s3,
+            struct lh_err *reterr)
 {
     struct s3 *s = calloc(1, sizeof(*s));
     const char *at;
@@ -95,7 +97,7 @@ bool s3_xml(const struct s3_reply *r, const char *tag, char *buf, size_t cap)
     return true;
 }
 
-/* ---- the request ------------------------------------------------------------------------------------------------ */
+/* ---- the request ------------------------------------------------------------------------ */
 
 static void add(struct exchange *x, const char *name, const char *value)
 {
@@ -151,7 +153,8 @@ static int sign(const struct s3 *s, struct exchange *x, struct lh_err *reterr)
     more = curl_slist_append(x->lines, line);
     if (more)
         x->lines = more;
-    more = curl_slist_append(x->lines, "Expect:"); /* not signed: what is not listed need not be there */
+    more = curl_slist_append(x->lines,
+                             "Expect:"); /* not signed: what is not listed need not be there */
     if (more)
         x->lines = more;
     return 0;
@@ -247,9 +250,10 @@ static void set_up(struct s3 *s, struct exchange *x, const char *url, char *erro
     (void)curl_easy_setopt(e, CURLOPT_XFERINFODATA, s);
 }
 
-/* ---- the answer ------------------------------------------------------------------------------------------------- */
+/* ---- the answer ------------------------------------------------------------------------- */
 
-static int judge(const struct s3 *s, const struct s3_request *q, const struct s3_reply *r, struct lh_err *reterr)
+static int judge(const struct s3 *s, const struct s3_request *q, const struct s3_reply *r,
+                 struct lh_err *reterr)
 {
     char code[128] = "", message[300] = "";
     bool has_code = s3_xml(r, "Code", code, sizeof(code)), retry;
@@ -263,21 +267,27 @@ static int judge(const struct s3 *s, const struct s3_request *q, const struct s3
     if (r->status == 412)
         return lh_err_set(reterr, -EEXIST, "s3://%s/%s", s->bucket, q->key);
     retry = r->status >= 500 || r->status == 429 || r->status == 408 || r->status < 300 ||
-            strcmp(code, "ExpiredToken") == 0 || strcmp(code, "RequestTimeTooSkewed") == 0 || strcmp(code, "BadDigest") == 0;
-    return lh_err_set(reterr, retry ? LH_ETRYAGAIN : LH_EREMOTE, "%s s3://%s/%s: the server at %s answered %d %s: %s", q->method,
-                      s->bucket, q->key, s->base, r->status, code, message);
+            strcmp(code, "ExpiredToken") == 0 || strcmp(code, "RequestTimeTooSkewed") == 0 ||
+            strcmp(code, "BadDigest") == 0;
+    return lh_err_set(reterr, retry ? LH_ETRYAGAIN : LH_EREMOTE,
+                      "%s s3://%s/%s: the server at %s answered %d %s: %s", q->method, s->bucket,
+                      q->key, s->base, r->status, code, message);
 }
 
-static int prepare(const struct s3 *s, struct exchange *x, char *url, size_t cap, struct lh_err *reterr)
+static int prepare(const struct s3 *s, struct exchange *x, char *url, size_t cap,
+                   struct lh_err *reterr)
 {
     const struct s3_request *q = x->q;
     char key[3 * KEY_MAX + 1];
 
     if (sigv4_encode(q->key, 1, key, sizeof(key)) < 0)
-        return lh_err_set(reterr, -E2BIG, "the name 's3://%s/%.100s...' is too long", s->bucket, q->key);
+        return lh_err_set(reterr, -E2BIG, "the name 's3://%s/%.100s...' is too long", s->bucket,
+                          q->key);
     (void)snprintf(x->path, sizeof(x->path), "/%s%s%s", s->bucket, *key ? "/" : "", key);
-    if (snprintf(url, cap, "%s%s%s%s", s->base, x->path, *q->query ? "?" : "", q->query) >= (int)cap)
-        return lh_err_set(reterr, -E2BIG, "the name 's3://%s/%.100s...' is too long", s->bucket, q->key);
+    if (snprintf(url, cap, "%s%s%s%s", s->base, x->path, *q->query ? "?" : "", q->query) >=
+        (int)cap)
+        return lh_err_set(reterr, -E2BIG, "the name 's3://%s/%.100s...' is too long", s->bucket,
+                          q->key);
     if (q->body_sha256)
         (void)snprintf(x->payload, sizeof(x->payload), "%s", q->body_sha256);
     else
@@ -286,7 +296,8 @@ static int prepare(const struct s3 *s, struct exchange *x, char *url, size_t cap
     return sign(s, x, reterr);
 }
 
-int s3_send(struct s3 *s, const struct s3_request *q, struct s3_reply *ret_reply, struct lh_err *reterr)
+int s3_send(struct s3 *s, const struct s3_request *q, struct s3_reply *ret_reply,
+            struct lh_err *reterr)
 {
     struct exchange x = {.q = q, .reply = ret_reply};
     char url[4 * KEY_MAX], error[CURL_ERROR_SIZE] = "";

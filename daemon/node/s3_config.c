@@ -8,7 +8,8 @@
 
 #define FILE_MAX (64u << 10)
 
-/* The value of NAME in text (lines NAME=value), or of the environment when text is NULL. False: absent or empty. */
+/* The value of NAME in text (lines NAME=value), or of the environment when text is NULL. False:
+ * absent or empty. */
 static bool lookup(const char *text, const char *name, char *buf, size_t cap)
 {
     size_t n = strlen(name);
@@ -51,9 +52,11 @@ int s3_config_load(const char *path, struct s3_config *ret_config, struct lh_err
     if (rc < 0)
         return lh_err_prefix(reterr, rc, "--s3-config");
     if (!lookup(text, "AWS_ACCESS_KEY_ID", c.access, sizeof(c.access)))
-        rc = lh_err_set(reterr, LH_EREMOTE, "AWS_ACCESS_KEY_ID is missing in %s: s3:// needs credentials", where);
+        rc = lh_err_set(reterr, LH_EREMOTE,
+                        "AWS_ACCESS_KEY_ID is missing in %s: s3:// needs credentials", where);
     else if (!lookup(text, "AWS_SECRET_ACCESS_KEY", c.secret, sizeof(c.secret)))
-        rc = lh_err_set(reterr, LH_EREMOTE, "AWS_SECRET_ACCESS_KEY is missing in %s: s3:// needs credentials", where);
+        rc = lh_err_set(reterr, LH_EREMOTE,
+                        "AWS_SECRET_ACCESS_KEY is missing in %s: s3:// needs credentials", where);
     (void)lookup(text, "AWS_SESSION_TOKEN", c.token, sizeof(c.token));
     if (!lookup(text, "AWS_REGION", c.region, sizeof(c.region)) &&
         !lookup(text, "AWS_DEFAULT_REGION", c.region, sizeof(c.region)))
@@ -69,7 +72,9 @@ int s3_config_load(const char *path, struct s3_config *ret_config, struct lh_err
         c.endpoint[--n] = '\0';
     if ((!lh_starts_with(c.endpoint, "http://") && !lh_starts_with(c.endpoint, "https://")) ||
         strchr(strstr(c.endpoint, "://") + 3, '/'))
-        return lh_err_set(reterr, LH_EREMOTE, "AWS_ENDPOINT_URL '%s' in %s must be http[s]://HOST[:PORT]", c.endpoint, where);
+        return lh_err_set(reterr, LH_EREMOTE,
+                          "AWS_ENDPOINT_URL '%s' in %s must be http[s]://HOST[:PORT]", c.endpoint,
+                          where);
     *ret_config = c;
     return 0;
 }

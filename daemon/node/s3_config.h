@@ -8,5 +8,7 @@ struct s3_config {
     char access[128], secret[256], token[1024], region[64];
 };
 
-/* path: a file of NAME=value lines ('#' begins a comment), or NULL: the environment. An error names what is missing. */
-LH_MUST_CHECK int s3_config_load(const char *path, struct s3_config *ret_config, struct lh_err *reterr);
+/* path: a file of NAME=value lines ('#' begins a comment), or NULL: the environment. An error names
+ * what is missing. */
+LH_MUST_CHECK int s3_config_load(const char *path, struct s3_config *ret_config,
+                                 struct lh_err *reterr);

@@ -1,6 +1,7 @@
 /* shims.c - see shims.h.
  *
- * A socket's path is limited to 108 bytes: the directory is opened and the socket named through /proc/self/fd.
+ * A socket's path is limited to 108 bytes: the directory is opened and the socket named through
+ * /proc/self/fd.
  */
 #include "daemon/node/shims.h"
 #include "daemon/node/spawn.h"
@@ -24,11 +25,12 @@
 #define ENVIRON_MAX (256u << 10)
 
 /* After fork in a process with threads: only what is safe in a signal handler. */
-static void grandchild(char *const *argv, char **env, int log)
+static void grandchild(char *const *argv, char **env, int log, const char *procs)
 {
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), cgroup = open(procs, O_WRONLY | O_CLOEXEC);
     sigset_t none;
 
+    (void)!write(cgroup, "0", 1);
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     (void)dup2(null, STDIN_FILENO);
@@ -38,14 +40,17 @@ static void grandchild(char *const *argv, char **env, int log)
     _exit(127);
 }
 
-int shims_start(const struct node *n, const char *dir, struct lh_err *reterr)
+int shims_start(const struct node *n, const char *dir, const char *cgroup, struct lh_err *reterr)
 {
-    char *argv[] = {(char *)(uintptr_t)n->config.shim, (char *)(uintptr_t)dir, NULL}, path[NODE_PATH_MAX];
+    char *argv[] = {(char *)(uintptr_t)n->config.shim, (char *)(uintptr_t)dir, NULL},
+         path[NODE_PATH_MAX];
+    char procs[NODE_PATH_MAX];
     char **env = spawn_environment(NULL);
     int log, rc = 0, status;
     pid_t pid;
 
     (void)snprintf(path, sizeof(path), "%s/shim.log", dir);
+    (void)snprintf(procs, sizeof(procs), "%s%s", cgroup, cgroup[0] ? "/cgroup.procs" : "");
     log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (!env || log < 0) {
         rc = lh_err_set(reterr, env ? -errno : -ENOMEM, "start a shim in '%s'", dir);
@@ -57,7 +62,7 @@ int shims_start(const struct node *n, const char *dir, struct lh_err *reterr)
         (void)setsid();
         pid = fork();
         if (pid == 0)
-            grandchild(argv, env, log);
+            grandchild(argv, env, log, procs);
         _exit(pid < 0);
     } else if (waitpid(pid, &status, 0) == pid && status != 0) {
         rc = lh_err_set(reterr, -EAGAIN, "start a shim in '%s'", dir);
@@ -83,7 +88,7 @@ bool shims_alive(const char *dir)
            ticks == (uint64_t)lh_json_i64(o, "start_ticks", 0);
 }
 
-/* ---- talking ---------------------------------------------------------------------------------------------------- */
+/* ---- talking ---------------------------------------------------------------------------- */
 
 struct ask {
     uv_pipe_t pipe;
@@ -202,7 +207,8 @@ static char *request_line(json_t *request)
     return line;
 }
 
-void shims_ask(uv_loop_t *loop, const char *dir, json_t *request, unsigned timeout_ms, shims_done_fn *done, void *arg)
+void shims_ask(uv_loop_t *loop, const char *dir, json_t *request, unsigned timeout_ms,
+               shims_done_fn *done, void *arg)
 {
     struct ask *a = calloc(1, sizeof(*a));
     char *line = request_line(request), path[64];
@@ -224,12 +230,13 @@ void shims_ask(uv_loop_t *loop, const char *dir, json_t *request, unsigned timeo
     (void)uv_timer_start(&a->timer, ask_on_timeout, timeout_ms, 0);
     fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d/control.sock", fd);
-    uv_pipe_connect(&a->connect, &a->pipe, path, ask_on_connected); /* connects now, calls back later */
+    uv_pipe_connect(&a->connect, &a->pipe, path,
+                    ask_on_connected); /* connects now, calls back later */
     if (fd >= 0)
         (void)close(fd);
 }
 
-/* ---- orphans ---------------------------------------------------------------------------------------------------- */
+/* ---- orphans ---------------------------------------------------------------------------- */
 
 static bool carries(int pid, const char *entry)
 {

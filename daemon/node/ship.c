@@ -1,7 +1,8 @@
 /* ship.c - see ship.h.
  *
- * The coordinator's size is the truth: after a restart of either side the first piece is empty, and the answer says where to
- * go on. A file that it refuses for good is given up; one request is under way for each attempt.
+ * The coordinator's size is the truth: after a restart of either side the first piece is empty, and
+ * the answer says where to go on. A file that it refuses for good is given up; one request is under
+ * way for each attempt.
  */
 #include "daemon/node/ship.h"
 #include "daemon/node/link.h"
@@ -136,8 +137,8 @@ static void ship_on_answer(void *arg, const struct client_reply *reply)
         link_lost(s->held->node->link);
     } else if (reply->status == 404 || reply->status == 400 || reply->status == 413) {
         f->given_up = true;
-        lh_warn("ship.refused", "job=%s attempt=%" PRIu64 " file=%s status=%d", s->held->job, s->held->number, f->name,
-                reply->status);
+        lh_warn("ship.refused", "job=%s attempt=%" PRIu64 " file=%s status=%d", s->held->job,
+                s->held->number, f->name, reply->status);
     }
     s->again_ms = lh_mono_ms() + AGAIN_MS;
 }
@@ -167,8 +168,11 @@ static void send_piece(struct ship *s, struct ship_file *f)
 {
     const struct node *n = s->held->node;
     char url[NODE_PATH_MAX + 256];
-    struct client_request q = {.method = "PUT", .url = url, .content_type = "application/octet-stream",
-                               .timeout_ms = TIMEOUT_MS, .answer_max = 64u << 10};
+    struct client_request q = {.method = "PUT",
+                               .url = url,
+                               .content_type = "application/octet-stream",
+                               .timeout_ms = TIMEOUT_MS,
+                               .answer_max = 64u << 10};
     struct lh_err err;
     ssize_t len;
 
@@ -177,9 +181,11 @@ static void send_piece(struct ship *s, struct ship_file *f)
     len = read_piece(s, f);
     if (len < 0 || (len == 0 && !f->doubtful))
         return;
-    (void)snprintf(url, sizeof(url), "%s/v1/node/files/%s/%" PRIu64 "/%s?offset=%" PRIu64 "&name=%s&agent_id=%s&epoch=%" PRIu64,
-                   n->config.coordinator, s->held->job, s->held->number, f->name, f->doubtful ? 0 : f->offset, n->config.name,
-                   n->agent_id, link_epoch(n->link));
+    (void)snprintf(url, sizeof(url),
+                   "%s/v1/node/files/%s/%" PRIu64 "/%s?offset=%" PRIu64
+                   "&name=%s&agent_id=%s&epoch=%" PRIu64,
+                   n->config.coordinator, s->held->job, s->held->number, f->name,
+                   f->doubtful ? 0 : f->offset, n->config.name, n->agent_id, link_epoch(n->link));
     q.body = s->piece;
     q.body_len = (size_t)len;
     s->under_way = f;
@@ -193,7 +199,8 @@ static void send_piece(struct ship *s, struct ship_file *f)
 
 void ship_tick(struct ship *s)
 {
-    if (s->sending || !link_is_up(s->held->node->link) || lh_mono_ms() < s->again_ms || s->held->node->stopping)
+    if (s->sending || !link_is_up(s->held->node->link) || lh_mono_ms() < s->again_ms ||
+        s->held->node->stopping)
         return;
     for (unsigned i = 0; i < s->n; i++) {
         struct ship_file *f = &s->files[(s->next + i) % s->n];

@@ -24,7 +24,8 @@ void sigv4_date(uint64_t unix_s, char ret_date[static SIGV4_DATE_MAX])
 
 int sigv4_encode(const char *text, int keep_slash, char *buf, size_t cap)
 {
-    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
     size_t n = 0;
 
     for (const char *p = text; *p; p++) {
@@ -41,7 +42,8 @@ int sigv4_encode(const char *text, int keep_slash, char *buf, size_t cap)
     return 0;
 }
 
-static void hmac(const void *key, size_t key_len, const char *text, unsigned char out[static HMAC_BYTES])
+static void hmac(const void *key, size_t key_len, const char *text,
+                 unsigned char out[static HMAC_BYTES])
 {
     unsigned n = 0;
 
@@ -64,7 +66,8 @@ static int signed_headers(const struct sigv4_request *q, char *buf, size_t cap)
     return 0;
 }
 
-static int canonical_request(const struct sigv4_request *q, const char *names, char ret_hex[static LH_SHA256_HEX])
+static int canonical_request(const struct sigv4_request *q, const char *names,
+                             char ret_hex[static LH_SHA256_HEX])
 {
     struct lh_buf b;
     int rc;
@@ -81,7 +84,8 @@ static int canonical_request(const struct sigv4_request *q, const char *names, c
     return rc;
 }
 
-static int signing_key(const struct sigv4_keys *keys, const char *day, unsigned char key[static HMAC_BYTES])
+static int signing_key(const struct sigv4_keys *keys, const char *day,
+                       unsigned char key[static HMAC_BYTES])
 {
     char first[300];
     int n = snprintf(first, sizeof(first), "AWS4%s", keys->secret);
@@ -98,7 +102,8 @@ static int signing_key(const struct sigv4_keys *keys, const char *day, unsigned 
 int sigv4_sign(const struct sigv4_request *q, const struct sigv4_keys *keys, uint64_t unix_s,
                char ret_authorization[static SIGV4_AUTH_MAX])
 {
-    char date[SIGV4_DATE_MAX], day[9], names[512], canonical[LH_SHA256_HEX], scope[256], to_sign[512];
+    char date[SIGV4_DATE_MAX], day[9], names[512], canonical[LH_SHA256_HEX], scope[256],
+        to_sign[512];
     unsigned char key[HMAC_BYTES], signature[HMAC_BYTES];
     char hex[2 * HMAC_BYTES + 1];
     int rc = signed_headers(q, names, sizeof(names)), n;
@@ -121,7 +126,8 @@ int sigv4_sign(const struct sigv4_request *q, const struct sigv4_keys *keys, uin
     hmac(key, HMAC_BYTES, to_sign, signature);
     for (unsigned i = 0; i < HMAC_BYTES; i++)
         (void)snprintf(hex + 2 * i, 3, "%02x", signature[i]);
-    n = snprintf(ret_authorization, SIGV4_AUTH_MAX, "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s",
-                 keys->access, scope, names, hex);
+    n = snprintf(ret_authorization, SIGV4_AUTH_MAX,
+                 "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s", keys->access,
+                 scope, names, hex);
     return n < 0 || n >= SIGV4_AUTH_MAX ? -E2BIG : 0;
 }

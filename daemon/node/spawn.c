@@ -1,4 +1,5 @@
-/* spawn.c - see spawn.h. fork and exec by hand: libuv's processes belong to its loop, these to a worker thread. */
+/* spawn.c - see spawn.h. fork and exec by hand: libuv's processes belong to its loop, these to a
+ * worker thread. */
 #include "daemon/node/spawn.h"
 #include "proto/base/clock.h"
 #include <errno.h>
@@ -19,7 +20,8 @@ extern char **environ;
 
 static bool is_secret(const char *entry)
 {
-    static const char *const prefixes[] = {"AWS_", "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "LONGHAUL_TOKEN"};
+    static const char *const prefixes[] = {"AWS_", "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_",
+                                           "LONGHAUL_TOKEN"};
 
     for (size_t i = 0; i < LH_ARRAY_LEN(prefixes); i++)
         if (strncmp(entry, prefixes[i], strlen(prefixes[i])) == 0)
@@ -66,8 +68,10 @@ void spawn_environment_free(char **env)
 static void child(const struct spawn_request *q, char **env, int out, int err, pid_t parent)
 {
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     sigset_t none;
 
+    (void)!write(oom, "0", 1); /* the daemon may be spared by the kernel; what it runs is not */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(126);
@@ -82,40 +86,62 @@ static void child(const struct spawn_request *q, char **env, int out, int err, p
     _exit(127);
 }
 
-/* False at the end of the pipe. */
-static bool take_out(int fd, struct lh_buf *b)
-{
-    char chunk[4096];
-    ssize_t n = read(fd, chunk, sizeof(chunk));
+/* What take_ functions found in a pipe. */
+enum taken { TAKEN_SOME, TAKEN_ALL_THERE_IS, TAKEN_END };
 
-    if (n > 0 && lh_buf_append(b, chunk, (size_t)n) < 0)
-        return true; /* more than anybody asked for: dropped */
-    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+static enum taken read_chunk(int fd, char *chunk, size_t cap, size_t *ret_n)
+{
+    ssize_t n = read(fd, chunk, cap);
+
+    *ret_n = n > 0 ? (size_t)n : 0;
+    if (n > 0 || (n < 0 && errno == EINTR))
+        return TAKEN_SOME;
+    return n < 0 && errno == EAGAIN ? TAKEN_ALL_THERE_IS : TAKEN_END;
 }
 
-static bool take_err(int fd, char *end, size_t cap)
+static enum taken take_out(int fd, struct spawn_result *r)
 {
     char chunk[4096];
-    size_t have = strlen(end), keep;
-    ssize_t n = read(fd, chunk, sizeof(chunk));
+    size_t n;
+    enum taken taken = read_chunk(fd, chunk, sizeof(chunk), &n);
 
-    if (n <= 0)
-        return n < 0 && (errno == EAGAIN || errno == EINTR);
-    for (ssize_t i = 0; i < n; i++)
+    (void)!lh_buf_append(&r->out, chunk, n); /* beyond the maximum: more than anybody asked for */
+    return taken;
+}
+
+static enum taken take_err(int fd, struct spawn_result *r)
+{
+    char chunk[4096], *end = r->err;
+    size_t n, have = strlen(end), keep, cap = sizeof(r->err);
+    enum taken taken = read_chunk(fd, chunk, sizeof(chunk), &n);
+
+    for (size_t i = 0; i < n; i++)
         if (chunk[i] == '\0')
             chunk[i] = ' ';
-    if ((size_t)n >= cap)
-        (void)snprintf(end, cap, "%.*s", (int)cap - 1, chunk + ((size_t)n - cap + 1));
-    else {
-        keep = LH_MIN(have, cap - 1 - (size_t)n);
+    if (n >= cap) {
+        (void)snprintf(end, cap, "%.*s", (int)cap - 1, chunk + (n - cap + 1));
+    } else {
+        keep = LH_MIN(have, cap - 1 - n);
         memmove(end, end + (have - keep), keep);
-        memcpy(end + keep, chunk, (size_t)n);
-        end[keep + (size_t)n] = '\0';
+        memcpy(end + keep, chunk, n);
+        end[keep + n] = '\0';
     }
-    return true;
+    return taken;
 }
 
-static int follow(const struct spawn_request *q, pid_t pid, int out, int err, struct spawn_result *r)
+/* Everything that is in a pipe by now; false at its end. */
+static bool drain(int fd, enum taken (*take)(int, struct spawn_result *), struct spawn_result *r)
+{
+    enum taken taken;
+
+    do
+        taken = take(fd, r);
+    while (taken == TAKEN_SOME);
+    return taken != TAKEN_END;
+}
+
+static int follow(const struct spawn_request *q, pid_t pid, int out, int err,
+                  struct spawn_result *r)
 {
     uint64_t until = lh_mono_ms() + q->timeout_ms;
     bool out_open = true, err_open = true;
@@ -126,20 +152,12 @@ static int follow(const struct spawn_request *q, pid_t pid, int out, int err, st
         pid_t done;
 
         (void)poll(fds, 2, POLL_MS);
-        if (fds[0].revents)
-            out_open = take_out(out, &r->out);
-        if (fds[1].revents)
-            err_open = take_err(err, r->err, sizeof(r->err));
         done = waitpid(pid, &status, WNOHANG);
-        if (done == pid && !fds[0].revents && !fds[1].revents)
+        /* In this order: what a program wrote before its end is in the pipes when it has ended. */
+        out_open = out_open && drain(out, take_out, r);
+        err_open = err_open && drain(err, take_err, r);
+        if (done == pid)
             break;
-        if (done == pid) { /* what it left in the pipes */
-            while (out_open && take_out(out, &r->out) && errno != EAGAIN)
-                ;
-            while (err_open && take_err(err, r->err, sizeof(r->err)) && errno != EAGAIN)
-                ;
-            break;
-        }
         if (q->cancel && *q->cancel)
             rc = -ECANCELED;
         else if (lh_mono_ms() >= until)

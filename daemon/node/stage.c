@@ -14,14 +14,20 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PLAN_TIMEOUT_MS 300000u        /* reads a model's header and the directory of its data */
-#define PREPARE_TIMEOUT_MS 21600000u   /* six hours of tokenising: beyond, something is broken */
+#define PLAN_TIMEOUT_MS 300000u      /* reads a model's header and the directory of its data */
+#define PREPARE_TIMEOUT_MS 21600000u /* six hours of tokenising: beyond, something is broken */
 #define PATH_CAP 1024
 
-static bool is_text(const json_t *spec)
+/* Whether there is something to tokenise before a slot is held: texts to train on, or to measure
+ * with. */
+static bool has_texts(const json_t *spec)
 {
     const json_t *data = json_object_get(spec, "data");
+    const json_t *eval = json_object_get(json_object_get(spec, "eval"), "perplexity");
+    const char *first = json_string_value(json_array_get(eval, 0));
 
+    if (first && !lh_ends_with(first, ".safetensors"))
+        return true;
     return json_array_size(json_object_get(data, "train")) > 0 &&
            strcmp(lh_json_str(data, "format", "text"), "tokens") != 0;
 }
@@ -34,19 +40,21 @@ static int check_readable(const char *path, const char *pointer, struct lh_err *
     if (access(path, R_OK) == 0)
         return 0;
     if (!strpbrk(path, "*?["))
-        return lh_err_at(reterr, errno == ENOENT ? LH_EINPUT : -errno, pointer, "'%s' cannot be read on this node", path);
+        return lh_err_at(reterr, errno == ENOENT ? LH_EINPUT : -errno, pointer,
+                         "'%s' cannot be read on this node", path);
     if (glob(path, 0, NULL, &found) != 0)
         return lh_err_at(reterr, LH_EINPUT, pointer, "no file matches '%s' on this node", path);
     for (size_t i = 0; rc == 0 && i < found.gl_pathc; i++)
         if (access(found.gl_pathv[i], R_OK) < 0)
-            rc = lh_err_at(reterr, -errno, pointer, "'%s' cannot be read on this node", found.gl_pathv[i]);
+            rc = lh_err_at(reterr, -errno, pointer, "'%s' cannot be read on this node",
+                           found.gl_pathv[i]);
     globfree(&found);
     return rc;
 }
 
 /* One URI of the spec becomes a path. */
-static int stage_uri(const struct stage_env *env, const char *uri, const json_t *inputs, const char *pointer, json_t **ret_path,
-                     struct lh_err *reterr)
+static int stage_uri(const struct stage_env *env, const char *uri, const json_t *inputs,
+                     const char *pointer, json_t **ret_path, struct lh_err *reterr)
 {
     struct lh_uri parsed;
     char path[PATH_CAP];
@@ -68,13 +76,20 @@ static int stage_uri(const struct stage_env *env, const char *uri, const json_t 
     return rc;
 }
 
-int stage_inputs(const struct stage_env *env, json_t *spec, const json_t *inputs, struct lh_err *reterr)
+int stage_inputs(const struct stage_env *env, json_t *spec, const json_t *inputs,
+                 struct lh_err *reterr)
 {
-    static const struct { const char *object, *member; bool list; } at[] = {
-        {"model", "base", false}, {"model", "adapter", false}, {"data", "train", true}, {"eval", "perplexity", true}};
+    static const struct {
+        const char *object, *member;
+        bool list;
+    } at[] = {{"model", "base", false},
+              {"model", "adapter", false},
+              {"data", "train", true},
+              {"eval", "perplexity", true}};
 
     for (size_t i = 0; i < LH_ARRAY_LEN(at); i++) {
-        json_t *object = json_object_get(spec, at[i].object), *member = json_object_get(object, at[i].member), *path;
+        json_t *object = json_object_get(spec, at[i].object),
+               *member = json_object_get(object, at[i].member), *path;
         size_t n = at[i].list ? json_array_size(member) : json_is_string(member);
         char pointer[64];
 
@@ -84,7 +99,8 @@ int stage_inputs(const struct stage_env *env, json_t *spec, const json_t *inputs
 
             (void)snprintf(pointer, sizeof(pointer), "/%s/%s", at[i].object, at[i].member);
             if (at[i].list)
-                (void)snprintf(pointer, sizeof(pointer), "/%s/%s/%zu", at[i].object, at[i].member, k);
+                (void)snprintf(pointer, sizeof(pointer), "/%s/%s/%zu", at[i].object, at[i].member,
+                               k);
             if (!json_is_string(uri))
                 continue;
             rc = stage_uri(env, json_string_value(uri), inputs, pointer, &path, reterr);
@@ -99,22 +115,29 @@ int stage_inputs(const struct stage_env *env, json_t *spec, const json_t *inputs
     return 0;
 }
 
-int stage_fetch(const struct stage_env *env, const json_t *input, char *ret_path, struct lh_err *reterr)
+int stage_fetch(const struct stage_env *env, const json_t *input, char *ret_path,
+                struct lh_err *reterr)
 {
-    struct cache_request q = {.dir = env->cache, .uri = lh_json_str(input, "uri", ""),
+    struct cache_request q = {.dir = env->cache,
+                              .uri = lh_json_str(input, "uri", ""),
                               .manifest_sha256 = lh_json_str(input, "manifest_sha256", ""),
-                              .s3_config = env->s3_config, .cancel = env->cancel};
+                              .s3_config = env->s3_config,
+                              .cancel = env->cancel};
 
     return cache_fetch(&q, ret_path, reterr);
 }
 
-/* The last `error` that a worker wrote into DIR/events, else the end of what it wrote to standard error. */
+/* The last `error` that a worker wrote into DIR/events, else the end of what it wrote to standard
+ * error. */
 static int worker_error(const char *dir, const struct spawn_result *r, struct lh_err *reterr)
 {
     char path[PATH_CAP], text[640] = "", pointer[160] = "";
     uint64_t offset = 0;
     json_t *line;
-    int code = r->exit == 75 || r->exit < 0 ? LH_ETRYAGAIN : r->exit == 64 ? LH_EJOB : LH_EINPUT, fd;
+    int code = r->exit == 75 || r->exit < 0 ? LH_ETRYAGAIN
+               : r->exit == 64              ? LH_EJOB
+                                            : LH_EINPUT,
+        fd;
 
     (void)snprintf(path, sizeof(path), "%s/events/rank-0.jsonl", dir);
     fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -128,18 +151,20 @@ static int worker_error(const char *dir, const struct spawn_result *r, struct lh
     if (fd >= 0)
         (void)close(fd);
     if (!text[0])
-        (void)snprintf(text, sizeof(text), "longhaul-worker ended with %s %d: %.500s", r->signal ? "signal" : "exit code",
-                       r->signal ? r->signal : r->exit, r->err);
+        (void)snprintf(text, sizeof(text), "longhaul-worker ended with %s %d: %.500s",
+                       r->signal ? "signal" : "exit code", r->signal ? r->signal : r->exit, r->err);
     return lh_err_at(reterr, code, pointer, "%s", text);
 }
 
-static int run_worker(const struct stage_env *env, const char *dir, const char *mode, unsigned timeout_ms,
-                      struct spawn_result *ret_result, struct lh_err *reterr)
+static int run_worker(const struct stage_env *env, const char *dir, const char *mode,
+                      unsigned timeout_ms, struct spawn_result *ret_result, struct lh_err *reterr)
 {
     char job[PATH_CAP], events[PATH_CAP], cache[PATH_CAP + 16];
-    char *argv[] = {(char *)(uintptr_t)env->worker, job, (char *)(uintptr_t)mode, (char *)(uintptr_t)"--events", events, NULL};
+    char *argv[] = {(char *)(uintptr_t)env->worker, job,    (char *)(uintptr_t)mode,
+                    (char *)(uintptr_t) "--events", events, NULL};
     const char *set_env[] = {cache, NULL};
-    struct spawn_request q = {.argv = argv, .set_env = set_env, .timeout_ms = timeout_ms, .cancel = env->cancel};
+    struct spawn_request q = {
+        .argv = argv, .set_env = set_env, .timeout_ms = timeout_ms, .cancel = env->cancel};
     int rc;
 
     (void)snprintf(job, sizeof(job), "%s/job.json", dir);
@@ -149,7 +174,8 @@ static int run_worker(const struct stage_env *env, const char *dir, const char *
     return rc < 0 ? rc : spawn_run(&q, ret_result, reterr);
 }
 
-int stage_job(const struct stage_env *env, const char *dir, const json_t *spec, struct lh_err *reterr)
+int stage_job(const struct stage_env *env, const char *dir, const json_t *spec,
+              struct lh_err *reterr)
 {
     struct spawn_result r;
     char path[PATH_CAP];
@@ -157,7 +183,7 @@ int stage_job(const struct stage_env *env, const char *dir, const json_t *spec, 
 
     (void)snprintf(path, sizeof(path), "%s/job.json", dir);
     rc = lh_json_save(path, spec, reterr);
-    if (rc < 0 || !is_text(spec))
+    if (rc < 0 || !has_texts(spec))
         return rc;
     rc = run_worker(env, dir, "--prepare", PREPARE_TIMEOUT_MS, &r, reterr);
     if (rc < 0)
@@ -168,7 +194,8 @@ int stage_job(const struct stage_env *env, const char *dir, const json_t *spec, 
     return rc;
 }
 
-int stage_plan(const struct stage_env *env, const char *dir, json_t **ret_plan, struct lh_err *reterr)
+int stage_plan(const struct stage_env *env, const char *dir, json_t **ret_plan,
+               struct lh_err *reterr)
 {
     struct spawn_result r;
     json_t *plan = NULL;
@@ -198,5 +225,6 @@ int stage_plan(const struct stage_env *env, const char *dir, json_t **ret_plan, 
 
 json_t *stage_problem(const struct lh_err *err)
 {
-    return json_pack("{s:s, s:s, s:s}", "code", lh_err_name(err->code), "pointer", err->pointer, "detail", err->text);
+    return json_pack("{s:s, s:s, s:s}", "code", lh_err_name(err->code), "pointer", err->pointer,
+                     "detail", err->text);
 }

@@ -1,4 +1,5 @@
-/* store_file.c - a directory as a store: copies, hashed on the way, renamed into place once they are on disk. */
+/* store_file.c - a directory as a store: copies, hashed on the way, renamed into place once they
+ * are on disk. */
 #include "daemon/node/store.h"
 #include "proto/base/fs.h"
 #include "proto/base/sha256.h"
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PATH_CAP 2048
@@ -44,7 +46,8 @@ static int mapped(int rc, struct lh_err *reterr)
     return code;
 }
 
-static int full_path(const struct store_file *s, const char *name, char *path, struct lh_err *reterr)
+static int full_path(const struct store_file *s, const char *name, char *path,
+                     struct lh_err *reterr)
 {
     char *slash;
     int rc;
@@ -58,7 +61,8 @@ static int full_path(const struct store_file *s, const char *name, char *path, s
     return mapped(rc, reterr);
 }
 
-static int copy_data(const struct store_file *s, int from, int to, struct lh_sha256 *hash, uint64_t *ret_bytes)
+static int copy_data(const struct store_file *s, int from, int to, struct lh_sha256 *hash,
+                     uint64_t *ret_bytes)
 {
     char *chunk = malloc(CHUNK_BYTES);
     uint64_t bytes = 0;
@@ -92,8 +96,8 @@ static int copy_data(const struct store_file *s, int from, int to, struct lh_sha
 }
 
 /* Copies path to tmp and syncs it; gives digest and size of what was copied. */
-static int copy_file(const struct store_file *s, const char *path, const char *tmp, char hex[static LH_SHA256_HEX],
-                     uint64_t *ret_bytes, struct lh_err *reterr)
+static int copy_file(const struct store_file *s, const char *path, const char *tmp,
+                     char hex[static LH_SHA256_HEX], uint64_t *ret_bytes, struct lh_err *reterr)
 {
     int from = open(path, O_RDONLY | O_CLOEXEC), to, rc;
     struct lh_sha256 hash;
@@ -132,8 +136,8 @@ static int sync_directory(const char *path, struct lh_err *reterr)
     return mapped(lh_sync_path(dir[0] ? dir : "/", reterr), reterr);
 }
 
-static int file_put(struct store *base, const char *name, const char *path, uint64_t bytes, const char *sha256,
-                    struct store_progress *progress, struct lh_err *reterr)
+static int file_put(struct store *base, const char *name, const char *path, uint64_t bytes,
+                    const char *sha256, struct store_progress *progress, struct lh_err *reterr)
 {
     struct store_file *s = (struct store_file *)base;
     char to[PATH_CAP], tmp[PATH_CAP + 16], hex[LH_SHA256_HEX];
@@ -156,7 +160,8 @@ static int file_put(struct store *base, const char *name, const char *path, uint
     return sync_directory(to, reterr);
 }
 
-static int file_read(struct store *base, const char *name, char **ret_data, size_t *ret_len, struct lh_err *reterr)
+static int file_read(struct store *base, const char *name, char **ret_data, size_t *ret_len,
+                     struct lh_err *reterr)
 {
     const struct store_file *s = (const struct store_file *)base;
     char path[PATH_CAP];
@@ -166,7 +171,8 @@ static int file_read(struct store *base, const char *name, char **ret_data, size
 }
 
 /* link(2) fails when the name exists: what If-None-Match is elsewhere. */
-static int file_create(struct store *base, const char *name, const void *data, size_t len, struct lh_err *reterr)
+static int file_create(struct store *base, const char *name, const void *data, size_t len,
+                       struct lh_err *reterr)
 {
     struct store_file *s = (struct store_file *)base;
     char to[PATH_CAP], tmp[PATH_CAP + 16], *there = NULL;
@@ -180,7 +186,9 @@ static int file_create(struct store *base, const char *name, const void *data, s
     if (rc < 0)
         return rc;
     if (link(tmp, to) < 0)
-        rc = errno == EEXIST ? -EEXIST : lh_err_set(reterr, may_pass(-errno), "create '%s' (%s)", to, strerror(errno));
+        rc = errno == EEXIST
+                 ? -EEXIST
+                 : lh_err_set(reterr, may_pass(-errno), "create '%s' (%s)", to, strerror(errno));
     (void)unlink(tmp);
     if (rc == -EEXIST) {
         rc = file_read(base, name, &there, &there_len, reterr);
@@ -191,7 +199,8 @@ static int file_create(struct store *base, const char *name, const void *data, s
     return rc < 0 ? rc : sync_directory(to, reterr);
 }
 
-static int file_get(struct store *base, const char *name, const char *path, uint64_t max_bytes, struct lh_err *reterr)
+static int file_get(struct store *base, const char *name, const char *path, uint64_t max_bytes,
+                    struct lh_err *reterr)
 {
     struct store_file *s = (struct store_file *)base;
     char from[PATH_CAP], hex[LH_SHA256_HEX];
@@ -205,14 +214,34 @@ static int file_get(struct store *base, const char *name, const char *path, uint
     return copy_file(s, from, path, hex, &bytes, reterr);
 }
 
+static int file_stat(struct store *base, const char *name, struct store_stat *ret_stat,
+                     struct lh_err *reterr)
+{
+    const struct store_file *s = (const struct store_file *)base;
+    struct store_stat out = {0};
+    char path[PATH_CAP];
+    struct stat st;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+    if (stat(path, &st) < 0)
+        return lh_err_set(reterr, may_pass(-errno), "'%s' (%s)", path, strerror(errno));
+    out.bytes = (uint64_t)st.st_size;
+    (void)snprintf(out.etag, sizeof(out.etag), "%lld.%09ld", (long long)st.st_mtim.tv_sec,
+                   st.st_mtim.tv_nsec);
+    *ret_stat = out;
+    return 0;
+}
+
 static void file_close(struct store *base)
 {
     free(base);
 }
 
-int store_file_open(const char *dir, const volatile bool *cancel, struct store **ret_store, struct lh_err *reterr)
+int store_file_open(const char *dir, const volatile bool *cancel, struct store **ret_store,
+                    struct lh_err *reterr)
 {
-    static const struct store_ops ops = {file_put, file_create, file_get, file_read, file_close};
+    static const struct store_ops ops = {file_put,  file_create, file_get,
+                                         file_read, file_stat,   file_close};
     struct store_file *s = calloc(1, sizeof(*s));
     size_t n = strlen(dir);
 

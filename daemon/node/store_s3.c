@@ -1,8 +1,8 @@
 /* store_s3.c - a bucket and prefix as a store.
  *
- * Up to PART_BYTES an object is one PUT; above, a multipart upload whose id and parts the caller keeps, so that a killed
- * daemon or server costs one part. Each part carries its SHA-256 for the server to check; at the end HEAD must tell the
- * size and, when the server knows it, the checksum.
+ * Up to PART_BYTES an object is one PUT; above, a multipart upload whose id and parts the caller
+ * keeps, so that a killed daemon or server costs one part. Each part carries its SHA-256 for the
+ * server to check; at the end HEAD must tell the size and, when the server knows it, the checksum.
  */
 #include "daemon/node/s3.h"
 #include "daemon/node/sigv4.h"
@@ -32,10 +32,12 @@ struct store_s3 {
     char bucket[128], prefix[KEY_CAP];
 };
 
-static int make_key(const struct store_s3 *s, const char *name, char key[static KEY_CAP], struct lh_err *reterr)
+static int make_key(const struct store_s3 *s, const char *name, char key[static KEY_CAP],
+                    struct lh_err *reterr)
 {
     if (snprintf(key, KEY_CAP, "%s%s%s", s->prefix, s->prefix[0] ? "/" : "", name) >= KEY_CAP)
-        return lh_err_set(reterr, -ENAMETOOLONG, "s3://%s/%.200s.../%.200s", s->bucket, s->prefix, name);
+        return lh_err_set(reterr, -ENAMETOOLONG, "s3://%s/%.200s.../%.200s", s->bucket, s->prefix,
+                          name);
     return 0;
 }
 
@@ -53,32 +55,45 @@ static void from_hex(const char *hex, unsigned char out[static DIGEST_BYTES])
         (void)sscanf(hex + 2 * i, "%2hhx", &out[i]);
 }
 
-/* checksum: what the server should know of the object, in base64 (a multipart one: "...-N"). A server that keeps none is believed
- * by size: it has checked each body against the signed digest. */
-static int verify(struct store_s3 *s, const char *key, uint64_t bytes, const char *checksum, struct lh_err *reterr)
+/* checksum: what the server should know of the object, in base64 (a multipart one: "...-N"). A
+ * server that keeps none is believed by size: it has checked each body against the signed digest.
+ */
+static int verify(struct store_s3 *s, const char *key, uint64_t bytes, const char *checksum,
+                  struct lh_err *reterr)
 {
-    struct s3_request q = {.method = "HEAD", .key = key, .query = "", .checksum_mode = true, .out_fd = -1};
+    struct s3_request q = {
+        .method = "HEAD", .key = key, .query = "", .checksum_mode = true, .out_fd = -1};
     struct s3_reply r;
     int rc = s3_send(s->s3, &q, &r, reterr);
 
     if (rc == -ENOENT)
-        rc = lh_err_set(reterr, LH_ETRYAGAIN, "s3://%s/%s is not there after the upload", s->bucket, key);
+        rc = lh_err_set(reterr, LH_ETRYAGAIN, "s3://%s/%s is not there after the upload", s->bucket,
+                        key);
     if (rc == 0 && r.length != bytes)
-        rc = lh_err_set(reterr, LH_ETRYAGAIN, "s3://%s/%s has %" PRIu64 " bytes after the upload, not %" PRIu64, s->bucket, key,
-                        r.length, bytes);
+        rc = lh_err_set(reterr, LH_ETRYAGAIN,
+                        "s3://%s/%s has %" PRIu64 " bytes after the upload, not %" PRIu64,
+                        s->bucket, key, r.length, bytes);
     if (rc == 0 && r.checksum[0] && strcmp(r.checksum, checksum) != 0)
-        rc = lh_err_set(reterr, LH_ETRYAGAIN, "s3://%s/%s has the checksum %s after the upload, not %s", s->bucket, key,
+        rc = lh_err_set(reterr, LH_ETRYAGAIN,
+                        "s3://%s/%s has the checksum %s after the upload, not %s", s->bucket, key,
                         r.checksum, checksum);
     s3_reply_release(&r);
     return rc;
 }
 
-/* ---- one PUT ---------------------------------------------------------------------------------------------------- */
+/* ---- one PUT ---------------------------------------------------------------------------- */
 
-static int put_bytes(struct store_s3 *s, const char *key, const void *data, size_t len, bool if_none_match, struct lh_err *reterr)
+static int put_bytes(struct store_s3 *s, const char *key, const void *data, size_t len,
+                     bool if_none_match, struct lh_err *reterr)
 {
-    struct s3_request q = {.method = "PUT", .key = key, .query = "", .body = data, .body_len = len, .checksum = true,
-                           .if_none_match = if_none_match, .out_fd = -1};
+    struct s3_request q = {.method = "PUT",
+                           .key = key,
+                           .query = "",
+                           .body = data,
+                           .body_len = len,
+                           .checksum = true,
+                           .if_none_match = if_none_match,
+                           .out_fd = -1};
     struct s3_reply r;
     int rc = s3_send(s->s3, &q, &r, reterr);
 
@@ -86,8 +101,8 @@ static int put_bytes(struct store_s3 *s, const char *key, const void *data, size
     return rc;
 }
 
-static int put_whole(struct store_s3 *s, const char *key, const char *path, uint64_t bytes, const char *sha256,
-                     struct lh_err *reterr)
+static int put_whole(struct store_s3 *s, const char *key, const char *path, uint64_t bytes,
+                     const char *sha256, struct lh_err *reterr)
 {
     unsigned char digest[DIGEST_BYTES];
     char hex[LH_SHA256_HEX], checksum[64], *data = NULL;
@@ -109,7 +124,7 @@ static int put_whole(struct store_s3 *s, const char *key, const char *path, uint
     return verify(s, key, bytes, checksum, reterr);
 }
 
-/* ---- multipart -------------------------------------------------------------------------------------------------- */
+/* ---- multipart -------------------------------------------------------------------------- */
 
 struct multipart {
     struct store_s3 *s;
@@ -130,14 +145,20 @@ static void save(const struct multipart *m)
 
 static int begin(struct multipart *m, struct lh_err *reterr)
 {
-    struct s3_request q = {.method = "POST", .key = m->key, .query = "uploads=", .body = "", .checksum_algorithm = "SHA256",
+    struct s3_request q = {.method = "POST",
+                           .key = m->key,
+                           .query = "uploads=",
+                           .body = "",
+                           .checksum_algorithm = "SHA256",
                            .out_fd = -1};
     struct s3_reply r;
     char id[512];
     int rc = s3_send(m->s->s3, &q, &r, reterr);
 
     if (rc == 0 && !s3_xml(&r, "UploadId", id, sizeof(id)))
-        rc = lh_err_set(reterr, LH_EREMOTE, "s3://%s/%s: the server began an upload without an UploadId", m->s->bucket, m->key);
+        rc = lh_err_set(reterr, LH_EREMOTE,
+                        "s3://%s/%s: the server began an upload without an UploadId", m->s->bucket,
+                        m->key);
     s3_reply_release(&r);
     if (rc < 0)
         return rc;
@@ -148,12 +169,14 @@ static int begin(struct multipart *m, struct lh_err *reterr)
     return 0;
 }
 
-static int query_of(const struct multipart *m, unsigned part, char *buf, size_t cap, struct lh_err *reterr)
+static int query_of(const struct multipart *m, unsigned part, char *buf, size_t cap,
+                    struct lh_err *reterr)
 {
     char id[1600];
 
     if (sigv4_encode(lh_json_str(m->state, "id", ""), 0, id, sizeof(id)) < 0)
-        return lh_err_set(reterr, LH_EREMOTE, "s3://%s/%s: the upload's id is too long", m->s->bucket, m->key);
+        return lh_err_set(reterr, LH_EREMOTE, "s3://%s/%s: the upload's id is too long",
+                          m->s->bucket, m->key);
     if (part)
         (void)snprintf(buf, cap, "partNumber=%u&uploadId=%s", part, id);
     else
@@ -166,8 +189,14 @@ static int send_part(struct multipart *m, unsigned part, struct lh_err *reterr)
     uint64_t at = (uint64_t)(part - 1) * m->part_bytes;
     size_t len = (size_t)LH_MIN(m->part_bytes, m->bytes - at);
     char name[16], query[1700], hex[LH_SHA256_HEX];
-    struct s3_request q = {.method = "PUT", .key = m->key, .query = query, .body = m->buffer, .body_len = len,
-                           .body_sha256 = hex, .checksum = true, .out_fd = -1};
+    struct s3_request q = {.method = "PUT",
+                           .key = m->key,
+                           .query = query,
+                           .body = m->buffer,
+                           .body_len = len,
+                           .body_sha256 = hex,
+                           .checksum = true,
+                           .out_fd = -1};
     struct s3_reply r;
     int rc;
 
@@ -192,7 +221,8 @@ static int send_part(struct multipart *m, unsigned part, struct lh_err *reterr)
 }
 
 /* The list of parts for the server, and the checksum of their checksums that it should come to. */
-static int describe(const struct multipart *m, struct lh_buf *xml, char ret_checksum[static 80], struct lh_err *reterr)
+static int describe(const struct multipart *m, struct lh_buf *xml, char ret_checksum[static 80],
+                    struct lh_err *reterr)
 {
     unsigned char digest[DIGEST_BYTES];
     char base64[64], hex[LH_SHA256_HEX];
@@ -210,7 +240,9 @@ static int describe(const struct multipart *m, struct lh_buf *xml, char ret_chec
         from_hex(lh_json_str(p, "sha256", ""), digest);
         lh_sha256_update(&all, digest, sizeof(digest));
         to_base64(digest, sizeof(digest), base64);
-        rc = lh_buf_printf(xml, "<Part><PartNumber>%u</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</ChecksumSHA256></Part>",
+        rc = lh_buf_printf(xml,
+                           "<Part><PartNumber>%u</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</"
+                           "ChecksumSHA256></Part>",
                            part, lh_json_str(p, "etag", ""), base64);
     }
     if (rc == 0)
@@ -219,7 +251,8 @@ static int describe(const struct multipart *m, struct lh_buf *xml, char ret_chec
     from_hex(hex, digest);
     to_base64(digest, sizeof(digest), base64);
     (void)snprintf(ret_checksum, 80, "%s-%u", base64, m->n_parts);
-    return rc < 0 ? lh_err_set(reterr, rc, "s3://%s/%s: the list of parts", m->s->bucket, m->key) : 0;
+    return rc < 0 ? lh_err_set(reterr, rc, "s3://%s/%s: the list of parts", m->s->bucket, m->key)
+                  : 0;
 }
 
 static int complete(struct multipart *m, char ret_checksum[static 80], struct lh_err *reterr)
@@ -272,7 +305,8 @@ static int put_parts(struct multipart *m, char ret_checksum[static 80], struct l
     if (rc == 0)
         rc = complete(m, ret_checksum, reterr);
     /* The server no longer knows the upload or its parts: from the start, with the next try. */
-    if (rc == LH_EREMOTE && reterr && (strstr(reterr->text, "NoSuchUpload") || strstr(reterr->text, "InvalidPart"))) {
+    if (rc == LH_EREMOTE && reterr &&
+        (strstr(reterr->text, "NoSuchUpload") || strstr(reterr->text, "InvalidPart"))) {
         (void)json_object_clear(m->state);
         save(m);
         reterr->code = rc = LH_ETRYAGAIN;
@@ -282,10 +316,15 @@ static int put_parts(struct multipart *m, char ret_checksum[static 80], struct l
     return rc;
 }
 
-static int put_multipart(struct store_s3 *s, const char *key, const char *path, uint64_t bytes, const char *sha256,
-                         struct store_progress *progress, struct lh_err *reterr)
+static int put_multipart(struct store_s3 *s, const char *key, const char *path, uint64_t bytes,
+                         const char *sha256, struct store_progress *progress, struct lh_err *reterr)
 {
-    struct multipart m = {.s = s, .key = key, .path = path, .bytes = bytes, .part_bytes = PART_BYTES, .progress = progress};
+    struct multipart m = {.s = s,
+                          .key = key,
+                          .path = path,
+                          .bytes = bytes,
+                          .part_bytes = PART_BYTES,
+                          .progress = progress};
     char checksum[80], hex[LH_SHA256_HEX];
     uint64_t size;
     int rc;
@@ -293,7 +332,9 @@ static int put_multipart(struct store_s3 *s, const char *key, const char *path, 
     while (bytes / m.part_bytes >= PARTS_MAX)
         m.part_bytes *= 2;
     m.state = json_object_get(progress->parts, key);
-    if (!json_object_get(m.state, "id")) { /* a first try: is it what the manifest says? Parts are checked one by one */
+    if (!json_object_get(
+            m.state,
+            "id")) { /* a first try: is it what the manifest says? Parts are checked one by one */
         rc = lh_sha256_file(path, hex, &size, reterr);
         if (rc == 0 && (size != bytes || strcmp(hex, sha256) != 0))
             rc = lh_err_set(reterr, LH_EINPUT, "'%s' is not what its manifest says", path);
@@ -316,10 +357,10 @@ static int put_multipart(struct store_s3 *s, const char *key, const char *path, 
     return rc < 0 ? rc : verify(s, key, bytes, checksum, reterr);
 }
 
-/* ---- the table -------------------------------------------------------------------------------------------------- */
+/* ---- the table -------------------------------------------------------------------------- */
 
-static int s3_put(struct store *base, const char *name, const char *path, uint64_t bytes, const char *sha256,
-                  struct store_progress *progress, struct lh_err *reterr)
+static int s3_put(struct store *base, const char *name, const char *path, uint64_t bytes,
+                  const char *sha256, struct store_progress *progress, struct lh_err *reterr)
 {
     struct store_s3 *s = (struct store_s3 *)base;
     char key[KEY_CAP];
@@ -331,7 +372,8 @@ static int s3_put(struct store *base, const char *name, const char *path, uint64
                                : put_multipart(s, key, path, bytes, sha256, progress, reterr);
 }
 
-static int s3_read(struct store *base, const char *name, char **ret_data, size_t *ret_len, struct lh_err *reterr)
+static int s3_read(struct store *base, const char *name, char **ret_data, size_t *ret_len,
+                   struct lh_err *reterr)
 {
     struct store_s3 *s = (struct store_s3 *)base;
     char key[KEY_CAP];
@@ -352,7 +394,8 @@ static int s3_read(struct store *base, const char *name, char **ret_data, size_t
     return rc;
 }
 
-static int s3_create(struct store *base, const char *name, const void *data, size_t len, struct lh_err *reterr)
+static int s3_create(struct store *base, const char *name, const void *data, size_t len,
+                     struct lh_err *reterr)
 {
     struct store_s3 *s = (struct store_s3 *)base;
     char key[KEY_CAP], *there = NULL;
@@ -363,14 +406,17 @@ static int s3_create(struct store *base, const char *name, const void *data, siz
         rc = put_bytes(s, key, data, len, true, reterr);
     if (rc != -EEXIST)
         return rc;
-    rc = s3_read(base, name, &there, &there_len, reterr); /* ours, of a try whose answer was lost? */
+    rc =
+        s3_read(base, name, &there, &there_len, reterr); /* ours, of a try whose answer was lost? */
     if (rc == 0 && (there_len != len || memcmp(there, data, len) != 0))
-        rc = lh_err_set(reterr, -EEXIST, "s3://%s/%s was written by another attempt", s->bucket, key);
+        rc = lh_err_set(reterr, -EEXIST, "s3://%s/%s was written by another attempt", s->bucket,
+                        key);
     free(there);
     return rc;
 }
 
-static int s3_get(struct store *base, const char *name, const char *path, uint64_t max_bytes, struct lh_err *reterr)
+static int s3_get(struct store *base, const char *name, const char *path, uint64_t max_bytes,
+                  struct lh_err *reterr)
 {
     struct store_s3 *s = (struct store_s3 *)base;
     char key[KEY_CAP];
@@ -391,6 +437,30 @@ static int s3_get(struct store *base, const char *name, const char *path, uint64
     return rc;
 }
 
+static int s3_stat(struct store *base, const char *name, struct store_stat *ret_stat,
+                   struct lh_err *reterr)
+{
+    struct store_s3 *s = (struct store_s3 *)base;
+    struct store_stat out = {0};
+    char key[KEY_CAP];
+    struct s3_request q = {
+        .method = "HEAD", .key = key, .query = "", .checksum_mode = true, .out_fd = -1};
+    struct s3_reply r;
+    int rc = make_key(s, name, key, reterr);
+
+    if (rc < 0)
+        return rc;
+    rc = s3_send(s->s3, &q, &r, reterr);
+    out.bytes = r.length;
+    (void)snprintf(out.etag, sizeof(out.etag), "%s", r.etag);
+    if (!strchr(r.checksum, '-')) /* one of parts says nothing about the whole */
+        (void)snprintf(out.checksum, sizeof(out.checksum), "%s", r.checksum);
+    s3_reply_release(&r);
+    if (rc == 0)
+        *ret_stat = out;
+    return rc;
+}
+
 static void store_s3_close(struct store *base)
 {
     struct store_s3 *s = (struct store_s3 *)base;
@@ -399,10 +469,11 @@ static void store_s3_close(struct store *base)
     free(s);
 }
 
-int store_s3_open(const char *bucket, const char *prefix, const char *config, const volatile bool *cancel,
-                  struct store **ret_store, struct lh_err *reterr)
+int store_s3_open(const char *bucket, const char *prefix, const char *config,
+                  const volatile bool *cancel, struct store **ret_store, struct lh_err *reterr)
 {
-    static const struct store_ops ops = {s3_put, s3_create, s3_get, s3_read, store_s3_close};
+    static const struct store_ops ops = {s3_put,  s3_create, s3_get,
+                                         s3_read, s3_stat,   store_s3_close};
     struct store_s3 *s = calloc(1, sizeof(*s));
     size_t n = strlen(prefix);
     int rc;

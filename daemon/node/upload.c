@@ -26,7 +26,8 @@ static json_t *member(json_t *state, const char *name)
     return json_object_get(state, name);
 }
 
-static int put_files(struct upload *u, struct store *store, const struct lh_manifest *m, struct lh_err *reterr)
+static int put_files(struct upload *u, struct store *store, const struct lh_manifest *m,
+                     struct lh_err *reterr)
 {
     struct store_progress progress = {.parts = member(u->state, "parts"), .save = save, .arg = u};
     json_t *files = member(u->state, "files");

@@ -24,7 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PARALLEL_MAX 4      /* uploads of all attempts of the node at a time: the line is shared */
+#define PARALLEL_MAX 4 /* uploads of all attempts of the node at a time: the line is shared */
 #define BACKOFF_MIN_MS 1000
 #define BACKOFF_MAX_MS 60000
 #define EVENTS_AT_ONCE 2000 /* in one tick: the loop goes on */
@@ -36,14 +36,15 @@ struct item {
     uv_work_t req; /* must not move */
     struct item *next;
     struct uploads *owner;
-    char name[64];               /* "step-00000050", "shards" */
-    int64_t step;                /* -1: an output */
+    char name[64]; /* "step-00000050", "shards" */
+    int64_t step;  /* -1: an output */
     enum upload_state state;
-    char dir[NODE_PATH_MAX], path[NODE_PATH_MAX], state_path[NODE_PATH_MAX], uri[URI_MAX]; /* links, the worker's own, record, to */
+    char dir[NODE_PATH_MAX], path[NODE_PATH_MAX], state_path[NODE_PATH_MAX],
+        uri[URI_MAX]; /* links, the worker's own, record, to */
     char manifest_sha256[LH_SHA256_HEX], error[400];
     uint64_t bytes, first_ms, again_ms;
     unsigned tries;
-    json_t *record;              /* the thread's while RUNNING */
+    json_t *record; /* the thread's while RUNNING */
     int rc;
     struct lh_err err;
 };
@@ -84,7 +85,7 @@ void uploads_free(struct uploads *u)
     free(u);
 }
 
-/* ---- reports ---------------------------------------------------------------------------------------------------- */
+/* ---- reports ---------------------------------------------------------------------------- */
 
 static void name_it(const struct item *i, json_t *o)
 {
@@ -97,8 +98,8 @@ static void name_it(const struct item *i, json_t *o)
 static void tell_written(const struct item *i)
 {
     const struct held *h = i->owner->held;
-    json_t *o = json_pack("{s:I, s:s, s:s}", "bytes", (json_int_t)i->bytes, "manifest_sha256", i->manifest_sha256, "path",
-                          i->path);
+    json_t *o = json_pack("{s:I, s:s, s:s}", "bytes", (json_int_t)i->bytes, "manifest_sha256",
+                          i->manifest_sha256, "path", i->path);
 
     name_it(i, o);
     reports_attempt(h->node->reports, h, "checkpoint", i->name, o);
@@ -112,8 +113,9 @@ static void tell_state(const struct item *i)
 
     if (i->state < UPLOAD_RUNNING)
         return;
-    o = json_pack("{s:s, s:s, s:I, s:s, s:s}", "state", state_names[i->state], "uri", i->uri, "bytes", (json_int_t)i->bytes,
-                  "manifest_sha256", i->manifest_sha256, "error", i->error);
+    o = json_pack("{s:s, s:s, s:I, s:s, s:s}", "state", state_names[i->state], "uri", i->uri,
+                  "bytes", (json_int_t)i->bytes, "manifest_sha256", i->manifest_sha256, "error",
+                  i->error);
     name_it(i, o);
     (void)snprintf(which, sizeof(which), "%s/%s", i->name, state_names[i->state]);
     reports_attempt(h->node->reports, h, "upload", which, o);
@@ -127,7 +129,7 @@ void uploads_tell_all(struct uploads *u)
     }
 }
 
-/* ---- finding ---------------------------------------------------------------------------------------------------- */
+/* ---- finding ---------------------------------------------------------------------------- */
 
 static int link_files(const struct item *i, struct lh_err *reterr)
 {
@@ -136,7 +138,8 @@ static int link_files(const struct item *i, struct lh_err *reterr)
     int rc = lh_manifest_read(i->path, &m, reterr);
 
     for (unsigned k = 0; rc == 0 && k <= m.n_files; k++) {
-        const char *name = k < m.n_files ? m.files[k].name : LH_MANIFEST_NAME; /* the manifest last, here too */
+        const char *name =
+            k < m.n_files ? m.files[k].name : LH_MANIFEST_NAME; /* the manifest last, here too */
 
         (void)snprintf(from, sizeof(from), "%s/%s", i->path, name);
         (void)snprintf(to, sizeof(to), "%s/%s", i->dir, name);
@@ -185,7 +188,8 @@ static const char *upload_prefix(const struct held *h)
     return prefix;
 }
 
-static void add_item(struct uploads *u, const char *name, int64_t step, const char *path, uint64_t bytes, const char *sha256)
+static void add_item(struct uploads *u, const char *name, int64_t step, const char *path,
+                     uint64_t bytes, const char *sha256)
 {
     const struct held *h = u->held;
     const char *prefix = upload_prefix(h);
@@ -211,7 +215,8 @@ static void add_item(struct uploads *u, const char *name, int64_t step, const ch
     (void)snprintf(i->manifest_sha256, sizeof(i->manifest_sha256), "%s", sha256);
     (void)snprintf(i->dir, sizeof(i->dir), "%.900s/uploads/%s", h->dir, name);
     (void)snprintf(i->state_path, sizeof(i->state_path), "%.900s/uploads/%s.json", h->dir, name);
-    (void)snprintf(i->uri, sizeof(i->uri), "%.*s/%s/attempt-%" PRIu64 "/%s", (int)n, prefix, h->job, h->number, name);
+    (void)snprintf(i->uri, sizeof(i->uri), "%.*s/%s/attempt-%" PRIu64 "/%s", (int)n, prefix, h->job,
+                   h->number, name);
     i->next = u->items;
     u->items = i;
     i->state = n > 0 ? UPLOAD_WAITING : UPLOAD_LOCAL;
@@ -231,7 +236,8 @@ static void read_journal(struct uploads *u)
     int n;
 
     if (u->journal < 0)
-        u->journal = open(held_path(u->held, path, "out/events/rank-0.jsonl"), O_RDONLY | O_CLOEXEC);
+        u->journal =
+            open(held_path(u->held, path, "out/events/rank-0.jsonl"), O_RDONLY | O_CLOEXEC);
     if (u->journal < 0) {
         u->all_read = true; /* as far as there is one */
         return;
@@ -241,7 +247,8 @@ static void read_journal(struct uploads *u)
 
         if (strcmp(lh_json_str(line, "type", ""), "checkpoint") == 0 && step >= 0) {
             (void)snprintf(name, sizeof(name), "step-%08" PRId64, step);
-            add_item(u, name, step, lh_json_str(line, "path", ""), (uint64_t)lh_json_i64(line, "bytes", 0),
+            add_item(u, name, step, lh_json_str(line, "path", ""),
+                     (uint64_t)lh_json_i64(line, "bytes", 0),
                      lh_json_str(line, "manifest_sha256", ""));
         }
         json_decref(line);
@@ -265,13 +272,17 @@ static void find_outputs(struct uploads *u)
     u->outputs_seen = true;
 }
 
-/* ---- uploading -------------------------------------------------------------------------------------------------- */
+/* ---- uploading -------------------------------------------------------------------------- */
 
 static void item_on_thread(uv_work_t *req)
 {
     struct item *i = req->data;
-    struct upload up = {.dir = i->dir, .uri = i->uri, .s3_config = i->owner->held->node->config.s3_config,
-                        .state_path = i->state_path, .state = i->record, .cancel = &i->owner->held->node->stopping};
+    struct upload up = {.dir = i->dir,
+                        .uri = i->uri,
+                        .s3_config = i->owner->held->node->config.s3_config,
+                        .state_path = i->state_path,
+                        .state = i->record,
+                        .cancel = &i->owner->held->node->stopping};
 
     i->rc = upload_run(&up, &i->err);
 }
@@ -285,22 +296,25 @@ static void settle(struct item *i, uint64_t now)
         i->error[0] = '\0';
         set_state(i, UPLOAD_DONE);
         (void)!lh_remove_tree(i->dir, NULL);
-        lh_info("upload.done", "job=%s attempt=%" PRIu64 " name=%s bytes=%" PRIu64 " uri=%s tries=%u", h->job, h->number, i->name,
-                i->bytes, i->uri, i->tries);
+        lh_info("upload.done",
+                "job=%s attempt=%" PRIu64 " name=%s bytes=%" PRIu64 " uri=%s tries=%u", h->job,
+                h->number, i->name, i->bytes, i->uri, i->tries);
     } else if (i->rc == LH_ETRYAGAIN && now - i->first_ms < patience_ms) {
         unsigned shift = LH_MIN(i->tries - 1, 6u);
 
         (void)snprintf(i->error, sizeof(i->error), "%.399s", i->err.text);
         i->state = UPLOAD_WAITING;
-        i->again_ms = now + LH_MIN((uint64_t)BACKOFF_MIN_MS << shift, (uint64_t)BACKOFF_MAX_MS) / 2 + now % BACKOFF_MIN_MS;
-        lh_warn("upload.again", "job=%s attempt=%" PRIu64 " name=%s tries=%u error=\"%s\"", h->job, h->number, i->name, i->tries,
-                i->err.text);
+        i->again_ms = now +
+                      LH_MIN((uint64_t)BACKOFF_MIN_MS << shift, (uint64_t)BACKOFF_MAX_MS) / 2 +
+                      now % BACKOFF_MIN_MS;
+        lh_warn("upload.again", "job=%s attempt=%" PRIu64 " name=%s tries=%u error=\"%s\"", h->job,
+                h->number, i->name, i->tries, i->err.text);
         return;
     } else {
         (void)snprintf(i->error, sizeof(i->error), "%.399s", i->err.text);
         set_state(i, UPLOAD_FAILED);
-        lh_error("upload.failed", "job=%s attempt=%" PRIu64 " name=%s tries=%u error=\"%s\"", h->job, h->number, i->name, i->tries,
-                 i->err.text);
+        lh_error("upload.failed", "job=%s attempt=%" PRIu64 " name=%s tries=%u error=\"%s\"",
+                 h->job, h->number, i->name, i->tries, i->err.text);
     }
     tell_state(i);
 }
@@ -378,12 +392,14 @@ int uploads_rescue(struct uploads *u, struct lh_err *reterr)
 
         if (i->state == UPLOAD_DONE || !lh_is_dir(from))
             continue;
-        rc = lh_mkdir_p(node_path(h->node, to, "kept/%s/attempt-%" PRIu64, h->job, h->number), reterr);
+        rc = lh_mkdir_p(node_path(h->node, to, "kept/%s/attempt-%" PRIu64, h->job, h->number),
+                        reterr);
         (void)node_path(h->node, to, "kept/%s/attempt-%" PRIu64 "/%s", h->job, h->number, i->name);
         if (rc == 0 && rename(from, to) < 0 && errno != ENOTEMPTY && errno != EEXIST)
             rc = lh_err_set(reterr, -errno, "keep '%s' as '%s'", from, to);
         if (rc == 0)
-            lh_warn("checkpoint.kept", "job=%s attempt=%" PRIu64 " path=%s error=\"%s\"", h->job, h->number, to, i->error);
+            lh_warn("checkpoint.kept", "job=%s attempt=%" PRIu64 " path=%s error=\"%s\"", h->job,
+                    h->number, to, i->error);
     }
     return rc;
 }

@@ -1,7 +1,9 @@
-/* agent.c - what mpirun runs in place of ssh: leaves the orted command for another node in DIR/relay and is done.
+/* agent.c - what mpirun runs in place of ssh: leaves the orted command for another node in
+ * DIR/relay and is done.
  *
- * The node daemon of the head reports the file, the coordinator hands the command to the other node, whose shim runs
- * it. mpirun takes exit status 0 as "the daemon is on its way" and waits for it to call back.
+ * The node daemon of the head reports the file, the coordinator hands the command to the other
+ * node, whose shim runs it. mpirun takes exit status 0 as "the daemon is on its way" and waits for
+ * it to call back.
  */
 #include "daemon/shim/attempt.h"
 #include "daemon/shim/roles.h"
@@ -16,7 +18,8 @@
 #define COMMAND_MAX (64u << 10)
 #define CANNOT_REACH 255 /* as ssh says it */
 
-static int save(const struct attempt *a, const char *host, const char *command, struct lh_err *reterr)
+static int save(const struct attempt *a, const char *host, const char *command,
+                struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *o = NULL;
     const char *node = attempt_node_at(a, host);

@@ -54,12 +54,14 @@ static int load_gang(struct attempt *a, const json_t *gang, struct lh_err *reter
 static int load_local(struct attempt *a, const json_t *local, struct lh_err *reterr)
 {
     int64_t cores = lh_json_i64(local, "cores", 1), slots = lh_json_i64(local, "slots", 1);
-    int64_t grace = lh_json_i64(local, "grace_ms", 60000), hang = lh_json_i64(local, "hang_ms", 600000);
+    int64_t grace = lh_json_i64(local, "grace_ms", 60000),
+            hang = lh_json_i64(local, "hang_ms", 600000);
     int64_t log_max = lh_json_i64(local, "log_max_bytes", 64 << 20);
 
     copy(a->node, sizeof(a->node), lh_json_str(local, "node", ""));
     copy(a->mpirun, sizeof(a->mpirun), lh_json_str(local, "mpirun", "mpirun"));
     copy(a->cache, sizeof(a->cache), lh_json_str(local, "cache", ""));
+    copy(a->cgroup, sizeof(a->cgroup), lh_json_str(local, "cgroup", ""));
     if (cores < 1 || slots < 1 || grace < 0 || hang < 0 || log_max < 4096)
         return bad(reterr, "a number of 'local' is out of range");
     a->cores = (unsigned)cores;

@@ -39,8 +39,8 @@ static void tell_dropped(struct caplog *c)
 
     if (c->dropped == 0)
         return;
-    n = snprintf(line, sizeof(line), "\n[longhaul-shim: %" PRIu64 " bytes of output were dropped here]\n",
-                 c->dropped);
+    n = snprintf(line, sizeof(line),
+                 "\n[longhaul-shim: %" PRIu64 " bytes of output were dropped here]\n", c->dropped);
     put(c, line, (size_t)n);
     c->dropped = 0;
 }
@@ -72,7 +72,8 @@ void caplog_write(struct caplog *c, const char *data, size_t n, uint64_t now_ms)
 
     refill(c, now_ms);
     if (!c->full && c->written + n > c->max_bytes) {
-        static const char marker[] = "\n[longhaul-shim: the log is full; only its end will follow]\n";
+        static const char marker[] =
+            "\n[longhaul-shim: the log is full; only its end will follow]\n";
 
         tell_dropped(c);
         put(c, marker, sizeof(marker) - 1);

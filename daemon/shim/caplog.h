@@ -1,8 +1,8 @@
 /* caplog.h - a rank's log file that a flood of output cannot grow without bound.
  *
- * The file only grows (it is shipped by offset). Beyond a rate (a burst of 8 MiB, then 1 MiB a second) and beyond a
- * total, output is dropped and a line says how much; when the total was reached the last 8 KiB are kept and
- * written at the end, because that is where the error stands.
+ * The file only grows (it is shipped by offset). Beyond a rate (a burst of 8 MiB, then 1 MiB a
+ * second) and beyond a total, output is dropped and a line says how much; when the total was
+ * reached the last 8 KiB are kept and written at the end, because that is where the error stands.
  */
 #pragma once
 #include <stdbool.h>

@@ -25,7 +25,8 @@ struct control {
     struct client clients[CONTROL_CLIENTS_MAX];
 };
 
-int control_open(control_handler_fn *handler, void *arg, struct control **ret_control, struct lh_err *reterr)
+int control_open(control_handler_fn *handler, void *arg, struct control **ret_control,
+                 struct lh_err *reterr)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = SOCKET_NAME};
     struct control *c = calloc(1, sizeof(*c));
@@ -41,7 +42,8 @@ int control_open(control_handler_fn *handler, void *arg, struct control **ret_co
     (void)unlink(SOCKET_NAME);
     c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     old = umask(0177);
-    if (c->fd < 0 || bind(c->fd, (const struct sockaddr *)&at, sizeof(at)) < 0 || listen(c->fd, 8) < 0)
+    if (c->fd < 0 || bind(c->fd, (const struct sockaddr *)&at, sizeof(at)) < 0 ||
+        listen(c->fd, 8) < 0)
         rc = lh_err_set(reterr, -errno, "control socket");
     (void)umask(old);
     if (rc < 0) {
@@ -77,7 +79,8 @@ static bool same_user(int fd)
     struct ucred peer;
     socklen_t len = sizeof(peer);
 
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == geteuid() || peer.uid == 0);
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+           (peer.uid == geteuid() || peer.uid == 0);
 }
 
 static void accept_client(struct control *c)
@@ -95,7 +98,8 @@ static void accept_client(struct control *c)
     (void)close(fd);
 }
 
-/* Answers are small: what does not fit into the socket's buffer belongs to a client that does not read. */
+/* Answers are small: what does not fit into the socket's buffer belongs to a client that does not
+ * read. */
 static bool answer(struct control *c, struct client *cl, const char *line, size_t len)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *request = NULL, *reply = NULL;
@@ -107,7 +111,8 @@ static bool answer(struct control *c, struct client *cl, const char *line, size_
     if (lh_json_parse(line, len, DEPTH_MAX, &request, &err) < 0)
         reply = json_pack("{s:i, s:b, s:s}", "v", 1, "ok", 0, "error", err.text);
     else if (lh_json_i64(request, "v", 0) != 1)
-        reply = json_pack("{s:i, s:b, s:s}", "v", 1, "ok", 0, "error", "only version 1 of this protocol is spoken");
+        reply = json_pack("{s:i, s:b, s:s}", "v", 1, "ok", 0, "error",
+                          "only version 1 of this protocol is spoken");
     else
         reply = c->handler(c->arg, request);
     text = reply ? lh_json_text(reply, 0) : NULL;

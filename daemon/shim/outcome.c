@@ -4,8 +4,14 @@
 #include <stddef.h>
 
 /* What longhaul-worker's exit codes stand for (spec: events.md). */
-enum { WORKER_BAD_JOB = 64, WORKER_BAD_INPUT = 65, WORKER_INTERNAL = 70, WORKER_TRY_AGAIN = 75,
-       WORKER_STOPPED = 85, WORKER_NOT_FINITE = 86, MPIRUN_LOST_DAEMON = 205 };
+enum {
+    WORKER_BAD_JOB = 64,
+    WORKER_BAD_INPUT = 65,
+    WORKER_INTERNAL = 70,
+    WORKER_TRY_AGAIN = 75,
+    WORKER_NOT_FINITE = 86,
+    MPIRUN_LOST_DAEMON = 205
+};
 
 static bool is_worker_code(int code)
 {
@@ -62,9 +68,10 @@ static struct outcome decide_failure(const struct outcome_facts *f)
         return by_code(f->worker_exit, r ? (int)r->rank : -1);
     if (launcher == MPIRUN_LOST_DAEMON)
         return (struct outcome){"failed", "infra", launcher, 0, -1, "node_lost"};
-    /* Ranks that mpirun ends with the others die of TERM or KILL: then mpirun knows better who was first, on
-     * another node or by MPI_Abort. */
-    if (r && (r->signal == SIGTERM || r->signal == SIGKILL) && launcher > 0 && launcher != 128 + r->signal) {
+    /* Ranks that mpirun ends with the others die of TERM or KILL: then mpirun knows better who was
+     * first, on another node or by MPI_Abort. */
+    if (r && (r->signal == SIGTERM || r->signal == SIGKILL) && launcher > 0 &&
+        launcher != 128 + r->signal) {
         if (is_worker_code(launcher))
             return by_code(launcher, -1);
         if (launcher > 128 && launcher < 128 + 65)
@@ -90,7 +97,8 @@ struct outcome outcome_decide(const struct outcome_facts *f)
 {
     struct outcome o;
 
-    if (f->launched && f->launcher_exit == 0 && f->launcher_signal == 0)
+    if (f->launched && f->launcher_exit == 0 && f->launcher_signal == 0 && f->worker_exit != WORKER_STOPPED &&
+        !first_failure(f))
         return (struct outcome){"ok", "", 0, 0, -1, ""};
     switch (f->cause) {
     case STOP_NONE:
@@ -107,7 +115,9 @@ struct outcome outcome_decide(const struct outcome_facts *f)
     o = f->launched ? decide_failure(f) : (struct outcome){"stopped", "", -1, 0, -1, "stopped"};
     o.outcome = f->cause == STOP_WALL ? "timed_out" : "stopped";
     o.class = f->cause == STOP_LEASE || f->cause == STOP_SIGNAL ? "infra" : "";
-    o.code = f->cause == STOP_WALL ? "wall_limit" : f->cause == STOP_LEASE ? "lease_expired" : "stopped";
+    o.code = f->cause == STOP_WALL    ? "wall_limit"
+             : f->cause == STOP_LEASE ? "lease_expired"
+                                      : "stopped";
     return o;
 }
 

@@ -1,12 +1,14 @@
 /* rank.c - the parent of one rank: gives it a log of its own and records how it ended.
  *
- * mpirun tells only one exit code for all ranks; this record is what failures are judged by. The rank runs in a
- * process group of its own and dies with this process, which ends when mpirun or orted is gone. Signals that mpirun
- * sends are passed on once.
- * Files: logs/rank-N.log, ranks/rank-N.json (twice: at the start, and with the wait status).
+ * mpirun tells only one exit code for all ranks; this record is what failures are judged by. The
+ * rank runs in a process group of its own and dies with this process, which ends when mpirun or
+ * orted is gone. Signals that mpirun sends are passed on once. Files: logs/rank-N.log,
+ * ranks/rank-N.json (twice: at the start, and with the wait status).
  */
 #include "daemon/shim/caplog.h"
+#include "daemon/shim/outcome.h"
 #include "daemon/shim/roles.h"
+#include "proto/base/attr.h"
 #include "proto/base/clock.h"
 #include "proto/base/fault.h"
 #include "proto/base/json.h"
@@ -45,14 +47,17 @@ static int fail(const char *what)
 static void record(const struct rank *r, int status, const struct rusage *ru)
 {
     char path[64];
-    json_t *o = json_pack("{s:i, s:i, s:I, s:I}", "rank", r->number, "pid", (int)r->pid, "start_ticks",
-                          (json_int_t)lh_pid_start_ticks(r->pid), "started_ms", (json_int_t)r->started_ms);
+    json_t *o =
+        json_pack("{s:i, s:i, s:I, s:I}", "rank", r->number, "pid", (int)r->pid, "start_ticks",
+                  (json_int_t)lh_pid_start_ticks(r->pid), "started_ms", (json_int_t)r->started_ms);
 
     if (o && ru) {
         uint64_t now = lh_now_ms();
 
-        (void)json_object_set_new(o, "exit", json_integer(WIFEXITED(status) ? WEXITSTATUS(status) : -1));
-        (void)json_object_set_new(o, "signal", json_integer(WIFSIGNALED(status) ? WTERMSIG(status) : 0));
+        (void)json_object_set_new(o, "exit",
+                                  json_integer(WIFEXITED(status) ? WEXITSTATUS(status) : -1));
+        (void)json_object_set_new(o, "signal",
+                                  json_integer(WIFSIGNALED(status) ? WTERMSIG(status) : 0));
         (void)json_object_set_new(o, "ended_ms", json_integer((json_int_t)now));
         (void)json_object_set_new(o, "ms", json_integer((json_int_t)(now - r->started_ms)));
         (void)json_object_set_new(o, "peak_bytes", json_integer((json_int_t)ru->ru_maxrss * 1024));
@@ -82,13 +87,15 @@ static void child(char **command, int output, pid_t parent)
 
 static int start(struct rank *r, char **command)
 {
+    static const int signals[] = {SIGCHLD, SIGTERM, SIGINT,  SIGHUP,
+                                  SIGUSR1, SIGUSR2, SIGCONT, SIGTSTP};
     int out[2];
     pid_t self = getpid();
     sigset_t set;
 
     (void)sigemptyset(&set);
-    for (const int *s = (const int[]){SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCONT, SIGTSTP, 0}; *s; s++)
-        (void)sigaddset(&set, *s);
+    for (size_t i = 0; i < LH_ARRAY_LEN(signals); i++)
+        (void)sigaddset(&set, signals[i]);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (r->signal_fd < 0 || pipe2(out, O_CLOEXEC) < 0)
@@ -160,6 +167,8 @@ static int wait_for(struct rank *r)
     caplog_finish(&r->log);
     lh_fault("shim.rank.before_record");
     record(r, status, &ru);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_STOPPED)
+        return 0;
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 

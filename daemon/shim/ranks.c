@@ -17,7 +17,8 @@
 
 #define RECORD_MAX_BYTES 4096
 #define STEPS_KEPT 32
-#define EVENTS_AT_ONCE 1000 /* of one rank in one poll: a flood must not hold up the control socket */
+#define EVENTS_AT_ONCE                                                                             \
+    1000 /* of one rank in one poll: a flood must not hold up the control socket */
 
 struct watch {
     int fd; /* of the journal, -1: not there yet */
@@ -210,8 +211,9 @@ void ranks_signal(const struct ranks *r, int sig)
     for (unsigned i = 0; i < r->n; i++) {
         const struct rank_record *rec = &r->records[i];
 
-        /* The rank's own process group; its parent, which would record the signal, is not in it. A pid that ended
-         * is not used again while its parent has not waited, and the parent writes the record right after. */
+        /* The rank's own process group; its parent, which would record the signal, is not in it. A
+         * pid that ended is not used again while its parent has not waited, and the parent writes
+         * the record right after. */
         if (rec->started && !rec->ended && rec->pid > 1)
             (void)kill(-rec->pid, sig);
     }
@@ -243,7 +245,8 @@ json_t *ranks_json(const struct ranks *r, const char *node)
         if (o && rec->ended) {
             (void)json_object_set_new(o, "exit", json_integer(rec->exit));
             (void)json_object_set_new(o, "signal", json_integer(rec->signal));
-            (void)json_object_set_new(o, "ms", json_integer((json_int_t)(rec->ended_ms - rec->started_ms)));
+            (void)json_object_set_new(o, "ms",
+                                      json_integer((json_int_t)(rec->ended_ms - rec->started_ms)));
         }
         (void)json_array_append_new(list, o);
     }

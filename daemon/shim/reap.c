@@ -1,7 +1,8 @@
 /* reap.c - see reap.h.
  *
- * One pass over /proc gives (pid, parent) of all processes; descendants are found from it by repeated marking.
- * A pid is opened as a pidfd and its parent is read again before the signal, so a reused pid is never hit.
+ * One pass over /proc gives (pid, parent) of all processes; descendants are found from it by
+ * repeated marking. A pid is opened as a pidfd and its parent is read again before the signal, so a
+ * reused pid is never hit.
  */
 #include "daemon/shim/reap.h"
 #include "proto/base/clock.h"
@@ -111,8 +112,8 @@ static bool is_shim(int pid)
     struct stat theirs, mine;
 
     (void)snprintf(path, sizeof(path), "/proc/%d/exe", pid);
-    return stat(path, &theirs) == 0 && stat("/proc/self/exe", &mine) == 0 && theirs.st_ino == mine.st_ino &&
-           theirs.st_dev == mine.st_dev;
+    return stat(path, &theirs) == 0 && stat("/proc/self/exe", &mine) == 0 &&
+           theirs.st_ino == mine.st_ino && theirs.st_dev == mine.st_dev;
 }
 
 static void kill_one(const struct process *p)
@@ -134,10 +135,11 @@ static unsigned pass(bool kill, bool everything)
 
     mark(list, n);
     for (unsigned i = 0; i < n; i++) {
-        if (!list[i].ours || list[i].zombie)
+        if (!list[i].ours)
             continue;
-        left++;
-        if (kill && (everything || !is_shim(list[i].pid)))
+        left++; /* a zombie counts until it is collected: it still has a pid that others may look at
+                 */
+        if (kill && !list[i].zombie && (everything || !is_shim(list[i].pid)))
             kill_one(&list[i]);
     }
     free(list);

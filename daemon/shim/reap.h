@@ -5,8 +5,8 @@
 #pragma once
 #include <stdbool.h>
 
-/* How many processes below us are left. Kills those: first only what is not a longhaul-shim, so that the parents of ranks
- * can record how their ranks ended; with everything true those, too. */
+/* How many processes below us are left. Kills those: first only what is not a longhaul-shim, so
+ * that the parents of ranks can record how their ranks ended; with everything true those, too. */
 unsigned reap_kill(bool everything);
 
 /* Counts without killing. */

@@ -19,8 +19,9 @@ int record_shim(struct lh_err *reterr)
     int rc;
 
     lh_boot_id(boot_id);
-    o = json_pack("{s:i, s:i, s:I, s:s, s:s}", "protocol", PROTOCOL, "pid", (int)getpid(), "start_ticks",
-                  (json_int_t)lh_pid_start_ticks(getpid()), "boot_id", boot_id, "version", LH_VERSION);
+    o = json_pack("{s:i, s:i, s:I, s:s, s:s}", "protocol", PROTOCOL, "pid", (int)getpid(),
+                  "start_ticks", (json_int_t)lh_pid_start_ticks(getpid()), "boot_id", boot_id,
+                  "version", LH_VERSION);
     rc = o ? lh_json_save("shim.json", o, reterr) : lh_err_set(reterr, -ENOMEM, "shim.json");
     json_decref(o);
     return rc;
@@ -49,12 +50,14 @@ static json_t *explain(const struct outcome *o, const struct record *r)
     if (r->launch_error.code) {
         (void)snprintf(detail, sizeof(detail), "%s", r->launch_error.text);
     } else if (strcmp(o->code, "rank_signal") == 0) {
-        (void)snprintf(detail, sizeof(detail), "a rank was killed by signal %d (%s)", o->signal, strsignal(o->signal));
+        (void)snprintf(detail, sizeof(detail), "a rank was killed by signal %d (%s)", o->signal,
+                       strsignal(o->signal));
         if (o->rank >= 0)
-            (void)snprintf(detail, sizeof(detail), "rank %d was killed by signal %d (%s)", o->rank, o->signal,
-                           strsignal(o->signal));
+            (void)snprintf(detail, sizeof(detail), "rank %d was killed by signal %d (%s)", o->rank,
+                           o->signal, strsignal(o->signal));
     } else if (strcmp(o->code, "rank_exit") == 0 && o->rank >= 0) {
-        (void)snprintf(detail, sizeof(detail), "rank %d ended with exit code %d; its log says more", o->rank, o->exit);
+        (void)snprintf(detail, sizeof(detail), "rank %d ended with exit code %d; its log says more",
+                       o->rank, o->exit);
     } else if (r->cause != STOP_NONE) {
         (void)snprintf(detail, sizeof(detail), "%s", r->reason);
     } else {
@@ -63,22 +66,20 @@ static json_t *explain(const struct outcome *o, const struct record *r)
                        r->launcher_signal ? "signal" : "exit code",
                        r->launcher_signal ? r->launcher_signal : r->launcher_exit, tail);
     }
-    return json_pack("{s:s, s:s}", "code", o->code, "detail", detail);
+    return json_pack("{s:s, s:s, s:s}", "code", o->code, "pointer", "", "detail", detail);
 }
 
-/* A journal's error without what every line has. */
+/* A journal's error in the words of exit.json (NODE-17): its text is the detail. */
 static json_t *told_error(const json_t *event)
 {
-    json_t *o = event ? json_deep_copy(event) : NULL;
-
-    if (o) {
-        (void)json_object_del(o, "type");
-        (void)json_object_del(o, "time");
-    }
-    return o;
+    return json_pack("{s:s, s:s, s:s, s:I, s:I}", "code", lh_json_str(event, "code", ""), "pointer",
+                     lh_json_str(event, "pointer", ""), "detail", lh_json_str(event, "text", ""),
+                     "rank", (json_int_t)lh_json_i64(event, "rank", -1), "exit",
+                     (json_int_t)lh_json_i64(event, "exit", -1));
 }
 
-/* Every rank of the gang. Those of other nodes are told by their own nodes (`cleaned`); mpirun's success is theirs, too. */
+/* Every rank of the gang. Those of other nodes are told by their own nodes (`cleaned`); mpirun's
+ * success is theirs, too. */
 static json_t *gang_ranks(const struct attempt *a, const struct ranks *ranks, bool ok)
 {
     json_t *list = ranks_json(ranks, a->node);
@@ -105,10 +106,14 @@ static int worker_exit(const struct ranks *ranks)
     return done ? (int)lh_json_i64(done, "exit", -1) : -1;
 }
 
-int record_exit(const struct attempt *a, const struct record *r, const struct ranks *ranks, struct lh_err *reterr)
+int record_exit(const struct attempt *a, const struct record *r, const struct ranks *ranks,
+                struct lh_err *reterr)
 {
-    struct outcome_facts f = {.cause = r->cause, .launched = r->launched, .launcher_exit = r->launcher_exit,
-                              .launcher_signal = r->launcher_signal, .launcher_ended_ms = r->launcher_ended_ms,
+    struct outcome_facts f = {.cause = r->cause,
+                              .launched = r->launched,
+                              .launcher_exit = r->launcher_exit,
+                              .launcher_signal = r->launcher_signal,
+                              .launcher_ended_ms = r->launcher_ended_ms,
                               .worker_exit = worker_exit(ranks)};
     LH_CLEANUP(lh_json_decrefp) json_t *file = NULL;
     json_t *error = NULL, *result;
@@ -121,11 +126,13 @@ int record_exit(const struct attempt *a, const struct record *r, const struct ra
     result = json_object_get(ranks_done(ranks), "result");
     if (!ok)
         error = ranks_error(ranks) ? told_error(ranks_error(ranks)) : explain(&o, r);
-    file = json_pack("{s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:o?, s:O?, s:I, s:I, s:o}", "job", a->job,
-                     "attempt", (json_int_t)a->number, "role", a->head ? "head" : "member", "outcome", o.outcome,
-                     "class", o.class, "exit", o.exit, "signal", o.signal, "stop", stop_cause_name(r->cause),
-                     "reason", r->reason, "error", error, "result", result, "started_ms", (json_int_t)r->started_ms,
-                     "ended_ms", (json_int_t)lh_now_ms(), "ranks", gang_ranks(a, ranks, ok));
+    file =
+        json_pack("{s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:o?, s:O?, s:I, s:I, s:o}", "job",
+                  a->job, "attempt", (json_int_t)a->number, "role", a->head ? "head" : "member",
+                  "outcome", o.outcome, "class", o.class, "exit", o.exit, "signal", o.signal,
+                  "stop", stop_cause_name(r->cause), "reason", r->reason, "error", error, "result",
+                  result, "started_ms", (json_int_t)r->started_ms, "ended_ms",
+                  (json_int_t)lh_now_ms(), "ranks", gang_ranks(a, ranks, ok));
     if (!file)
         return lh_err_set(reterr, -ENOMEM, "exit.json");
     return lh_json_save("exit.json", file, reterr);
@@ -135,7 +142,8 @@ int record_cleaned(const struct attempt *a, const struct ranks *ranks, struct lh
 {
     LH_CLEANUP(lh_json_decrefp) json_t *o = NULL;
 
-    o = json_pack("{s:s, s:I, s:I, s:o}", "job", a->job, "attempt", (json_int_t)a->number, "ended_ms",
-                  (json_int_t)lh_now_ms(), "ranks", ranks_json(ranks, a->node));
-    return o ? lh_json_save("cleaned.json", o, reterr) : lh_err_set(reterr, -ENOMEM, "cleaned.json");
+    o = json_pack("{s:s, s:I, s:I, s:o}", "job", a->job, "attempt", (json_int_t)a->number,
+                  "ended_ms", (json_int_t)lh_now_ms(), "ranks", ranks_json(ranks, a->node));
+    return o ? lh_json_save("cleaned.json", o, reterr)
+             : lh_err_set(reterr, -ENOMEM, "cleaned.json");
 }

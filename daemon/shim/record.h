@@ -1,4 +1,5 @@
-/* record.h - the shim's files: shim.json, exit.json, cleaned.json. All durable before anybody is told. */
+/* record.h - the shim's files: shim.json, exit.json, cleaned.json. All durable before anybody is
+ * told. */
 #pragma once
 #include "daemon/shim/attempt.h"
 #include "daemon/shim/outcome.h"
@@ -13,7 +14,9 @@ struct record {
     struct lh_err launch_error;             /* code 0: none */
 };
 
-LH_MUST_CHECK int record_shim(struct lh_err *reterr); /* who we are: pid, start ticks, boot id, protocol */
-LH_MUST_CHECK int record_exit(const struct attempt *a, const struct record *r, const struct ranks *ranks,
-                              struct lh_err *reterr);
-LH_MUST_CHECK int record_cleaned(const struct attempt *a, const struct ranks *ranks, struct lh_err *reterr);
+LH_MUST_CHECK int
+record_shim(struct lh_err *reterr); /* who we are: pid, start ticks, boot id, protocol */
+LH_MUST_CHECK int record_exit(const struct attempt *a, const struct record *r,
+                              const struct ranks *ranks, struct lh_err *reterr);
+LH_MUST_CHECK int record_cleaned(const struct attempt *a, const struct ranks *ranks,
+                                 struct lh_err *reterr);

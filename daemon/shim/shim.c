@@ -1,13 +1,14 @@
 /* shim.c - one attempt on one node: waits for its command, runs it, ends it, tells the disk.
  *
  *   PREPARED ──launch/orted──► RUNNING ──stop, limit──► STOPPING
- *       │                         │ launcher gone          │ launcher gone, or killed at the deadline
+ *       │                         │ launcher gone          │ launcher gone, or killed
  *       └──────stop, lease────────┴──────► REAPING ◄───────┘
  *                                             │ no process is left: exit.json, cleaned.json
  *                                             ▼
  *                                           ENDED
- * Always true: exit.json is written once, and before anybody is told; cleaned.json only when nothing below us lives.
- * Whoever wants to know more reads DIR; nothing is held that is not there. Single-threaded; a tick every 250 ms.
+ * Always true: exit.json is written once, and before anybody is told; cleaned.json only when
+ * nothing below us lives. Whoever wants to know more reads DIR; nothing is held that is not there.
+ * Single-threaded; a tick every 250 ms.
  */
 #include "daemon/shim/attempt.h"
 #include "daemon/shim/control.h"
@@ -34,9 +35,11 @@
 #include <unistd.h>
 
 #define TICK_MS 250
-#define HANG_GRACE_MS 10000   /* ranks that hang do not answer; no use in waiting a whole grace */
-#define REAP_SOFT_MS 1000     /* so long the parents of ranks have to write their records */
-#define REAP_RECORD_MS 10000  /* with processes that cannot be killed the exit is told all the same */
+#define REAP_TICK_MS 20     /* while it can be a matter of milliseconds */
+#define HANG_GRACE_MS 10000 /* ranks that hang do not answer; no use in waiting a whole grace */
+#define REAP_SOFT_MS 1000   /* so long the parents of ranks have to write their records */
+#define REAP_RECORD_MS                                                                             \
+    10000 /* with processes that cannot be killed the exit is told all the same */
 #define LAUNCH_LOG_MAX (4 << 20)
 
 enum shim_state { SHIM_PREPARED, SHIM_RUNNING, SHIM_STOPPING, SHIM_REAPING, SHIM_ENDED };
@@ -48,7 +51,7 @@ struct shim {
     struct ranks *ranks;
     int signal_fd;
     pid_t launcher;
-    struct record record; /* what exit.json will say */
+    struct record record;                                      /* what exit.json will say */
     uint64_t launched_at, lease_until, kill_at, reaping_since; /* monotonic ms; 0: not running */
     bool exit_written, log_cut;
 };
@@ -56,12 +59,13 @@ struct shim {
 static void log_line(const char *what)
 {
     char line[900], now[LH_RFC3339_MAX];
-    int n = snprintf(line, sizeof(line), "[longhaul-shim %s] %s\n", lh_rfc3339(lh_now_ms(), now), what);
+    int n =
+        snprintf(line, sizeof(line), "[longhaul-shim %s] %s\n", lh_rfc3339(lh_now_ms(), now), what);
 
     (void)!lh_append_file("logs/launch.log", line, (size_t)LH_MIN(n, (int)sizeof(line) - 1), NULL);
 }
 
-/* ---- ending ----------------------------------------------------------------------------------------------------- */
+/* ---- ending ----------------------------------------------------------------------------- */
 
 static void reaping_begin(struct shim *s, uint64_t now)
 {
@@ -81,7 +85,8 @@ static void stop_begin(struct shim *s, enum stop_cause cause, const char *reason
     }
     s->record.cause = cause;
     (void)snprintf(s->record.reason, sizeof(s->record.reason), "%s", reason);
-    (void)snprintf(line, sizeof(line), "stopping: %s; ranks have %llu ms", reason, (unsigned long long)grace_ms);
+    (void)snprintf(line, sizeof(line), "stopping: %s; ranks have %llu ms", reason,
+                   (unsigned long long)grace_ms);
     log_line(line);
     if (s->state == SHIM_PREPARED) {
         reaping_begin(s, now);
@@ -101,6 +106,7 @@ static void finish(struct shim *s)
         log_line("this log grew too large and was cut");
     (void)!lh_remove_tree(launch_shm_dir(&s->a, shm), NULL);
     (void)!lh_remove_tree("tmp", NULL);
+    launch_remove_cgroup(&s->a);
     if (record_cleaned(&s->a, s->ranks, NULL) == 0)
         s->state = SHIM_ENDED;
 }
@@ -108,19 +114,24 @@ static void finish(struct shim *s)
 static void on_reaping(struct shim *s, uint64_t now)
 {
     bool soft = now - s->reaping_since < REAP_SOFT_MS;
-    unsigned left = reap_kill(!soft);
+    unsigned left;
 
+    if (!soft)
+        (void)launch_kill_cgroup(
+            &s->a); /* where there is one it leaves nothing for the next line */
+    left = reap_kill(!soft);
     ranks_poll(s->ranks, now);
     if (!s->exit_written && (left == 0 || now - s->reaping_since >= REAP_RECORD_MS)) {
         lh_fault("shim.before_exit_record");
-        /* Without this record nobody learns of the end, so a full disk is tried again every tick. */
+        /* Without this record nobody learns of the end, so a full disk is tried again every tick.
+         */
         s->exit_written = record_exit(&s->a, &s->record, s->ranks, NULL) == 0;
     }
     if (left == 0 && s->exit_written)
         finish(s);
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------------- */
 
 static void check_limits(struct shim *s, uint64_t now)
 {
@@ -137,7 +148,8 @@ static void check_limits(struct shim *s, uint64_t now)
         stop_begin(s, STOP_HANG, "no rank made progress", HANG_GRACE_MS);
 }
 
-/* mpirun writes to the file itself; cutting it never touches bytes below the limit, which may be shipped already. */
+/* mpirun writes to the file itself; cutting it never touches bytes below the limit, which may be
+ * shipped already. */
 static void cap_launch_log(struct shim *s)
 {
     if (lh_file_size("logs/launch.log") > LAUNCH_LOG_MAX + (64 << 10) &&
@@ -192,7 +204,7 @@ static void on_signals(struct shim *s)
     }
 }
 
-/* ---- requests --------------------------------------------------------------------------------------------------- */
+/* ---- requests --------------------------------------------------------------------------- */
 
 static json_t *refuse(const char *why)
 {
@@ -209,9 +221,10 @@ static json_t *status(const struct shim *s)
         started += r[i].started;
         ended += r[i].ended;
     }
-    return json_pack("{s:i, s:b, s:s, s:I, s:s, s:b, s:i, s:i, s:i, s:i}", "v", 1, "ok", 1, "job", s->a.job, "attempt",
-                     (json_int_t)s->a.number, "state", names[s->state], "head", s->a.head, "ranks", (int)n, "started",
-                     (int)started, "reported", (int)ranks_reported(s->ranks), "ended", (int)ended);
+    return json_pack("{s:i, s:b, s:s, s:I, s:s, s:b, s:i, s:i, s:i, s:i}", "v", 1, "ok", 1, "job",
+                     s->a.job, "attempt", (json_int_t)s->a.number, "state", names[s->state], "head",
+                     s->a.head, "ranks", (int)n, "started", (int)started, "reported",
+                     (int)ranks_reported(s->ranks), "ended", (int)ended);
 }
 
 /* launch and orted; a repeated request finds the attempt under way and is content. */
@@ -223,10 +236,12 @@ static json_t *start(struct shim *s, const char *command)
     if (s->state != SHIM_PREPARED)
         return status(s);
     if (s->a.head != !command)
-        return refuse(s->a.head ? "this is the head: it takes 'launch'" : "this is a member: it takes 'orted'");
+        return refuse(s->a.head ? "this is the head: it takes 'launch'"
+                                : "this is a member: it takes 'orted'");
     s->record.started_ms = lh_now_ms();
     s->launched_at = lh_mono_ms();
-    rc = command ? launch_orted(&s->a, command, &s->launcher, &err) : launch_mpirun(&s->a, &s->launcher, &err);
+    rc = command ? launch_orted(&s->a, command, &s->launcher, &err)
+                 : launch_mpirun(&s->a, &s->launcher, &err);
     if (rc < 0) {
         log_line(err.text);
         s->record.launch_error = err;
@@ -266,7 +281,8 @@ static json_t *on_request(void *arg, const json_t *request)
     if (strcmp(op, "checkpoint") == 0)
         return checkpoint(s);
     if (strcmp(op, "stop") == 0) {
-        stop_begin(s, STOP_REQUEST, lh_json_str(request, "reason", "requested"), (uint64_t)LH_MAX(grace_ms, 0));
+        stop_begin(s, STOP_REQUEST, lh_json_str(request, "reason", "requested"),
+                   (uint64_t)LH_MAX(grace_ms, 0));
         return status(s);
     }
     if (strcmp(op, "lease") == 0) {
@@ -276,7 +292,7 @@ static json_t *on_request(void *arg, const json_t *request)
     return refuse("'op' must be status, launch, orted, checkpoint, stop or lease");
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------- */
 
 static int take_directory(const char *dir, struct lh_err *reterr)
 {
@@ -289,7 +305,8 @@ static int take_directory(const char *dir, struct lh_err *reterr)
     if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
         return lh_err_set(reterr, -errno, "another shim holds '%s'", dir);
     if (lh_path_exists("start.json") || lh_path_exists("exit.json"))
-        return lh_err_set(reterr, -EEXIST, "the attempt in '%s' was started before; an attempt runs once", dir);
+        return lh_err_set(reterr, -EEXIST,
+                          "the attempt in '%s' was started before; an attempt runs once", dir);
     for (size_t i = 0; rc == 0 && i < LH_ARRAY_LEN(parts); i++)
         rc = lh_mkdir_p(parts[i], reterr);
     return rc;
@@ -332,6 +349,15 @@ static int open_all(struct shim *s, const char *dir, struct lh_err *reterr)
     return rc;
 }
 
+static int tick_ms(const struct shim *s)
+{
+    if (s->state == SHIM_PREPARED)
+        return 4 * TICK_MS;
+    return s->state == SHIM_REAPING && lh_mono_ms() - s->reaping_since < 2 * REAP_SOFT_MS
+               ? REAP_TICK_MS
+               : TICK_MS;
+}
+
 static void loop(struct shim *s)
 {
     while (s->state != SHIM_ENDED) {
@@ -339,7 +365,7 @@ static void loop(struct shim *s)
         nfds_t n = control_poll_fds(s->control, fds + 1);
 
         fds[0] = (struct pollfd){s->signal_fd, POLLIN, 0};
-        (void)poll(fds, n + 1, s->state == SHIM_PREPARED ? 4 * TICK_MS : TICK_MS);
+        (void)poll(fds, n + 1, tick_ms(s));
         if (fds[0].revents)
             on_signals(s);
         control_dispatch(s->control, fds + 1, n);

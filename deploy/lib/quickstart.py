@@ -250,7 +250,7 @@ def finish(a, session, ended, lengths, phases):
     say("\nthe trained model is " + ("better at the full context than both others, and no worse at the shortest"
                                      if verdict else "NOT better everywhere: a longer run or other texts may help"))
     say(f"\ncheckpoint  {checkpoint['uri']}")
-    say(f"status      {session.server}/v1/status")
+    say(f"status      {session.server}/v1/status{'' if a.keep else ' (while it ran)'}")
     if a.keep:
         say(f"""
 The coordinator goes on (stop it with: kill {session.daemon.pid}). Next:
@@ -258,7 +258,12 @@ The coordinator goes on (stop it with: kill {session.daemon.pid}). Next:
   {BIN}/longhaul --server {session.server} list
   {BIN}/longhaul --server {session.server} show {trained['id']}""")
     else:
-        say(f"\nNext: deploy/quickstart --keep leaves the coordinator running; {BIN}/longhauld --standalone --help")
+        say(f"""
+The coordinator is stopped; what it knows is kept. Next:
+  {BIN}/longhauld --standalone --state {session.state} &     starts it again with these jobs
+  {BIN}/longhaul list
+  {BIN}/longhaul show {trained['id']}
+deploy/quickstart --keep leaves it running.""")
     if a.json:
         summary = {"phases_s": phases, "steps": trained["result"].get("steps"),
                    "tokens_per_s": trained["result"].get("tokens_per_s"),

@@ -17,21 +17,21 @@ struct adamw_job {
 
 static double squares_block(const float *x, int64_t n)
 {
-    v8d sum[2] = {{0}, {0}};
+    vd sum[2] = {{0}, {0}};
 
     for (int64_t i = 0; i < n; i += VEC) {
-        v16 v = v16_load_f32(x + i, n - i);
-        v8 half[2];
+        vf v = vf_load_f32(x + i, n - i);
+        vhalf half[2];
 
         /* Squared in double: 1e-30 and 1e25 are both legal gradients. */
         memcpy(half, &v, sizeof(half));
         for (int k = 0; k < 2; k++) {
-            v8d wide = __builtin_convertvector(half[k], v8d);
+            vd wide = __builtin_convertvector(half[k], vd);
 
             sum[k] += wide * wide;
         }
     }
-    return v8d_sum(sum[0], sum[1]);
+    return vd_sum(sum[0], sum[1]);
 }
 
 static void squares_item(void *arg, int64_t item, int thread)
@@ -64,18 +64,17 @@ static void adamw_block(const struct adamw_job *j, int64_t begin, int64_t end)
 
     for (int64_t i = begin; i < end; i += VEC) {
         int64_t n = end - i;
-        v16 g = v16_load_f32(j->g + i, n) * j->grad_scale;
-        v16 m = v16_load_f32(j->m + i, n), v = v16_load_f32(j->v + i, n),
-            p = v16_load_f32(j->p + i, n);
+        vf g = vf_load_f32(j->g + i, n) * j->grad_scale;
+        vf m = vf_load_f32(j->m + i, n), v = vf_load_f32(j->v + i, n), p = vf_load_f32(j->p + i, n);
 
         m = j->b1 * m + (1.0f - j->b1) * g;
         v = j->b2 * v + (1.0f - j->b2) * g * g;
-        p = p * j->keep - j->step * m / (v16_sqrt(v) * j->root + j->eps);
-        v16_store_f32(j->m + i, n, m);
-        v16_store_f32(j->v + i, n, v);
-        v16_store_f32(j->p + i, n, p);
+        p = p * j->keep - j->step * m / (vf_sqrt(v) * j->root + j->eps);
+        vf_store_f32(j->m + i, n, m);
+        vf_store_f32(j->v + i, n, v);
+        vf_store_f32(j->p + i, n, p);
         if (low.p)
-            v16_store(low, 0, i, n, p);
+            vf_store(low, 0, i, n, p);
     }
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/tile.h"
+#include "kernels/cpu/vec.h"
 
 #define ATTN_PACK_MAX                                                                              \
     (64u << 20) /* bytes of packed tiles at a time; heads beyond that wait for the next round */
@@ -109,7 +110,7 @@ static inline void attn_weigh(const struct attn *a, float *out, const void *w, c
  * factor[r]: what the sums so far are to be multiplied by. */
 struct softmax_rows {
     float max[TILE_ROWS], factor[TILE_ROWS];
-    float sum[TILE_ROWS][16]; /* lane by lane; added up at the end */
+    float sum[TILE_ROWS][VEC]; /* lane by lane; added up at the end */
     int32_t lo[TILE_ROWS], hi[TILE_ROWS];
 };
 void softmax_start(struct softmax_rows *rows);

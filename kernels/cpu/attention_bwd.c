@@ -30,11 +30,11 @@ struct attn_bwd {
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
-    v16 sum = {0};
+    vf sum = {0};
 
     for (int64_t d = 0; d < x.cols; d += VEC)
-        sum += v16_load(x, 0, d, x.cols - d) * v16_load(y, 0, d, x.cols - d);
-    return v16_sum(sum);
+        sum += vf_load(x, 0, d, x.cols - d) * vf_load(y, 0, d, x.cols - d);
+    return vf_sum(sum);
 }
 
 /* Statistics of one tile of tokens, for all heads. */

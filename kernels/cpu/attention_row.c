@@ -14,11 +14,11 @@ static float row_scores(float *score, struct kn_mat q, struct kn_mat k, float sc
     float max = -INFINITY;
 
     for (int64_t j = 0; j < k.rows; j++) {
-        v16 sum = {0};
+        vf sum = {0};
 
         for (int64_t d = 0; d < q.cols; d += VEC)
-            sum += v16_load(q, 0, d, q.cols - d) * v16_load(k, j, d, q.cols - d);
-        score[j] = v16_sum(sum) * scale2;
+            sum += vf_load(q, 0, d, q.cols - d) * vf_load(k, j, d, q.cols - d);
+        score[j] = vf_sum(sum) * scale2;
         max = score[j] > max ? score[j] : max;
     }
     return max;
@@ -27,26 +27,26 @@ static float row_scores(float *score, struct kn_mat q, struct kn_mat k, float sc
 /* Turns n scores into weights; returns their sum. */
 static double row_weights(float *score, int64_t n, float max)
 {
-    v8d sum[2] = {{0}, {0}};
+    vd sum[2] = {{0}, {0}};
 
     for (int64_t j = 0; j < n; j += VEC) {
-        v16 w = v16_exp2(v16_load_f32(score + j, n - j) - max);
+        vf w = vf_exp2(vf_load_f32(score + j, n - j) - max);
 
-        v16_add_to_double(sum, n - j >= VEC ? w : v16_tail(w, n - j, 0.0f));
-        v16_store_f32(score + j, n - j, w);
+        vf_add_to_double(sum, n - j >= VEC ? w : vf_tail(w, n - j, 0.0f));
+        vf_store_f32(score + j, n - j, w);
     }
-    return v8d_sum(sum[0], sum[1]);
+    return vd_sum(sum[0], sum[1]);
 }
 
 static void row_output(struct kn_mat o, const float *w, struct kn_mat v, float factor)
 {
     for (int64_t d = 0; d < o.cols; d += VEC) {
         int64_t n = o.cols - d;
-        v16 sum = {0};
+        vf sum = {0};
 
         for (int64_t j = 0; j < v.rows; j++)
-            sum += w[j] * v16_load(v, j, d, n);
-        v16_store(o, 0, d, n, sum * factor);
+            sum += w[j] * vf_load(v, j, d, n);
+        vf_store(o, 0, d, n, sum * factor);
     }
 }
 

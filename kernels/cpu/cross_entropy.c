@@ -1,6 +1,6 @@
 /* cross_entropy.c - loss of each row, and its gradient (softmax - onehot) * grad_scale.
  *
- * Sums are fp32 in 16 lanes over a block, then double over the blocks. One pass finds maximum and
+ * Sums are fp32 in VEC lanes over a block, then double over the blocks. One pass finds maximum and
  * sum together: block after block that fits L1, the sum rescaled when the maximum grows. A second
  * pass writes the gradient; it may overwrite the logits, since each vector is read before it is
  * written.
@@ -30,25 +30,25 @@ VEC_INLINE struct ce_row ce_sum(struct kn_mat x, int64_t r)
 
     for (int64_t b = 0; b < x.cols; b += CE_BLOCK) {
         int64_t end = LH_MIN(x.cols, b + CE_BLOCK);
-        v16 max = v16_all(-INFINITY);
-        v16 sum = {0};
+        vf max = vf_all(-INFINITY);
+        vf sum = {0};
         float old = row.max;
 
         for (int64_t c = b; c < end; c += VEC) {
-            v16 v = v16_load(x, r, c, end - c);
+            vf v = vf_load(x, r, c, end - c);
 
             /* Lanes past the end read 0, which could exceed every logit: they repeat the first
              * instead. */
-            max = end - c >= VEC ? v16_max(max, v) : v16_max(max, v16_tail(v, end - c, v[0]));
+            max = end - c >= VEC ? vf_max(max, v) : vf_max(max, vf_tail(v, end - c, v[0]));
         }
-        row.max = fmaxf(old, v16_max_lane(max));
+        row.max = fmaxf(old, vf_max_lane(max));
         row.sum *= old == row.max ? 1.0 : exp((double)old - (double)row.max);
         for (int64_t c = b; c < end; c += VEC) {
-            v16 e = v16_exp(v16_load(x, r, c, end - c) - row.max);
+            vf e = vf_exp(vf_load(x, r, c, end - c) - row.max);
 
-            sum += end - c >= VEC ? e : v16_tail(e, end - c, 0.0f);
+            sum += end - c >= VEC ? e : vf_tail(e, end - c, 0.0f);
         }
-        row.sum += (double)v16_sum(sum);
+        row.sum += (double)vf_sum(sum);
     }
     return row;
 }
@@ -60,7 +60,7 @@ VEC_INLINE void ce_grad(struct kn_mat d, struct kn_mat x, int64_t r, struct ce_r
     for (int64_t c = 0; c < x.cols; c += VEC) {
         int64_t n = x.cols - c;
 
-        v16_store(d, r, c, n, v16_exp(v16_load(x, r, c, n) - row.max) * factor);
+        vf_store(d, r, c, n, vf_exp(vf_load(x, r, c, n) - row.max) * factor);
     }
 }
 
@@ -76,18 +76,18 @@ static void cross_entropy_rows(const struct cross_entropy_job *j, int64_t r0, in
         if (label < 0) {
             j->nll[r] = 0.0;
             for (int64_t c = 0; d.p && c < d.cols; c += VEC)
-                v16_store(d, r, c, d.cols - c, (v16){0});
+                vf_store(d, r, c, d.cols - c, (vf){0});
             continue;
         }
         row = ce_sum(x, r);
-        target = v16_load(x, r, label, 1)[0];
+        target = vf_load(x, r, label, 1)[0];
         j->nll[r] = (double)row.max + log(row.sum) - (double)target;
         if (!d.p)
             continue;
         ce_grad(d, x, r, row, j->grad_scale);
         /* p - 1 from the logit itself: the gradient just written may be rounded to bf16. */
         hit = (float)(exp((double)target - (double)row.max) / row.sum - 1.0) * j->grad_scale;
-        v16_store(d, r, label, 1, v16_all(hit));
+        vf_store(d, r, label, 1, vf_all(hit));
     }
 }
 

@@ -14,7 +14,7 @@ void cpu_copy_part(struct kn_mat y, struct kn_mat x, int64_t r0, int64_t r1)
 {
     for (int64_t r = r0; r < r1; r++)
         for (int64_t c = 0; c < y.cols; c += VEC)
-            v16_store(y, r, c, y.cols - c, v16_load(x, r, c, y.cols - c));
+            vf_store(y, r, c, y.cols - c, vf_load(x, r, c, y.cols - c));
 }
 
 void cpu_add_part(struct kn_mat y, struct kn_mat a, struct kn_mat b, int64_t r0, int64_t r1)
@@ -23,7 +23,7 @@ void cpu_add_part(struct kn_mat y, struct kn_mat a, struct kn_mat b, int64_t r0,
         for (int64_t c = 0; c < y.cols; c += VEC) {
             int64_t n = y.cols - c;
 
-            v16_store(y, r, c, n, v16_load(a, r, c, n) + v16_load(b, r, c, n));
+            vf_store(y, r, c, n, vf_load(a, r, c, n) + vf_load(b, r, c, n));
         }
     }
 }
@@ -64,12 +64,12 @@ void cpu_copy(struct kn_stream *s, struct kn_mat y, struct kn_mat x)
 static void fill_item(void *arg, int64_t item, int thread)
 {
     const struct elementwise_job *j = arg;
-    v16 x = v16_all(j->value);
+    vf x = vf_all(j->value);
 
     (void)thread;
     for (int64_t r = item * j->rows.per; r < cpu_rows_end(j->rows, item); r++)
         for (int64_t c = 0; c < j->y.cols; c += VEC)
-            v16_store(j->y, r, c, j->y.cols - c, x);
+            vf_store(j->y, r, c, j->y.cols - c, x);
 }
 
 void cpu_fill(struct kn_stream *s, struct kn_mat y, float value)
@@ -93,13 +93,13 @@ static bool nonfinite_at(struct kn_mat x, int64_t r, int64_t c)
 static int64_t nonfinite_rows(struct kn_mat x, int64_t r0, int64_t r1)
 {
     for (int64_t r = r0; r < r1; r++) {
-        v16i seen = {0};
-        v16 any;
+        vi seen = {0};
+        vf any;
 
         for (int64_t c = 0; c < x.cols; c += VEC)
-            seen |= ((v16i)v16_load(x, r, c, x.cols - c) & 0x7f800000) == 0x7f800000;
-        any = v16_select(seen, v16_all(1.0f), (v16){0});
-        for (int64_t c = 0; v16_max_lane(any) > 0.0f && c < x.cols; c++)
+            seen |= ((vi)vf_load(x, r, c, x.cols - c) & 0x7f800000) == 0x7f800000;
+        any = vf_select(seen, vf_all(1.0f), (vf){0});
+        for (int64_t c = 0; vf_max_lane(any) > 0.0f && c < x.cols; c++)
             if (nonfinite_at(x, r, c))
                 return r * x.cols + c;
     }

@@ -31,7 +31,7 @@ static void embed_bwd_cols(const struct embed_job *j, int64_t c0, int64_t c1)
         for (int64_t c = c0; c < c1; c += VEC) {
             int64_t n = c1 - c, row = j->id[t];
 
-            v16_store(j->table, row, c, n, v16_load(j->table, row, c, n) + v16_load(j->x, t, c, n));
+            vf_store(j->table, row, c, n, vf_load(j->table, row, c, n) + vf_load(j->x, t, c, n));
         }
     }
 }

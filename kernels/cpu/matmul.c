@@ -16,10 +16,11 @@
 #include <string.h>
 
 #define K_PAIRS_MIN 32
-#define TILES_MANY 8    /* enough for the threads to share, evenly on 2 and fairly on more */
-#define PACK_ROWS_MIN 4 /* tiles that read the same b before packing it first pays */
-#define PACK_BYTES_MAX                                                                             \
-    (32 << 20) /* a greater b would leave the caches between packing and use, and cost memory */
+#define ROWS_FEW 64
+#define TILES_MANY 8      /* enough for the threads to share, evenly on 2 and fairly on more */
+#define B_LARGE (8 << 20) /* elements: 16 MiB of bf16, more than L2 and most shares of L3 */
+#define PACK_ROWS_MIN 4   /* tiles that read the same b before packing it first pays */
+#define PACK_BYTES_MAX (32 << 20) /* a greater b leaves the caches before it is used */
 
 /* One product on its way through the pool. Tiles are of four shapes: whole, last row, last column,
  * corner. */
@@ -49,22 +50,38 @@ static uint64_t matmul_round(uint64_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
-/* Sizes of tiles. oneDNN repacks b for each tile, which costs 13 % of the time at 64 rows of 576 to
- * 1536, 3 % at 256 and more when b does not fit the cache: so many rows, as long as there are tiles
- * enough to share. Few rows are cut across instead. Rows are not evened out over M: a smaller M
- * must never need a larger tile, and with it more scratch.
+static int64_t matmul_parts(int64_t n, int64_t of)
+{
+    return (n + of - 1) / of;
+}
+
+/* Sizes of tiles; measured with bf16 on a processor with tile registers.
+ *
+ * Where b fits the caches, tiles are whole rows of c, because oneDNN has its best kernels for a
+ * dense c only. It repacks b for each tile: 13 % of the time at 64 rows of 576 to 1536, 3 % at 256.
+ * So rows as many as leave tiles to share. A b beyond the caches is read again for each row of
+ * tiles: many rows then, and columns cut to get tiles to share (512 x 4096 x 4096: 24 ms so, 31 ms
+ * by the rule above). A few rows are bound by reading b and cut across as well. Widened operands
+ * bound their scratch by cutting both ways. A smaller M must never get a larger tile, and with it
+ * more scratch.
  */
 static void matmul_cut(struct matmul_job *j)
 {
-    int64_t M = j->c.rows, N = j->c.cols;
-    int64_t cols_max = j->wide ? 512 : M > 256 ? 2048 : M > 64 ? 512 : 256;
+    int64_t M = j->c.rows, N = j->c.cols, cols = N;
 
-    j->n_cols = (N + cols_max - 1) / cols_max;
-    j->cols = (N + j->n_cols - 1) / j->n_cols;
-    j->cols = (j->cols + 63) / 64 * 64;
-    j->n_cols = (N + j->cols - 1) / j->cols;
-    j->rows = LH_MIN(M, (M + 511) / 512 * j->n_cols >= TILES_MANY ? 512 : 256);
-    j->n_rows = (M + j->rows - 1) / j->rows;
+    j->rows = M >= 2048 ? 256 : M >= 512 ? 128 : 64;
+    if (j->wide || M <= ROWS_FEW) {
+        cols = 512;
+    } else if (N * matmul_inner(j) > B_LARGE) {
+        j->rows = 512;
+        cols = LH_MAX(192, LH_MIN(2048, N * matmul_parts(M, j->rows) / TILES_MANY));
+    }
+    j->rows = LH_MIN(M, j->rows);
+    j->n_rows = matmul_parts(M, j->rows);
+    j->cols = matmul_parts(N, matmul_parts(N, cols));
+    if (j->cols < N)
+        j->cols = matmul_parts(j->cols, 64) * 64;
+    j->n_cols = matmul_parts(N, j->cols);
 }
 
 static int64_t matmul_tile_rows(const struct matmul_job *j, int64_t i)

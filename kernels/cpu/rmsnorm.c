@@ -1,8 +1,8 @@
 /* rmsnorm.c - y = x * rstd * g, and its gradients.
  *
- * Sums over a row are fp32 in 16 lanes, of C/16 terms each. A row is read twice, the second time
- * from L1. dg is summed in two stages: every item of rows leaves its own sums in scratch, then the
- * items' sums are added in order, columns shared out.
+ * Sums over a row are fp32 in VEC lanes, of C / VEC terms each. A row is read twice, the second
+ * time from L1. dg is summed in two stages: every item of rows leaves its own sums in scratch, then
+ * the items' sums are added in order, columns shared out.
  */
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/vec.h"
@@ -26,20 +26,20 @@ static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1
     struct kn_mat x = j->x, y = j->y;
 
     for (int64_t r = r0; r < r1; r++) {
-        v16 squares = {0};
+        vf squares = {0};
         float rstd;
 
         for (int64_t c = 0; c < x.cols; c += VEC) {
-            v16 v = v16_load(x, r, c, x.cols - c);
+            vf v = vf_load(x, r, c, x.cols - c);
 
             squares += v * v;
         }
-        rstd = (float)(1.0 / sqrt((double)v16_sum(squares) / (double)x.cols + (double)j->eps));
+        rstd = (float)(1.0 / sqrt((double)vf_sum(squares) / (double)x.cols + (double)j->eps));
         j->rstd[r] = rstd;
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;
 
-            v16_store(y, r, c, n, v16_load(x, r, c, n) * rstd * v16_load_f32(j->g + c, n));
+            vf_store(y, r, c, n, vf_load(x, r, c, n) * rstd * vf_load_f32(j->g + c, n));
         }
     }
 }
@@ -49,24 +49,24 @@ static void rmsnorm_bwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1
     struct kn_mat x = j->x, dx = j->dx, dy = j->dy;
 
     for (int64_t r = r0; r < r1; r++) {
-        v16 dots = {0};
+        vf dots = {0};
         float rstd = j->rstd_in[r], mean;
 
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;
-            v16 part = v16_load(dy, r, c, n) * (v16_load(x, r, c, n) * rstd);
+            vf part = vf_load(dy, r, c, n) * (vf_load(x, r, c, n) * rstd);
 
-            dots += part * v16_load_f32(j->g + c, n);
+            dots += part * vf_load_f32(j->g + c, n);
             if (dg)
-                v16_store_f32(dg + c, n, v16_load_f32(dg + c, n) + part);
+                vf_store_f32(dg + c, n, vf_load_f32(dg + c, n) + part);
         }
-        mean = (float)((double)v16_sum(dots) / (double)x.cols);
+        mean = (float)((double)vf_sum(dots) / (double)x.cols);
         for (int64_t c = 0; c < x.cols; c += VEC) {
             int64_t n = x.cols - c;
-            v16 xhat = v16_load(x, r, c, n) * rstd;
-            v16 d = rstd * (v16_load(dy, r, c, n) * v16_load_f32(j->g + c, n) - xhat * mean);
+            vf xhat = vf_load(x, r, c, n) * rstd;
+            vf d = rstd * (vf_load(dy, r, c, n) * vf_load_f32(j->g + c, n) - xhat * mean);
 
-            v16_store(dx, r, c, n, v16_load(dx, r, c, n) + d);
+            vf_store(dx, r, c, n, vf_load(dx, r, c, n) + d);
         }
     }
 }

@@ -22,12 +22,12 @@ static void rope_rows(const struct rope_job *j, int64_t r0, int64_t r1)
         for (int64_t h = 0; h < x.cols; h += j->D) {
             for (int64_t i = 0; i < half; i += VEC) {
                 int64_t n = half - i;
-                v16 cosine = v16_load_f32(angle + i, n),
-                    sine = v16_load_f32(angle + half + i, n) * j->sign;
-                v16 a = v16_load(x, r, h + i, n), b = v16_load(x, r, h + half + i, n);
+                vf cosine = vf_load_f32(angle + i, n),
+                   sine = vf_load_f32(angle + half + i, n) * j->sign;
+                vf a = vf_load(x, r, h + i, n), b = vf_load(x, r, h + half + i, n);
 
-                v16_store(x, r, h + i, n, a * cosine - b * sine);
-                v16_store(x, r, h + half + i, n, b * cosine + a * sine);
+                vf_store(x, r, h + i, n, a * cosine - b * sine);
+                vf_store(x, r, h + half + i, n, b * cosine + a * sine);
             }
         }
     }

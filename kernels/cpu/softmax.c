@@ -9,8 +9,6 @@
 #include "kernels/cpu/vec.h"
 #include <math.h>
 
-static const v16i softmax_lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 /* The most of a long segment: given as a constant, so that its loops have fixed bounds and no mask.
  */
 static const struct attn_span softmax_whole = {0, TILE_TOKENS, false};
@@ -20,11 +18,6 @@ VEC_INLINE bool softmax_is_whole(struct attn_span span)
     return !span.masked && span.n0 == 0 && span.n1 == TILE_TOKENS;
 }
 
-VEC_INLINE v16i v16i_all(int32_t x)
-{
-    return x - (v16i){0};
-}
-
 void softmax_start(struct softmax_rows *rows)
 {
     for (int r = 0; r < TILE_ROWS; r++)
@@ -32,42 +25,42 @@ void softmax_start(struct softmax_rows *rows)
     memset(rows->sum, 0, sizeof(rows->sum));
 }
 
-VEC_INLINE void softmax_put(bool pairs, void *to, int64_t at, v16 x)
+VEC_INLINE void softmax_put(bool pairs, void *to, int64_t at, vf x)
 {
     if (pairs)
-        *(v16h *)((uint16_t *)to + at) = v16_to_bf16(x);
+        *(vh *)((uint16_t *)to + at) = vf_to_bf16(x);
     else
-        *(v16 *)((float *)to + at) = x;
+        *(vf *)((float *)to + at) = x;
 }
 
-VEC_INLINE v16 softmax_score(const struct softmax_rows *rows, int64_t r, const float *s, int64_t n,
-                             bool masked, float scale2)
+VEC_INLINE vf softmax_score(const struct softmax_rows *rows, int64_t r, const float *s, int64_t n,
+                            bool masked, float scale2)
 {
-    v16 x = *(const v16 *)(s + r * TILE_TOKENS + n) * scale2;
-    v16i column = softmax_lane + (int32_t)n;
+    vf x = *(const vf *)(s + r * TILE_TOKENS + n) * scale2;
+    vi column = vi_lanes() + (int32_t)n;
 
     if (!masked)
         return x;
-    return v16_select((column >= v16i_all(rows->lo[r])) & (column <= v16i_all(rows->hi[r])), x,
-                      v16_all(-INFINITY));
+    return vf_select((column >= vi_all(rows->lo[r])) & (column <= vi_all(rows->hi[r])), x,
+                     vf_all(-INFINITY));
 }
 
-/* The maximum of 16 rows from r on, their factors, and what to take off their scores. */
+/* The maximum of VEC rows from r on, their factors, and what to take off their scores. */
 VEC_INLINE void forward_max(struct softmax_rows *rows, int64_t r, const float *s,
                             struct attn_span span, float scale2, float *base)
 {
-    v16 max[VEC], now, old = *(const v16 *)(rows->max + r), off;
+    vf max[VEC], now, old = *(const vf *)(rows->max + r), off;
 
     for (int i = 0; i < VEC; i++) {
-        max[i] = v16_all(-INFINITY);
+        max[i] = vf_all(-INFINITY);
         for (int64_t n = span.n0; n < span.n1; n += VEC)
-            max[i] = v16_max(max[i], softmax_score(rows, r + i, s, n, span.masked, scale2));
+            max[i] = vf_max(max[i], softmax_score(rows, r + i, s, n, span.masked, scale2));
     }
-    now = v16_max(v16_max_rows(max), old);
-    off = v16_select(now == v16_all(-INFINITY), (v16){0}, now);
-    *(v16 *)(rows->max + r) = now;
-    *(v16 *)(rows->factor + r) = v16_select(old == now, v16_all(1.0f), v16_exp2(old - off));
-    *(v16 *)base = off;
+    now = vf_max(vf_max_rows(max), old);
+    off = vf_select(now == vf_all(-INFINITY), (vf){0}, now);
+    *(vf *)(rows->max + r) = now;
+    *(vf *)(rows->factor + r) = vf_select(old == now, vf_all(1.0f), vf_exp2(old - off));
+    *(vf *)base = off;
 }
 
 VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float *s, void *p,
@@ -78,15 +71,15 @@ VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float 
     for (int64_t r = 0; r < TILE_ROWS; r += VEC)
         forward_max(rows, r, s, span, scale2, base + r);
     for (int64_t r = 0; r < TILE_ROWS; r++) {
-        v16 sum = *(const v16 *)rows->sum[r] * rows->factor[r];
+        vf sum = *(const vf *)rows->sum[r] * rows->factor[r];
 
         for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            v16 w = v16_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - base[r]);
+            vf w = vf_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - base[r]);
 
             sum += w;
             softmax_put(pairs, p, r * TILE_TOKENS + n, w);
         }
-        *(v16 *)rows->sum[r] = sum;
+        *(vf *)rows->sum[r] = sum;
     }
 }
 
@@ -107,7 +100,7 @@ void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp)
         if (rows->factor[r] == 1.0f)
             continue;
         for (int64_t d = 0; d < Dp; d += VEC)
-            *(v16 *)(out + r * Dp + d) *= rows->factor[r];
+            *(vf *)(out + r * Dp + d) *= rows->factor[r];
     }
 }
 
@@ -115,10 +108,10 @@ void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t D
                     float *lse)
 {
     for (int64_t r = 0; r < o.rows; r++) {
-        float sum = v16_sum(*(const v16 *)rows->sum[r]);
+        float sum = vf_sum(*(const vf *)rows->sum[r]);
 
         for (int64_t d = 0; d < o.cols; d += VEC)
-            v16_store(o, r, d, o.cols - d, *(const v16 *)(out + r * Dp + d) / sum);
+            vf_store(o, r, d, o.cols - d, *(const vf *)(out + r * Dp + d) / sum);
         if (lse)
             lse[r] = (float)(M_LN2 * ((double)rows->max[r] + log2((double)sum)));
     }
@@ -132,8 +125,8 @@ VEC_INLINE void backward_q_rows(bool pairs, const struct softmax_rows *rows, con
         float lse2 = rows->max[r], delta = rows->factor[r];
 
         for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            v16 w = v16_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - lse2);
-            v16 d = w * ((*(const v16 *)(dp + r * TILE_TOKENS + n) - delta) * scale);
+            vf w = vf_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - lse2);
+            vf d = w * ((*(const vf *)(dp + r * TILE_TOKENS + n) - delta) * scale);
 
             softmax_put(pairs, ds, r * TILE_TOKENS + n, d);
         }
@@ -159,20 +152,18 @@ VEC_INLINE void backward_k_rows(bool pairs, struct softmax_cols cols, const floa
         int32_t key = cols.j0 + (int32_t)r;
 
         for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            v16 x =
-                *(const v16 *)(s + r * TILE_TOKENS + n) * scale2 - *(const v16 *)(cols.lse2 + n);
-            v16 d =
-                (*(const v16 *)(dp + r * TILE_TOKENS + n) - *(const v16 *)(cols.delta + n)) * scale;
-            v16 w;
+            vf x = *(const vf *)(s + r * TILE_TOKENS + n) * scale2 - *(const vf *)(cols.lse2 + n);
+            vf d =
+                (*(const vf *)(dp + r * TILE_TOKENS + n) - *(const vf *)(cols.delta + n)) * scale;
+            vf w;
 
             if (span.masked) {
-                v16i query = softmax_lane + (cols.i0 + (int32_t)n);
-                v16i seen =
-                    (query >= v16i_all(key)) & (*(const v16i *)(cols.begin + n) <= v16i_all(key));
+                vi query = vi_lanes() + (cols.i0 + (int32_t)n);
+                vi seen = (query >= vi_all(key)) & (*(const vi *)(cols.begin + n) <= vi_all(key));
 
-                x = v16_select(seen, x, v16_all(-INFINITY));
+                x = vf_select(seen, x, vf_all(-INFINITY));
             }
-            w = v16_exp2(x);
+            w = vf_exp2(x);
             softmax_put(pairs, p, r * TILE_TOKENS + n, w);
             softmax_put(pairs, ds, r * TILE_TOKENS + n, w * d);
         }

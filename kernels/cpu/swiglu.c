@@ -14,9 +14,9 @@ static void swiglu_fwd_rows(const struct swiglu_job *j, int64_t r0, int64_t r1)
     for (int64_t r = r0; r < r1; r++) {
         for (int64_t c = 0; c < h.cols; c += VEC) {
             int64_t n = h.cols - c;
-            v16 x = v16_load(gate, r, c, n);
+            vf x = vf_load(gate, r, c, n);
 
-            v16_store(h, r, c, n, x / (1.0f + v16_exp(-x)) * v16_load(up, r, c, n));
+            vf_store(h, r, c, n, x / (1.0f + vf_exp(-x)) * vf_load(up, r, c, n));
         }
     }
 }
@@ -28,11 +28,11 @@ static void swiglu_bwd_rows(const struct swiglu_job *j, int64_t r0, int64_t r1)
     for (int64_t r = r0; r < r1; r++) {
         for (int64_t c = 0; c < dh.cols; c += VEC) {
             int64_t n = dh.cols - c;
-            v16 x = v16_load(gate, r, c, n), u = v16_load(up, r, c, n), d = v16_load(dh, r, c, n);
-            v16 sigma = 1.0f / (1.0f + v16_exp(-x));
+            vf x = vf_load(gate, r, c, n), u = vf_load(up, r, c, n), d = vf_load(dh, r, c, n);
+            vf sigma = 1.0f / (1.0f + vf_exp(-x));
 
-            v16_store(dgate, r, c, n, d * u * sigma * (1.0f + x * (1.0f - sigma)));
-            v16_store(dup, r, c, n, d * x * sigma);
+            vf_store(dgate, r, c, n, d * u * sigma * (1.0f + x * (1.0f - sigma)));
+            vf_store(dup, r, c, n, d * x * sigma);
         }
     }
 }

@@ -27,18 +27,18 @@ const struct tile_ops *tile_ops_for(enum cpu_isa isa, enum kn_dtype t)
 }
 
 /* Row r of x as fp32 from column c, zeros outside. */
-VEC_INLINE v16 tile_get(struct kn_mat x, int64_t r, int64_t c)
+VEC_INLINE vf tile_get(struct kn_mat x, int64_t r, int64_t c)
 {
-    return r < x.rows && c < x.cols ? v16_load(x, r, c, x.cols - c) : (v16){0};
+    return r < x.rows && c < x.cols ? vf_load(x, r, c, x.cols - c) : (vf){0};
 }
 
 /* The same as raw bf16, for pairs. */
-VEC_INLINE v16h tile_get_bf16(struct kn_mat x, int64_t r, int64_t c)
+VEC_INLINE vh tile_get_bf16(struct kn_mat x, int64_t r, int64_t c)
 {
     assert(x.t == KN_BF16);
     if (r >= x.rows || c >= x.cols)
-        return (v16h){0};
-    return v16_load_bf16((const uint16_t *)x.p + r * x.ld + c, x.cols - c);
+        return (vh){0};
+    return vf_load_bf16((const uint16_t *)x.p + r * x.ld + c, x.cols - c);
 }
 
 void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
@@ -46,19 +46,19 @@ void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat
     for (int64_t r = 0; r < TILE_ROWS; r++) {
         for (int64_t c = 0; c < Dp; c += VEC) {
             if (ops->pairs)
-                *(v16h *)((uint16_t *)to + r * Dp + c) = tile_get_bf16(x, r, c);
+                *(vh *)((uint16_t *)to + r * Dp + c) = tile_get_bf16(x, r, c);
             else
-                *(v16 *)((float *)to + r * Dp + c) = tile_get(x, r, c);
+                *(vf *)((float *)to + r * Dp + c) = tile_get(x, r, c);
         }
     }
 }
 
-/* Sixteen rows of sixteen 32-bit words, transposed in four rounds of exchanging halves. */
-VEC_INLINE void tile_transpose(v16u x[VEC])
+/* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
+VEC_INLINE void tile_transpose(vu x[VEC])
 {
-    for (int half = 8; half > 0; half /= 2) {
+    for (int half = VEC / 2; half > 0; half /= 2) {
         for (int i = 0; i < VEC; i++) {
-            v16u a, b, take_a, take_b;
+            vu a, b, take_a, take_b;
 
             if (i & half)
                 continue;
@@ -80,20 +80,20 @@ void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, stru
 
     for (int64_t t = 0; t < TILE_TOKENS; t += VEC) {
         for (int64_t d = 0; d < Dp; d += VEC * per) {
-            v16u block[VEC];
+            vu block[VEC];
 
             for (int64_t r = 0; r < VEC; r++) {
                 if (ops->pairs) {
-                    v16h half[2] = {tile_get_bf16(x, t + r, d), tile_get_bf16(x, t + r, d + VEC)};
+                    vh half[2] = {tile_get_bf16(x, t + r, d), tile_get_bf16(x, t + r, d + VEC)};
 
                     memcpy(&block[r], half, sizeof(half));
                 } else {
-                    block[r] = (v16u)tile_get(x, t + r, d);
+                    block[r] = (vu)tile_get(x, t + r, d);
                 }
             }
             tile_transpose(block);
             for (int64_t k = 0; k < VEC; k++)
-                *(v16u *)((uint32_t *)to + (d / per + k) * TILE_TOKENS + t) = block[k];
+                *(vu *)((uint32_t *)to + (d / per + k) * TILE_TOKENS + t) = block[k];
         }
     }
 }
@@ -103,12 +103,12 @@ void tile_pack_plain(const struct tile_ops *ops, void *to, int64_t Dp, struct kn
     for (int64_t t = 0; t < TILE_TOKENS; t += ops->pairs ? 2 : 1) {
         for (int64_t d = 0; d < Dp; d += VEC) {
             if (ops->pairs) {
-                v16u even = __builtin_convertvector(tile_get_bf16(x, t, d), v16u);
-                v16u odd = __builtin_convertvector(tile_get_bf16(x, t + 1, d), v16u);
+                vu even = __builtin_convertvector(tile_get_bf16(x, t, d), vu);
+                vu odd = __builtin_convertvector(tile_get_bf16(x, t + 1, d), vu);
 
-                *(v16u *)((uint32_t *)to + t / 2 * Dp + d) = even | odd << 16;
+                *(vu *)((uint32_t *)to + t / 2 * Dp + d) = even | odd << 16;
             } else {
-                *(v16 *)((float *)to + t * Dp + d) = tile_get(x, t, d);
+                *(vf *)((float *)to + t * Dp + d) = tile_get(x, t, d);
             }
         }
     }

@@ -2,8 +2,8 @@
  * AVX-512 and AMX.
  *
  * Register blocks: rows x columns of sums stay in registers over all of K. fp32: 8 x 32 with 32
- * registers of AVX-512, 4 x 16 with AVX2. Pairs: 8 x 32 by vdpbf16ps. AMX: 32 x 32, four of the
- * eight tile registers, two for a and two for b, so that each load is used twice.
+ * registers of AVX-512, 4 x 16 with AVX2, 4 x 8 with SSE2. Pairs: 8 x 32 by vdpbf16ps. AMX: 32 x
+ * 32, four of the eight tile registers, two for a and two for b, so that each load is used twice.
  */
 #include "kernels/cpu/tile_product.h"
 #include "kernels/cpu/vec.h"
@@ -18,23 +18,23 @@ VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const 
 {
     for (int64_t r = 0; r < TILE_ROWS; r += rows) {
         for (int64_t n = 0; n < N; n += vectors * VEC) {
-            v16 sum[8][2];
+            vf sum[8][2];
 
             for (int i = 0; i < rows; i++)
                 for (int v = 0; v < vectors; v++)
-                    sum[i][v] = add ? *(const v16 *)(c + (r + i) * ldc + n + v * VEC) : (v16){0};
+                    sum[i][v] = add ? *(const vf *)(c + (r + i) * ldc + n + v * VEC) : (vf){0};
             for (int64_t k = 0; k < K; k++) {
-                v16 col[2];
+                vf col[2];
 
                 for (int v = 0; v < vectors; v++)
-                    col[v] = *(const v16 *)(b + k * ldb + n + v * VEC);
+                    col[v] = *(const vf *)(b + k * ldb + n + v * VEC);
                 for (int i = 0; i < rows; i++)
                     for (int v = 0; v < vectors; v++)
                         sum[i][v] += a[(r + i) * lda + k] * col[v];
             }
             for (int i = 0; i < rows; i++)
                 for (int v = 0; v < vectors; v++)
-                    *(v16 *)(c + (r + i) * ldc + n + v * VEC) = sum[i][v];
+                    *(vf *)(c + (r + i) * ldc + n + v * VEC) = sum[i][v];
         }
     }
 }
@@ -42,13 +42,7 @@ VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const 
 void tile_product_wide(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
                        float *c, int64_t ldc, bool add)
 {
-#if defined(__AVX512F__)
-    product_wide(8, 2, N, K, a, lda, b, ldb, c, ldc, add);
-#elif defined(__AVX2__)
-    product_wide(4, 1, N, K, a, lda, b, ldb, c, ldc, add);
-#else
-    product_wide(2, 1, N, K, a, lda, b, ldb, c, ldc, add);
-#endif
+    product_wide(VEC == 16 ? 8 : 4, 2, N, K, a, lda, b, ldb, c, ldc, add);
 }
 
 #ifdef __AVX512BF16__

@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Most arenas hold one parsed job or one request: a few KiB. */
-#define BLOCK_BYTES ((size_t)16 * 1024)
+/* Most arenas hold one parsed job (some hundred bytes, and the coordinator keeps a hundred thousand of them) or one
+ * request (a few KiB): the first block is small, each further one twice the last. */
+#define BLOCK_FIRST_BYTES ((size_t)512)
+#define BLOCK_MAX_BYTES ((size_t)16 * 1024)
 #define ALIGN ((size_t)16)
 
 struct lh_arena_block {
@@ -48,7 +50,9 @@ void *lh_arena_alloc(struct lh_arena *a, size_t n)
     if (n > a->max_bytes - LH_MIN(a->used_bytes, a->max_bytes))
         return NULL;
     if (!b || b->cap - b->used < n) {
-        size_t cap = LH_MAX(n, BLOCK_BYTES);
+        size_t cap = b ? LH_MIN(2 * b->cap, BLOCK_MAX_BYTES) : BLOCK_FIRST_BYTES;
+
+        cap = LH_MAX(n, cap);
 
         b = calloc(1, sizeof(*b) + cap);
         if (!b)

@@ -15,21 +15,67 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-static int read_all(int fd, char *data, size_t len)
+static int read_sized(int fd, size_t size, char **ret_data, size_t *ret_len)
 {
+    char *data = malloc(size + 1);
     size_t done = 0;
+    int rc = data ? 0 : -ENOMEM;
 
-    while (done < len) {
-        ssize_t n = read(fd, data + done, len - done);
+    while (rc == 0 && done < size) {
+        ssize_t n = read(fd, data + done, size - done);
 
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return -errno;
-        if (n == 0)
-            return -EIO; /* the file shrank between fstat and read */
-        done += (size_t)n;
+            rc = -errno;
+        else if (n == 0)
+            rc = -EIO; /* the file shrank between fstat and read */
+        else
+            done += (size_t)n;
     }
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
+    data[size] = '\0';
+    *ret_data = data;
+    *ret_len = size;
+    return 0;
+}
+
+/* Files of /proc and /sys tell no size: they are read until they end. */
+static int read_unsized(int fd, size_t max_bytes, char **ret_data, size_t *ret_len)
+{
+    size_t cap = 0, len = 0;
+    char *data = NULL;
+    ssize_t n = 1;
+
+    while (n > 0) {
+        if (len + 1 >= cap) {
+            char *grown = realloc(data, cap ? cap * 2 : 4096);
+
+            if (!grown) {
+                free(data);
+                return -ENOMEM;
+            }
+            data = grown;
+            cap = cap ? cap * 2 : 4096;
+        }
+        n = read(fd, data + len, cap - len - 1);
+        if (n < 0 && errno == EINTR)
+            n = 1;
+        else if (n < 0 || len + (size_t)n > max_bytes) {
+            int rc = n < 0 ? -errno : -EFBIG;
+
+            free(data);
+            return rc;
+        } else {
+            len += (size_t)n;
+        }
+    }
+    data[len] = '\0';
+    *ret_data = data;
+    *ret_len = len;
     return 0;
 }
 
@@ -53,6 +99,7 @@ int lh_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *re
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
     char *data = NULL;
+    size_t len = 0;
     struct stat st;
     int rc;
 
@@ -65,19 +112,15 @@ int lh_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *re
     else if ((uint64_t)st.st_size > max_bytes)
         rc = lh_err_set(reterr, -EFBIG, "'%s' has %lld bytes, at most %zu are read", path,
                         (long long)st.st_size, max_bytes);
-    else if (!(data = malloc((size_t)st.st_size + 1)))
-        rc = lh_err_set(reterr, -ENOMEM, "read '%s'", path);
-    else if ((rc = read_all(fd, data, (size_t)st.st_size)) < 0)
+    else if ((rc = st.st_size > 0 ? read_sized(fd, (size_t)st.st_size, &data, &len)
+                                  : read_unsized(fd, max_bytes, &data, &len)) < 0)
         rc = lh_err_set(reterr, rc, "read '%s'", path);
     (void)close(fd);
-    if (rc < 0) {
-        free(data);
+    if (rc < 0)
         return rc;
-    }
-    data[st.st_size] = '\0';
     *ret_data = data;
     if (ret_len)
-        *ret_len = (size_t)st.st_size;
+        *ret_len = len;
     return 0;
 }
 
@@ -162,7 +205,7 @@ int lh_mkdir_p(const char *path, struct lh_err *reterr)
             continue;
         *p = '\0';
         if (mkdir(copy, 0777) < 0 && !(errno == EEXIST && lh_is_dir(copy)))
-            rc = lh_err_set(reterr, -errno, "create directory '%s'", copy);
+            rc = lh_err_set(reterr, errno == EEXIST ? -ENOTDIR : -errno, "create directory '%s'", copy);
         *p = c;
         if (c == '\0')
             break;

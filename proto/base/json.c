@@ -39,6 +39,19 @@ static int check_depth(const char *text, size_t len, unsigned max_depth)
     return 0;
 }
 
+/* Jansson's words, but where they speak of bytes or of its own flags. */
+static const char *why_not(const json_error_t *je)
+{
+    switch (json_error_code(je)) {
+    case json_error_invalid_utf8:
+        return "the text is not UTF-8";
+    case json_error_null_character:
+        return "\\u0000 is not taken in a string";
+    default:
+        return je->text;
+    }
+}
+
 int lh_json_parse(const char *text, size_t len, unsigned max_depth, json_t **ret_value,
                   struct lh_err *reterr)
 {
@@ -50,7 +63,7 @@ int lh_json_parse(const char *text, size_t len, unsigned max_depth, json_t **ret
     value = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
     if (!value)
         return lh_err_set(reterr, LH_EINPUT, "not valid JSON at line %d, column %d: %s", je.line,
-                          je.column, je.text);
+                          je.column, why_not(&je));
     *ret_value = value;
     return 0;
 }

@@ -1,6 +1,11 @@
-# Fuzz targets of worker/formats and worker/text.
+# Fuzz targets of worker/formats, worker/text and worker/data.
 lh_fuzz(safetensors LINK lh_formats)
 lh_fuzz(model_config LINK lh_formats)
 lh_fuzz(gguf LINK lh_text)
 lh_fuzz(tokenizer LINK lh_text)
 lh_fuzz(encode LINK lh_text)
+lh_fuzz(pieces LINK lh_text)
+lh_fuzz(records LINK lh_data)
+foreach(name pieces records)
+  target_compile_definitions(fuzz_${name} PRIVATE LH_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+endforeach()

@@ -79,36 +79,15 @@ def children_of(pid):
     return found
 
 
-class Coordinator:
-    """longhauld with a state directory of its own; by default --standalone, with its node."""
+class Daemon:
+    """A process that the test started, in a session of its own, with its output in a file."""
 
-    def __init__(self, state, *args, standalone=True, slots=2, env=None, prefix=()):
-        self.state = pathlib.Path(state)
-        self.args = [str(a) for a in args]
-        if "--listen" not in self.args:
-            self.args += ["--listen", "127.0.0.1:0"]
-        if standalone:
-            self.args += ["--standalone", "--slots", str(slots)]
-        self.env = {**os.environ, **(env or {})}
-        self.prefix = [str(p) for p in prefix]
-        self.process = None
-        self.url = None
+    process = None
+    log = None
 
-    def start(self, timeout=30):
-        self.state.mkdir(parents=True, exist_ok=True)
-        (self.state / "address").unlink(missing_ok=True)  # of one that was killed
-        self.log = self.state.parent / f"{self.state.name}.log"
+    def spawn(self, command, env):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([*self.prefix, str(BIN / "longhauld"), "--state", str(self.state), *self.args],
-                                            stdout=log, stderr=log, env=self.env, start_new_session=True)
-        address = self.state / "address"
-
-        def ready():
-            assert self.process.poll() is None, f"longhauld ended {self.process.returncode}:\n{self.log.read_text()[-3000:]}"
-            return address.exists() and address.read_text().strip()
-
-        self.url = wait_until(ready, timeout, "longhauld is ready")
-        return self
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
 
     def kill(self):
         """kill -9, as a crash would."""
@@ -123,6 +102,35 @@ class Coordinator:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+class Coordinator(Daemon):
+    """longhauld with a state directory of its own; by default --standalone, with its node."""
+
+    def __init__(self, state, *args, standalone=True, slots=2, env=None, prefix=()):
+        self.state = pathlib.Path(state)
+        self.args = [str(a) for a in args]
+        if "--listen" not in self.args:
+            self.args += ["--listen", "127.0.0.1:0"]
+        if standalone:
+            self.args += ["--standalone", "--slots", str(slots)]
+        self.env = {**os.environ, **(env or {})}
+        self.prefix = [str(p) for p in prefix]
+        self.url = None
+
+    def start(self, timeout=30):
+        self.state.mkdir(parents=True, exist_ok=True)
+        (self.state / "address").unlink(missing_ok=True)  # of one that was killed
+        self.log = self.state.parent / f"{self.state.name}.log"
+        self.spawn([*self.prefix, str(BIN / "longhauld"), "--state", str(self.state), *self.args], self.env)
+        address = self.state / "address"
+
+        def ready():
+            assert self.process.poll() is None, f"longhauld ended {self.process.returncode}:\n{self.log.read_text()[-3000:]}"
+            return address.exists() and address.read_text().strip()
+
+        self.url = wait_until(ready, timeout, "longhauld is ready")
+        return self
 
     def __enter__(self):
         return self.start()
@@ -167,7 +175,7 @@ class Coordinator:
                               capture_output=True, timeout=timeout, **k)
 
 
-class Node:
+class Node(Daemon):
     """A longhaul-node started by hand, for tests with more than one."""
 
     def __init__(self, url, name, state, *args, slots=1, prefix=(), env=None):
@@ -176,26 +184,11 @@ class Node:
         self.command = [*[str(p) for p in prefix], str(BIN / "longhaul-node"), "--coordinator", url, "--name", name,
                         "--state", str(state), "--slots", str(slots), *[str(a) for a in args]]
         self.env = {**os.environ, **(env or {})}
-        self.process = None
 
     def start(self):
         self.state.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env, start_new_session=True)
+        self.spawn(self.command, self.env)
         return self
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self, timeout=20):
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
     def __enter__(self):
         return self.start()

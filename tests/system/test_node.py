@@ -21,6 +21,14 @@ echo "log of $rank"
 '''
 
 
+def runs(pid):
+    """Orphans that were killed wait for init to collect them: they run no more."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 class Bench:
     """A node with one scripted coordinator, whose ranks run `script`."""
 
@@ -74,7 +82,7 @@ def bench(tmp_path):
         b.close()
 
 
-def test_a_node_registers_with_what_it_is(bench):
+def test_a_node_registers_with_what_it_is(bench):  # NODE-1, 3, 4
     b = bench()
     r = b.c.registrations[0]
     assert (r["protocol"], r["name"], r["slots"], r["device"], r["address"], r["attempts"]) == (1, "n1", 2, "cpu", "127.0.0.1", [])
@@ -83,7 +91,7 @@ def test_a_node_registers_with_what_it_is(bench):
     assert json.loads((b.state / "fence.json").read_text()) == {"cluster": "c1", "epoch": 1}
 
 
-def test_an_attempt_runs_and_everything_it_wrote_arrives_before_the_end_is_told(bench):
+def test_an_attempt_runs_and_everything_it_wrote_arrives_before_the_end_is_told(bench):  # NODE-6, 7, 9, 10, 13, 17, 18
     b = bench('say \'{"type": "done", "rank": \'$rank\', "exit": 0, "result": {"x": 1}}\'; exit 0')
     end = b.run_to("j1", "exited")
     assert (end["outcome"], end["class"], end["exit"], end["result"]) == ("ok", "", 0, {"x": 1})
@@ -96,13 +104,13 @@ def test_an_attempt_runs_and_everything_it_wrote_arrives_before_the_end_is_told(
     wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
 
 
-def test_running_is_told_when_every_rank_has_started(bench):
+def test_running_is_told_when_every_rank_has_started(bench):  # NODE-10, 15
     b = bench("sleep 3")
     b.run_to("j1", "running")
     assert not b.c.got("exited")
 
 
-def test_a_preflight_tells_the_plan_or_the_problem(bench):
+def test_a_preflight_tells_the_plan_or_the_problem(bench):  # NODE-8, 14
     b = bench()
     b.c.send("preflight", job="j1", spec={"kind": "check"}, inputs={})
     assert b.c.expect("preflight", job="j1")["plan"] == {"bytes_total": 7}
@@ -125,7 +133,7 @@ def test_a_preflight_that_the_worker_refuses_carries_its_words(bench):
     assert "cannot go on" in b.c.expect("preflight", job="j2")["problem"]["detail"]
 
 
-def test_inputs_that_are_missing_refuse_the_attempt_and_leave_nothing(bench):
+def test_inputs_that_are_missing_refuse_the_attempt_and_leave_nothing(bench):  # NODE-9, 15
     b = bench()
     b.c.prepare("j1", spec={"kind": "train", "data": {"train": ["file:///nowhere/*.txt"]}})
     r = b.c.expect("prepare_failed", job="j1")
@@ -135,7 +143,7 @@ def test_inputs_that_are_missing_refuse_the_attempt_and_leave_nothing(bench):
     wait_until(lambda: not b.dir("j1").exists(), 10, "the attempt is forgotten")
 
 
-def test_a_stop_reaches_the_ranks(bench):
+def test_a_stop_reaches_the_ranks(bench):  # NODE-12
     b = bench('trap "exit 85" TERM; while :; do sleep 0.1; done')
     b.run_to("j1", "running")
     b.c.send("stop", job="j1", attempt=1, reason="cancel", grace_s=5)
@@ -143,7 +151,7 @@ def test_a_stop_reaches_the_ranks(bench):
     assert (end["outcome"], end["exit"], end["reason"]) == ("stopped", 85, "cancel")
 
 
-def test_a_stop_of_a_prepared_attempt_and_of_one_never_seen(bench):
+def test_a_stop_of_a_prepared_attempt_and_of_one_never_seen(bench):  # NODE-12, 18
     b = bench()
     b.c.prepare("j1")
     b.c.expect("prepared", job="j1")
@@ -154,7 +162,7 @@ def test_a_stop_of_a_prepared_attempt_and_of_one_never_seen(bench):
     b.c.expect("cleaned", job="ghost", attempt=4)
 
 
-def test_a_killed_daemon_leaves_the_ranks_alone_and_its_successor_goes_on(bench):
+def test_a_killed_daemon_leaves_the_ranks_alone_and_its_successor_goes_on(bench):  # SHIM-1, NODE-4
     b = bench('i=0; while [ $i -lt 30 ]; do echo "line $i"; sleep 0.1; i=$((i+1)); done; exit 0')
     b.run_to("j1", "running")
     pid = b.shim_pid("j1")
@@ -169,7 +177,7 @@ def test_a_killed_daemon_leaves_the_ranks_alone_and_its_successor_goes_on(bench)
     assert b.c.files["j1/1/0.log"] == b"log of 0\n" + b"".join(b"line %d\n" % i for i in range(30))
 
 
-def test_an_attempt_that_ended_while_the_daemon_was_away_is_told(bench):
+def test_an_attempt_that_ended_while_the_daemon_was_away_is_told(bench):  # NODE-6
     b = bench("sleep 1; exit 3")
     b.run_to("j1", "running")
     b.node.kill()
@@ -179,7 +187,7 @@ def test_an_attempt_that_ended_while_the_daemon_was_away_is_told(bench):
     assert (end["outcome"], end["class"], end["exit"]) == ("failed", "app", 3)
 
 
-def test_a_killed_shim_is_an_infrastructure_failure_without_leftovers(bench):
+def test_a_killed_shim_is_an_infrastructure_failure_without_leftovers(bench):  # SHIM-7
     b = bench("exec sleep 51.25")
     b.run_to("j1", "running")
     pid = b.shim_pid("j1")
@@ -188,7 +196,8 @@ def test_a_killed_shim_is_an_infrastructure_failure_without_leftovers(bench):
     end = b.c.expect("exited", job="j1")
     assert (end["outcome"], end["class"], end["error"]["code"]) == ("failed", "infra", "shim_lost")
     b.c.expect("cleaned", job="j1")
-    assert len(below) >= 5 and not [p for p in below if pathlib.Path(f"/proc/{p}").exists()]
+    assert not pathlib.Path("/dev/shm/longhaul-j1-1").exists()
+    assert len(below) >= 5 and not [p for p in below if runs(p)]
 
 
 def test_a_killed_daemon_and_a_killed_shim_are_cleaned_up_by_the_next_daemon(bench):
@@ -203,7 +212,7 @@ def test_a_killed_daemon_and_a_killed_shim_are_cleaned_up_by_the_next_daemon(ben
     assert b"52.25" not in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True).stdout
 
 
-def test_a_coordinator_that_restarts_is_told_everything_again(bench):
+def test_a_coordinator_that_restarts_is_told_everything_again(bench):  # NODE-1, 3, 5, 6
     b = bench("sleep 100")
     b.run_to("j1", "running")
     b.c.stop()
@@ -218,7 +227,7 @@ def test_a_coordinator_that_restarts_is_told_everything_again(bench):
     assert json.loads((b.state / "fence.json").read_text())["epoch"] == 2
 
 
-def test_an_older_epoch_and_another_cluster_are_not_obeyed(bench):
+def test_an_older_epoch_and_another_cluster_are_not_obeyed(bench):  # NODE-1
     b = bench()
     b.c.stop()
     b.c.epoch = 0
@@ -236,7 +245,7 @@ def test_an_older_epoch_and_another_cluster_are_not_obeyed(bench):
     assert not b.dir("j1").exists() and "of cluster c2" in b.node.log.read_text()
 
 
-def test_unwanted_attempts_are_killed_at_registration(bench):
+def test_unwanted_attempts_are_killed_at_registration(bench):  # NODE-4
     b = bench("sleep 100")
     b.run_to("j1", "running")
     b.c.kill = [{"job": "j1", "attempt": 1}]
@@ -245,7 +254,7 @@ def test_unwanted_attempts_are_killed_at_registration(bench):
     wait_until(lambda: not b.dir("j1").exists(), 20, "the attempt is gone")
 
 
-def test_a_higher_attempt_ends_the_one_that_is_held_and_a_lower_one_is_refused(bench):
+def test_a_higher_attempt_ends_the_one_that_is_held_and_a_lower_one_is_refused(bench):  # NODE-2
     b = bench("sleep 100")
     b.run_to("j1", "running", attempt=2)
     b.c.prepare("j1", attempt=1)
@@ -255,7 +264,7 @@ def test_a_higher_attempt_ends_the_one_that_is_held_and_a_lower_one_is_refused(b
     assert not b.dir("j1", 1).exists()
 
 
-def test_commands_may_be_repeated(bench):
+def test_commands_may_be_repeated(bench):  # NODE-5
     b = bench("sleep 1; exit 0")
     b.c.prepare("j1")
     b.c.prepare("j1")
@@ -264,6 +273,24 @@ def test_commands_may_be_repeated(bench):
     b.c.send("launch", job="j1", attempt=1)
     assert b.c.expect("exited", job="j1")["outcome"] == "ok"
     assert b.c.files["j1/1/0.log"] == b"log of 0\n"
+
+
+def test_processes_that_fork_faster_than_they_can_be_found_are_killed_with_their_cgroup(bench):  # SHIM-4
+    b = bench("""trap "" TERM; (exec setsid python3 -c "
+import os, time
+while True:
+    if os.fork(): os._exit(0)
+    time.sleep(0.001)
+" longhaul-hopper) & exit 0""")
+    b.c.prepare("j1")
+    b.c.expect("prepared", job="j1")
+    cgroup = json.loads((b.dir("j1") / "attempt.json").read_text())["local"].get("cgroup")
+    if not cgroup:
+        pytest.skip("cgroup v2 cannot be written to here")
+    b.c.send("launch", job="j1", attempt=1)
+    b.c.expect("cleaned", job="j1", timeout=30)
+    assert b"longhaul-hopper" not in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True).stdout
+    wait_until(lambda: not pathlib.Path(cgroup).exists(), 10, "the cgroup is removed")
 
 
 def test_secrets_of_the_daemon_do_not_reach_ranks(bench, monkeypatch):
@@ -306,7 +333,7 @@ def verified(path):
     return manifest
 
 
-def test_checkpoints_are_uploaded_while_ranks_run_even_when_the_worker_removes_its_own(bench):
+def test_checkpoints_are_uploaded_while_ranks_run_even_when_the_worker_removes_its_own(bench):  # NODE-16, CKPT-12, 15
     b = bench(CHECKPOINTS + '[ $rank = 0 ] || { sleep 2; exit 0; }; checkpoint 1; sleep 1; checkpoint 2; rm -r out/checkpoints/*1; exit 0')
     store = b.tmp / "store"
     end = b.run_to("j1", "exited", upload=f"file://{store}/")
@@ -327,7 +354,7 @@ def test_checkpoints_are_uploaded_while_ranks_run_even_when_the_worker_removes_i
     assert not (b.state / "kept").exists()
 
 
-def test_an_upload_that_fails_for_good_is_told_and_the_checkpoint_is_kept(bench):
+def test_an_upload_that_fails_for_good_is_told_and_the_checkpoint_is_kept(bench):  # CKPT-16, NODE-13
     b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
     blocker = b.tmp / "store"
     blocker.write_text("not a directory")
@@ -340,7 +367,7 @@ def test_an_upload_that_fails_for_good_is_told_and_the_checkpoint_is_kept(bench)
     verified(b.state / "kept" / "j1" / "attempt-1" / "step-00000001")
 
 
-def test_a_checkpoint_of_another_attempt_at_the_same_place_is_not_overwritten(bench):
+def test_a_checkpoint_of_another_attempt_at_the_same_place_is_not_overwritten(bench):  # CKPT-15
     b = bench(CHECKPOINTS + '[ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
     path = b.tmp / "store" / "j1" / "attempt-1" / "step-00000001"
     path.mkdir(parents=True)
@@ -367,14 +394,14 @@ def test_an_upload_goes_on_after_the_daemon_was_killed_in_the_middle(bench):
     assert b.c.expect("exited", job="j1")["outcome"] == "ok"
 
 
-def test_shards_are_reported_and_uploaded_at_the_end(bench):
+def test_shards_are_reported_and_uploaded_at_the_end(bench):  # NODE-16, CKPT-6
     b = bench(CHECKPOINTS + '[ $rank = 0 ] && { checkpoint 7; mv out/checkpoints/step-00000007 out/shards; }; sleep 0.5; exit 0')
     b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
     assert b.c.got("upload", output="shards", state="done")
     verified(b.tmp / "store" / "j1" / "attempt-1" / "shards")
 
 
-def test_an_attempt_resumes_from_a_checkpoint_of_the_store_after_verifying_it(bench):
+def test_an_attempt_resumes_from_a_checkpoint_of_the_store_after_verifying_it(bench):  # NODE-9, CKPT-4, 5
     b = bench(CHECKPOINTS + 'if [ -e resume ]; then echo "$*"; cat resume/state.json; exit 0; fi; [ $rank = 0 ] && checkpoint 1; sleep 1; exit 0')
     b.run_to("j1", "exited", upload=f"file://{b.tmp}/store")
     r = b.c.got("upload", step=1, state="done")[0]

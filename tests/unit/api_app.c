@@ -2,7 +2,9 @@
 #include "tests/unit/api_app.h"
 #include "daemon/coordinator/metrics/metrics.h"
 #include "proto/base/clock.h"
+#include "proto/base/fs.h"
 #include "proto/base/json.h"
+#include "proto/base/sha256.h"
 #include "proto/base/str.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -66,7 +68,8 @@ static void wake_waits(struct app *a)
         struct wait *w = *at;
         const struct core_job *j = core_find_job(a->core, w->job);
 
-        if (j && j->revision <= w->revision && !lh_job_is_final(j->state) && lh_mono_ms() < w->until_ms) {
+        if (j && j->revision <= w->revision && !lh_job_is_final(j->state) &&
+            lh_mono_ms() < w->until_ms) {
             at = &w->next;
             continue;
         }
@@ -87,7 +90,8 @@ static void commit(struct app *a, struct core_effects *fx)
         a->events[a->n_events++] = event;
         for (struct feed *f = a->feeds, *next; f; f = next) {
             next = f->next;
-            f->feed(f->arg, fx->changes.events[i].seq, fx->changes.events[i].type, fx->changes.events[i].job, text);
+            f->feed(f->arg, fx->changes.events[i].seq, fx->changes.events[i].type,
+                    fx->changes.events[i].job, text);
         }
         free(text);
     }
@@ -125,7 +129,9 @@ static struct later *later_new(struct app *a, void *arg)
     check(l != NULL, "no memory");
     l->arg = arg;
     l->timer.data = l;
-    check(uv_timer_init(&a->loop, &l->timer) == 0 && uv_timer_start(&l->timer, later_on_timer, 1, 0) == 0, "timer");
+    check(uv_timer_init(&a->loop, &l->timer) == 0 &&
+              uv_timer_start(&l->timer, later_on_timer, 1, 0) == 0,
+          "timer");
     return l;
 }
 
@@ -144,7 +150,7 @@ static void answer_later(struct app *a, struct core_effects *fx, app_done_fn *do
     (void)snprintf(l->detail, sizeof(l->detail), "%s", fx->detail);
 }
 
-/* ---- app.h ---------------------------------------------------------------------------------------------------------- */
+/* ---- app.h ---------------------------------------------------------------------------------- */
 
 const struct core *app_core(const struct app *a)
 {
@@ -157,8 +163,8 @@ const char *app_job_dir(const struct app *a, const char *job, char *buf, size_t 
     return buf;
 }
 
-void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key, const char *principal,
-                bool dry_run, app_done_fn *done, void *arg)
+void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key,
+                const char *principal, bool dry_run, app_done_fn *done, void *arg)
 {
     size_t n = json_is_array(body) ? json_array_size(body) : 1;
     struct core_effects fx = {.errors = json_array()};
@@ -176,15 +182,16 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
             continue;
         }
         for (unsigned k = 0; k < problems.n; k++)
-            (void)json_array_append_new(fx.errors,
-                                        json_pack("{s:s, s:s, s:s}", "pointer", problems.at[k].pointer, "code",
-                                                  problems.at[k].code, "detail", problems.at[k].detail));
+            (void)json_array_append_new(
+                fx.errors, json_pack("{s:s, s:s, s:s}", "pointer", problems.at[k].pointer, "code",
+                                     problems.at[k].code, "detail", problems.at[k].detail));
     }
     if (n == 0 || n > CORE_PIPELINE_MAX || json_array_size(fx.errors) > 0) {
         fx.status = 422;
         fx.code = "bad_job";
-        (void)snprintf(fx.detail, sizeof(fx.detail), "%s",
-                       lh_json_str(json_array_get(fx.errors, 0), "detail", "a pipeline has 1 to 256 jobs"));
+        (void)snprintf(
+            fx.detail, sizeof(fx.detail), "%s",
+            lh_json_str(json_array_get(fx.errors, 0), "detail", "a pipeline has 1 to 256 jobs"));
         answer_later(a, &fx, done, arg);
         for (size_t i = 0; i < good; i++)
             lh_job_free(jobs[i].job);
@@ -206,8 +213,8 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     free(jobs);
 }
 
-void app_action(struct app *a, const char *job, const char *action, uint64_t if_match, const char *principal,
-                app_done_fn *done, void *arg)
+void app_action(struct app *a, const char *job, const char *action, uint64_t if_match,
+                const char *principal, app_done_fn *done, void *arg)
 {
     struct core_event ev = {.type = CORE_EV_ACTION};
     struct core_effects fx;
@@ -221,7 +228,8 @@ void app_action(struct app *a, const char *job, const char *action, uint64_t if_
     core_effects_release(&fx);
 }
 
-uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigned wait_s, app_changed_fn *changed, void *arg)
+uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigned wait_s,
+                      app_changed_fn *changed, void *arg)
 {
     struct wait *w = calloc(1, sizeof(*w));
 
@@ -249,7 +257,8 @@ void app_wait_cancel(struct app *a, uint64_t ticket)
         }
 }
 
-void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job, app_events_fn *done, void *arg)
+void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job,
+                app_events_fn *done, void *arg)
 {
     struct later *l = later_new(a, arg);
 
@@ -258,7 +267,8 @@ void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *j
     for (unsigned i = 0; i < a->n_events && json_array_size(l->events) < limit; i++) {
         const json_t *e = a->events[i];
 
-        if ((uint64_t)lh_json_i64(e, "seq", 0) > after_seq && (!job || strcmp(lh_json_str(e, "job", ""), job) == 0))
+        if ((uint64_t)lh_json_i64(e, "seq", 0) > after_seq &&
+            (!job || strcmp(lh_json_str(e, "job", ""), job) == 0))
             (void)json_array_append(l->events, a->events[i]);
     }
 }
@@ -295,10 +305,11 @@ uint64_t app_last_seq(const struct app *a)
 
 json_t *app_status(struct app *a)
 {
-    return json_pack("{s:s, s:f, s:i, s:s, s:{s:i}, s:{s:i}, s:{s:i}, s:{s:i}, s:[]}", "version", LH_VERSION, "uptime_s",
-                     1.5, "epoch", 1, "mode", "normal", "jobs", "queued",
-                     (int)core_count_jobs(a->core, LH_JOB_QUEUED), "nodes", "up", (int)core_n_nodes(a->core), "slots",
-                     "total", 4, "database", "bytes", 0, "warnings");
+    return json_pack("{s:s, s:f, s:i, s:s, s:{s:i}, s:{s:i}, s:{s:i}, s:{s:i}, s:[]}", "version",
+                     LH_VERSION, "uptime_s", 1.5, "epoch", 1, "mode", "normal", "jobs", "queued",
+                     (int)core_count_jobs(a->core, LH_JOB_QUEUED), "nodes", "up",
+                     (int)core_n_nodes(a->core), "slots", "total", 4, "database", "bytes", 0,
+                     "warnings");
 }
 
 bool app_is_live(const struct app *a)
@@ -330,7 +341,8 @@ void app_node_request(struct app *a, struct http_request *q)
         step(a, &ev, &fx);
         core_effects_release(&fx);
     }
-    json_array_foreach (json_object_get(request, "reports"), i, report) {
+    json_array_foreach(json_object_get(request, "reports"), i, report)
+    {
         ev.type = CORE_EV_REPORT;
         ev.u.report.node = lh_json_str(request, "name", "");
         ev.u.report.report = report;
@@ -341,7 +353,7 @@ void app_node_request(struct app *a, struct http_request *q)
     http_answer_json(q, 200, json_object(), NULL);
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static void on_request(void *arg, struct http_request *q)
 {
@@ -376,6 +388,20 @@ static void *run_loop(void *arg)
     return NULL;
 }
 
+/* One token for each role; its secret is the role's name. */
+static void write_tokens(const char *path)
+{
+    static const char *const roles[] = {"viewer", "submitter", "node", "operator"};
+    char text[600] = "", hex[LH_SHA256_HEX];
+
+    for (size_t i = 0; i < LH_ARRAY_LEN(roles); i++) {
+        lh_sha256_hex(roles[i], strlen(roles[i]), hex);
+        (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s a-%s %s\n", roles[i],
+                       roles[i], hex);
+    }
+    check(lh_write_file(path, text, strlen(text), NULL) == 0, "token file");
+}
+
 struct app *api_app_start(const char *dir)
 {
     const struct core_config core_config = {.suspect_ms = 600000,
@@ -391,12 +417,16 @@ struct app *api_app_start(const char *dir)
                                             .queue_max = 100000,
                                             .store = "file:///tmp/",
                                             .ports = "20000-20100"};
-    const struct http_config config = {.listen = "127.0.0.1:0", .listen_fd = -1};
+    char tokens[600];
+    const struct http_config config = {
+        .listen = "127.0.0.1:0", .listen_fd = -1, .token_file = tokens};
     struct app *a = calloc(1, sizeof(*a));
     struct lh_err err;
 
     check(a != NULL, "no memory");
     (void)snprintf(a->dir, sizeof(a->dir), "%s", dir);
+    (void)snprintf(tokens, sizeof(tokens), "%s/tokens", dir);
+    write_tokens(tokens);
     check(uv_loop_init(&a->loop) == 0, "loop");
     a->core = core_new(&core_config, lh_mono_ms(), lh_now_ms());
     core_loaded(a->core, 0);
@@ -404,7 +434,9 @@ struct app *api_app_start(const char *dir)
         check(false, err.text);
     a->stop.data = a->tick.data = a;
     check(uv_async_init(&a->loop, &a->stop, on_stop) == 0, "async");
-    check(uv_timer_init(&a->loop, &a->tick) == 0 && uv_timer_start(&a->tick, on_tick, 100, 100) == 0, "tick");
+    check(uv_timer_init(&a->loop, &a->tick) == 0 &&
+              uv_timer_start(&a->tick, on_tick, 100, 100) == 0,
+          "tick");
     check(pthread_create(&a->thread, NULL, run_loop, a) == 0, "thread");
     return a;
 }

@@ -18,7 +18,8 @@ static json_t *table(struct rig *r, const char *name)
 static void keep_row(struct rig *r, const char *name, const json_t *row)
 {
     char key[256];
-    const char *job = lh_json_str(row, "job", ""), *to = strncmp(name, "job", 3) == 0 ? "job" : name;
+    const char *job = lh_json_str(row, "job", ""),
+               *to = strncmp(name, "job", 3) == 0 ? "job" : name;
     json_t *t = table(r, to), *old;
 
     if (strcmp(to, "job") == 0)
@@ -26,12 +27,16 @@ static void keep_row(struct rig *r, const char *name, const json_t *row)
     else if (strcmp(to, "node") == 0)
         (void)snprintf(key, sizeof(key), "%s", lh_json_str(row, "name", "?"));
     else if (strcmp(to, "attempt") == 0)
-        (void)snprintf(key, sizeof(key), "%s/%06lld", job, (long long)lh_json_i64(row, "number", -1));
+        (void)snprintf(key, sizeof(key), "%s/%06lld", job,
+                       (long long)lh_json_i64(row, "number", -1));
     else if (strcmp(to, "claim") == 0)
-        (void)snprintf(key, sizeof(key), "%s/%06lld/%04lld/%04lld", job, (long long)lh_json_i64(row, "attempt", -1),
-                       (long long)lh_json_i64(row, "position", -1), (long long)lh_json_i64(row, "slot", -1));
+        (void)snprintf(key, sizeof(key), "%s/%06lld/%04lld/%04lld", job,
+                       (long long)lh_json_i64(row, "attempt", -1),
+                       (long long)lh_json_i64(row, "position", -1),
+                       (long long)lh_json_i64(row, "slot", -1));
     else
-        (void)snprintf(key, sizeof(key), "%s/%06lld/%06lld/%s", job, (long long)lh_json_i64(row, "attempt", -1),
+        (void)snprintf(key, sizeof(key), "%s/%06lld/%06lld/%s", job,
+                       (long long)lh_json_i64(row, "attempt", -1),
                        (long long)lh_json_i64(row, "step", -2), lh_json_str(row, "output", ""));
     old = json_object_get(t, key);
     if (!old) {
@@ -45,10 +50,19 @@ static void keep_row(struct rig *r, const char *name, const json_t *row)
 void rig_init(struct rig *r)
 {
     memset(r, 0, sizeof(*r));
-    r->config = (struct core_config){
-        .suspect_ms = 15000, .down_ms = 60000, .lease_ms = 600000, .prepare_ms = 300000, .launch_ms = 120000,
-        .stop_grace_ms = 10000, .retry_base_ms = 10000, .retry_max_ms = 600000, .stall_ms = 5000,
-        .idem_keep_ms = 86400000, .queue_max = 1000, .store = "file:///store", .ports = "24000-24999"};
+    r->config = (struct core_config){.suspect_ms = 15000,
+                                     .down_ms = 60000,
+                                     .lease_ms = 600000,
+                                     .prepare_ms = 300000,
+                                     .launch_ms = 120000,
+                                     .stop_grace_ms = 10000,
+                                     .retry_base_ms = 10000,
+                                     .retry_max_ms = 600000,
+                                     .stall_ms = 5000,
+                                     .idem_keep_ms = 86400000,
+                                     .queue_max = 1000,
+                                     .store = "file:///store",
+                                     .ports = "24000-24999"};
     r->now_ms = 1000;
     r->tables = json_object();
     r->finals = json_object();
@@ -72,7 +86,8 @@ static int by_key(const void *a, const void *b)
 
 static int by_number(const void *a, const void *b)
 {
-    int64_t x = lh_json_i64(*(json_t *const *)a, "number", 0), y = lh_json_i64(*(json_t *const *)b, "number", 0);
+    int64_t x = lh_json_i64(*(json_t *const *)a, "number", 0),
+            y = lh_json_i64(*(json_t *const *)b, "number", 0);
 
     return x < y ? -1 : x > y;
 }
@@ -86,7 +101,7 @@ static void load_table(struct rig *r, const char *name)
     const char *key;
     struct lh_err err;
 
-    json_object_foreach(t, key, row)
+    json_object_foreach (t, key, row)
         keys[i++] = key;
     qsort(keys, n, sizeof(char *), by_key);
     for (i = 0; i < n; i++)
@@ -112,13 +127,15 @@ void rig_restart(struct rig *r)
     core_loaded(r->core, seq);
 }
 
-/* A slot is in at most one live claim, counts agree, one live attempt a job, numbers grow, finals stay. */
+/* A slot is in at most one live claim, counts agree, one live attempt a job, numbers grow, finals
+ * stay. */
 static void check_invariants(struct rig *r)
 {
     unsigned counts[LH_JOB_TIMED_OUT + 1] = {0};
     json_t *taken = json_object();
 
-    for (const struct core_job *j = core_next_job(r->core, 0, false); j; j = core_next_job(r->core, j->number, false)) {
+    for (const struct core_job *j = core_next_job(r->core, 0, false); j;
+         j = core_next_job(r->core, j->number, false)) {
         const char *final = json_string_value(json_object_get(r->finals, j->id));
         unsigned live = 0;
 
@@ -147,7 +164,8 @@ static void check_invariants(struct rig *r)
                     assert_true(a->claims[k].cleaned);
         }
         assert_true(live <= 1);
-        assert_int_equal(live == 1, j->state == LH_JOB_STARTING || j->state == LH_JOB_RUNNING || j->state == LH_JOB_STOPPING);
+        assert_int_equal(live == 1, j->state == LH_JOB_STARTING || j->state == LH_JOB_RUNNING ||
+                                        j->state == LH_JOB_STOPPING);
     }
     for (int s = 0; s <= LH_JOB_TIMED_OUT; s++)
         assert_int_equal(counts[s], core_count_jobs(r->core, (enum lh_job_state)s));
@@ -193,7 +211,8 @@ void rig_step(struct rig *r, struct core_event *ev)
         const struct core_command *c = &r->fx.commands[i];
 
         if (c->body)
-            assert_int_equal(lh_buf_printf(&r->trace, "> %s %s %s\n", c->node, lh_json_str(c->body, "type", "?"),
+            assert_int_equal(lh_buf_printf(&r->trace, "> %s %s %s\n", c->node,
+                                           lh_json_str(c->body, "type", "?"),
                                            lh_json_str(c->body, "job", "?")),
                              0);
         if (r->on_command)
@@ -208,9 +227,11 @@ void rig_wait(struct rig *r, uint64_t ms)
         struct core_event ev = {.type = CORE_EV_TICK};
 
         r->now_ms += LH_MIN(end - r->now_ms, (uint64_t)500);
-        for (unsigned i = 0; i < core_n_nodes(r->core); i++) /* whoever is not made silent is heard */
+        for (unsigned i = 0; i < core_n_nodes(r->core);
+             i++) /* whoever is not made silent is heard */
             if (core_node_at(r->core, i)->version[0] != 's') {
-                struct core_event seen = {.type = CORE_EV_SEEN, .u.seen.node = core_node_at(r->core, i)->name};
+                struct core_event seen = {.type = CORE_EV_SEEN,
+                                          .u.seen.node = core_node_at(r->core, i)->name};
 
                 rig_step(r, &seen);
             }
@@ -228,13 +249,15 @@ static struct lh_job *parse(const json_t *spec)
     return job;
 }
 
-void rig_submit_key(struct rig *r, const char *id, const char *spec, const char *key, const char *fingerprint)
+void rig_submit_key(struct rig *r, const char *id, const char *spec, const char *key,
+                    const char *fingerprint)
 {
     json_t *o = json_of(spec);
     struct core_new_job job = {.job = parse(o)};
-    struct core_event ev = {.type = CORE_EV_SUBMIT,
-                            .u.submit = {.jobs = &job, .n_jobs = 1, .principal = "me", .key = key,
-                                         .fingerprint = fingerprint}};
+    struct core_event ev = {
+        .type = CORE_EV_SUBMIT,
+        .u.submit = {
+            .jobs = &job, .n_jobs = 1, .principal = "me", .key = key, .fingerprint = fingerprint}};
 
     (void)snprintf(job.id, sizeof(job.id), "%s", id);
     rig_step(r, &ev);
@@ -251,8 +274,9 @@ void rig_pipeline(struct rig *r, unsigned n, const char *const *ids, const char 
 {
     json_t *all = json_of(specs);
     struct core_new_job jobs[8];
-    struct core_event ev = {.type = CORE_EV_SUBMIT,
-                            .u.submit = {.jobs = jobs, .n_jobs = n, .pipeline = true, .principal = "me"}};
+    struct core_event ev = {
+        .type = CORE_EV_SUBMIT,
+        .u.submit = {.jobs = jobs, .n_jobs = n, .pipeline = true, .principal = "me"}};
 
     assert_int_equal(json_array_size(all), n);
     for (unsigned i = 0; i < n; i++) {
@@ -265,18 +289,20 @@ void rig_pipeline(struct rig *r, unsigned n, const char *const *ids, const char 
 
 void rig_action(struct rig *r, const char *id, const char *action)
 {
-    struct core_event ev = {.type = CORE_EV_ACTION, .u.action = {.job = id, .action = action, .principal = "me"}};
+    struct core_event ev = {.type = CORE_EV_ACTION,
+                            .u.action = {.job = id, .action = action, .principal = "me"}};
 
     rig_step(r, &ev);
 }
 
-void rig_register(struct rig *r, const char *node, unsigned slots, const char *agent, const char *attempts)
+void rig_register(struct rig *r, const char *node, unsigned slots, const char *agent,
+                  const char *attempts)
 {
     json_t *list = json_of(attempts);
-    json_t *body = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:o}", "name", node, "agent_id", agent,
-                             "boot_id", "boot", "version", "1", "hostname", node, "address", "127.0.0.1", "device",
-                             "cpu", "slots", (int)slots, "cores", 4, "memory_bytes", (json_int_t)1 << 30, "attempts",
-                             list);
+    json_t *body = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:o}", "name", node,
+                             "agent_id", agent, "boot_id", "boot", "version", "1", "hostname", node,
+                             "address", "127.0.0.1", "device", "cpu", "slots", (int)slots, "cores",
+                             4, "memory_bytes", (json_int_t)1 << 30, "attempts", list);
     struct core_event ev = {.type = CORE_EV_REGISTER, .u.reg.body = body};
 
     rig_step(r, &ev);
@@ -292,7 +318,8 @@ void rig_report(struct rig *r, const char *node, const char *report)
     json_decref(o);
 }
 
-static void report_attempt(struct rig *r, const char *node, const char *id, const char *type, const char *more)
+static void report_attempt(struct rig *r, const char *node, const char *id, const char *type,
+                           const char *more)
 {
     const struct core_job *j = rig_job(r, id);
     char text[512];
@@ -306,7 +333,8 @@ void rig_preflight(struct rig *r, const char *node, const char *id)
 {
     char text[256];
 
-    (void)snprintf(text, sizeof(text), "{'type':'preflight','job':'%s','ok':true,'plan':{'bytes':1}}", id);
+    (void)snprintf(text, sizeof(text),
+                   "{'type':'preflight','job':'%s','ok':true,'plan':{'bytes':1}}", id);
     rig_report(r, node, text);
 }
 
@@ -336,7 +364,8 @@ void rig_exit(struct rig *r, const char *id, const char *outcome, const char *cl
     char nodes[8][CORE_NODE_NAME_MAX], more[200];
 
     (void)gang_of(r, id, nodes);
-    (void)snprintf(more, sizeof(more), ",'outcome':'%s','class':'%s','exit':%d,'result':{'x':1}", outcome, class, code);
+    (void)snprintf(more, sizeof(more), ",'outcome':'%s','class':'%s','exit':%d,'result':{'x':1}",
+                   outcome, class, code);
     report_attempt(r, nodes[0], id, "exited", more);
 }
 

@@ -61,6 +61,21 @@ static inline LH_UNUSED void gb_i32s(struct gguf_build *g, const char *key, cons
     bytes_put(&g->keys, v, 4 * (size_t)n);
 }
 
+static inline LH_UNUSED void gb_f32s(struct gguf_build *g, const char *key, const float *v,
+                                     unsigned n)
+{
+    gb_key(g, key, 9);
+    put_u32(&g->keys, 6);
+    put_u64(&g->keys, n);
+    bytes_put(&g->keys, v, 4 * (size_t)n);
+}
+
+static inline LH_UNUSED void gb_bool(struct gguf_build *g, const char *key, bool v)
+{
+    gb_key(g, key, 7);
+    bytes_put(&g->keys, &(char){v}, 1);
+}
+
 /* cols 0: a vector. data: bytes of the tensor. */
 static inline LH_UNUSED void gb_tensor(struct gguf_build *g, const char *name, uint32_t type,
                                        uint64_t rows, uint64_t cols, const void *data, size_t bytes)

@@ -1,10 +1,11 @@
-/* test_api.c - the API's routes over real sockets, on the real core (api_app.h): lists and cursors, waits, the
- * stream's hand-over from log to live, logs, conditional requests, and what is refused how.
+/* test_api.c - the API's routes over real sockets, on the real core (api_app.h): lists and cursors,
+ * waits, the stream's hand-over from log to live, logs, conditional requests, and what is refused
+ * how.
  */
-#include "tests/unit/api_app.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
+#include "tests/unit/api_app.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -21,7 +22,9 @@
 #include <cmocka.h>
 
 #define JSON_TYPE "Content-Type: application/json\r\n"
-#define CHECK_JOB "{\"kind\": \"check\", \"name\": \"%s\", \"labels\": {\"team\": \"%s\"}, \"check\": {\"seconds\": 1}}"
+#define CHECK_JOB                                                                                  \
+    "{\"kind\": \"check\", \"name\": \"%s\", \"labels\": {\"team\": \"%s\"}, \"check\": "          \
+    "{\"seconds\": 1}}"
 
 struct reply {
     int status;
@@ -50,7 +53,7 @@ static int tear_down(void **state)
     return lh_remove_tree(dir, NULL);
 }
 
-/* ---- a client ------------------------------------------------------------------------------------------------------- */
+/* ---- a client ------------------------------------------------------------------------------- */
 
 static int dial(void)
 {
@@ -62,11 +65,14 @@ static int dial(void)
     return fd;
 }
 
-static void send_request(int fd, const char *method, const char *target, const char *headers, const char *body)
+static void send_request(int fd, const char *method, const char *target, const char *headers,
+                         const char *body)
 {
     char text[16384];
-    int n = snprintf(text, sizeof(text), "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n%s",
-                     method, target, headers, strlen(body), body);
+    int n = snprintf(
+        text, sizeof(text),
+        "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n%s",
+        method, target, headers, strlen(body), body);
 
     assert_true(n > 0 && (size_t)n < sizeof(text));
     assert_int_equal(send(fd, text, (size_t)n, MSG_NOSIGNAL), n);
@@ -108,7 +114,8 @@ static struct reply receive(int fd, int ms)
     return r;
 }
 
-static struct reply ask(const char *method, const char *target, const char *headers, const char *body)
+static struct reply ask(const char *method, const char *target, const char *headers,
+                        const char *body)
 {
     int fd = dial();
 
@@ -123,13 +130,14 @@ static void done(struct reply *r)
 }
 
 /* Expects a status and, of a problem, its code. */
-static void expect(const char *method, const char *target, const char *headers, const char *body, int status,
-                   const char *code)
+static void expect(const char *method, const char *target, const char *headers, const char *body,
+                   int status, const char *code)
 {
     struct reply r = ask(method, target, headers, body);
 
     if (r.status != status || (code && strcmp(lh_json_str(r.json, "code", ""), code) != 0))
-        fail_msg("%s %s: %d in place of %d %s\n%s", method, target, r.status, status, code ? code : "", r.text);
+        fail_msg("%s %s: %d in place of %d %s\n%s", method, target, r.status, status,
+                 code ? code : "", r.text);
     if (code)
         assert_non_null(strstr(r.text, "Content-Type: application/problem+json\r\n"));
     done(&r);
@@ -147,8 +155,10 @@ static void submit(const char *name, const char *team)
 static void node_registers(void)
 {
     expect("POST", "/v1/node/register", "",
-           "{\"protocol\": 1, \"name\": \"n1\", \"agent_id\": \"a\", \"epoch\": 1, \"boot_id\": \"b\", \"version\": \"1\", "
-           "\"hostname\": \"h\", \"address\": \"127.0.0.1\", \"device\": \"cpu\", \"slots\": 2, \"cores\": 2, "
+           "{\"protocol\": 1, \"name\": \"n1\", \"agent_id\": \"a\", \"epoch\": 1, \"boot_id\": "
+           "\"b\", \"version\": \"1\", "
+           "\"hostname\": \"h\", \"address\": \"127.0.0.1\", \"device\": \"cpu\", \"slots\": 2, "
+           "\"cores\": 2, "
            "\"memory_bytes\": 1000, \"attempts\": []}",
            200, NULL);
 }
@@ -169,7 +179,8 @@ static const char *id_of(const char *name, char id[static 64])
 
     (void)snprintf(target, sizeof(target), "/v1/jobs?name=%s", name);
     r = ask("GET", target, "", "");
-    (void)snprintf(id, 64, "%s", lh_json_str(json_array_get(json_object_get(r.json, "jobs"), 0), "id", ""));
+    (void)snprintf(id, 64, "%s",
+                   lh_json_str(json_array_get(json_object_get(r.json, "jobs"), 0), "id", ""));
     done(&r);
     assert_true(id[0]);
     return id;
@@ -180,10 +191,15 @@ static void run_to_running(const char *id)
     char report[256];
     static const char *const types[] = {"prepared", "launched", "running"};
 
-    (void)snprintf(report, sizeof(report), "{\"id\": \"p\", \"type\": \"preflight\", \"job\": \"%s\", \"ok\": true, \"plan\": {}}", id);
+    (void)snprintf(
+        report, sizeof(report),
+        "{\"id\": \"p\", \"type\": \"preflight\", \"job\": \"%s\", \"ok\": true, \"plan\": {}}",
+        id);
     node_reports(report);
     for (size_t i = 0; i < 3; i++) {
-        (void)snprintf(report, sizeof(report), "{\"id\": \"r%zu\", \"type\": \"%s\", \"job\": \"%s\", \"attempt\": 1}", i, types[i], id);
+        (void)snprintf(report, sizeof(report),
+                       "{\"id\": \"r%zu\", \"type\": \"%s\", \"job\": \"%s\", \"attempt\": 1}", i,
+                       types[i], id);
         node_reports(report);
     }
 }
@@ -209,7 +225,7 @@ static void write_journal(const char *id, const char *file, const char *text)
     assert_int_equal(lh_append_file(path, text, strlen(text), NULL), 0);
 }
 
-/* ---- submitting ----------------------------------------------------------------------------------------------------- */
+/* ---- submitting ----------------------------------------------------------------------------- */
 
 static void a_submitted_job_is_answered_with_location_etag_and_defaults(void **state)
 {
@@ -218,10 +234,12 @@ static void a_submitted_job_is_answered_with_location_etag_and_defaults(void **s
 
     (void)state;
     assert_int_equal(r.status, 201);
-    (void)snprintf(location, sizeof(location), "Location: /v1/jobs/%s\r\n", lh_json_str(r.json, "id", "?"));
+    (void)snprintf(location, sizeof(location), "Location: /v1/jobs/%s\r\n",
+                   lh_json_str(r.json, "id", "?"));
     assert_non_null(strstr(r.text, location));
     assert_non_null(strstr(r.text, "ETag: \"1\"\r\n"));
-    assert_int_equal(lh_json_i64(json_object_get(json_object_get(r.json, "spec"), "resources"), "slots", 0), 1);
+    assert_int_equal(
+        lh_json_i64(json_object_get(json_object_get(r.json, "spec"), "resources"), "slots", 0), 1);
     done(&r);
 }
 
@@ -233,14 +251,19 @@ static void bad_bodies_are_refused_with_the_place_and_nothing_is_stored(void **s
     (void)state;
     memset(deep, '[', 200);
     expect("POST", "/v1/jobs", "", "{\"kind\": \"check\"}", 415, "unsupported_media_type");
-    expect("POST", "/v1/jobs", "Content-Type: application/jsonx\r\n", "{}", 415, "unsupported_media_type");
+    expect("POST", "/v1/jobs", "Content-Type: application/jsonx\r\n", "{}", 415,
+           "unsupported_media_type");
     expect("POST", "/v1/jobs", JSON_TYPE, "", 400, "bad_json");
     expect("POST", "/v1/jobs", JSON_TYPE, deep, 400, "bad_json");
-    expect("POST", "/v1/jobs", JSON_TYPE, "{\"kind\": \"check\", \"kind\": \"check\"}", 400, "bad_json");
+    expect("POST", "/v1/jobs", JSON_TYPE, "{\"kind\": \"check\", \"kind\": \"check\"}", 400,
+           "bad_json");
     expect("POST", "/v1/jobs", JSON_TYPE, "{\"name\": \"\xff\"}", 400, "bad_json");
-    expect("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: a b\r\n", "{\"kind\": \"check\"}", 400, "bad_idempotency_key");
-    expect("POST", "/v1/jobs?dry_run=maybe", JSON_TYPE, "{\"kind\": \"check\"}", 400, "bad_parameter");
-    expect("POST", "/v1/jobs", JSON_TYPE "Accept: text/html\r\n", "{\"kind\": \"check\"}", 406, "not_acceptable");
+    expect("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: a b\r\n", "{\"kind\": \"check\"}", 400,
+           "bad_idempotency_key");
+    expect("POST", "/v1/jobs?dry_run=maybe", JSON_TYPE, "{\"kind\": \"check\"}", 400,
+           "bad_parameter");
+    expect("POST", "/v1/jobs", JSON_TYPE "Accept: text/html\r\n", "{\"kind\": \"check\"}", 406,
+           "not_acceptable");
     r = ask("POST", "/v1/jobs", JSON_TYPE, "{\n \"kind\": check}");
     assert_non_null(strstr(lh_json_str(r.json, "detail", ""), "line 2"));
     done(&r);
@@ -256,8 +279,10 @@ static void bad_bodies_are_refused_with_the_place_and_nothing_is_stored(void **s
 
 static void a_repeated_key_answers_with_the_first_job(void **state)
 {
-    struct reply a = ask("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n", "{\"kind\": \"check\"}");
-    struct reply b = ask("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n", "{\"kind\": \"check\"}");
+    struct reply a =
+        ask("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n", "{\"kind\": \"check\"}");
+    struct reply b =
+        ask("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n", "{\"kind\": \"check\"}");
 
     (void)state;
     assert_null(strstr(a.text, "Idempotency-Replayed"));
@@ -265,13 +290,14 @@ static void a_repeated_key_answers_with_the_first_job(void **state)
     assert_string_equal(lh_json_str(a.json, "id", "a"), lh_json_str(b.json, "id", "b"));
     done(&a);
     done(&b);
-    expect("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n", "{\"kind\": \"check\", \"name\": \"x\"}", 422,
-           "idempotency_key_reused");
+    expect("POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n",
+           "{\"kind\": \"check\", \"name\": \"x\"}", 422, "idempotency_key_reused");
 }
 
 static void a_pipeline_is_answered_as_a_list_and_a_dry_run_stores_nothing(void **state)
 {
-    const char *two = "[{\"kind\": \"check\", \"name\": \"p1\"}, {\"kind\": \"check\", \"after\": [{\"job\": \"p1\"}]}]";
+    const char *two = "[{\"kind\": \"check\", \"name\": \"p1\"}, {\"kind\": \"check\", \"after\": "
+                      "[{\"job\": \"p1\"}]}]";
     struct reply r = ask("POST", "/v1/jobs?dry_run=1", JSON_TYPE, two);
 
     (void)state;
@@ -290,7 +316,7 @@ static void a_pipeline_is_answered_as_a_list_and_a_dry_run_stores_nothing(void *
     done(&r);
 }
 
-/* ---- lists ---------------------------------------------------------------------------------------------------------- */
+/* ---- lists ---------------------------------------------------------------------------------- */
 
 static void pages_cover_every_job_once_newest_first(void **state)
 {
@@ -310,7 +336,8 @@ static void pages_cover_every_job_once_newest_first(void **state)
         size_t i;
 
         assert_int_equal(r.status, 200);
-        json_array_foreach (json_object_get(r.json, "jobs"), i, job) {
+        json_array_foreach(json_object_get(r.json, "jobs"), i, job)
+        {
             assert_true(lh_json_i64(job, "number", 0) < before);
             before = lh_json_i64(job, "number", 0);
             seen++;
@@ -364,7 +391,7 @@ static void filters_combine_and_bad_ones_are_refused(void **state)
     assert_int_equal(count("/v1/jobs?unknown=1"), 3);
 }
 
-/* ---- one job -------------------------------------------------------------------------------------------------------- */
+/* ---- one job -------------------------------------------------------------------------------- */
 
 static void conditions_compare_revisions(void **state)
 {
@@ -434,8 +461,10 @@ static void a_running_job_shows_its_progress_logs_numbers_and_attempt(void **sta
     expect_state(id, "running");
     write_journal(id, "events.jsonl",
                   "{\"type\":\"start\",\"time\":\"t\",\"rank\":0}\n"
-                  "{\"type\":\"phase\",\"time\":\"2026-01-01T00:00:00.000Z\",\"rank\":0,\"name\":\"train\",\"done\":3,\"of\":8,\"unit\":\"steps\"}\n"
-                  "{\"type\":\"step\",\"time\":\"2026-01-01T00:00:01.000Z\",\"rank\":0,\"step\":3,\"of\":8,\"loss\":2.5,\"step_s\":2.0}\n"
+                  "{\"type\":\"phase\",\"time\":\"2026-01-01T00:00:00.000Z\",\"rank\":0,\"name\":"
+                  "\"train\",\"done\":3,\"of\":8,\"unit\":\"steps\"}\n"
+                  "{\"type\":\"step\",\"time\":\"2026-01-01T00:00:01.000Z\",\"rank\":0,\"step\":3,"
+                  "\"of\":8,\"loss\":2.5,\"step_s\":2.0}\n"
                   "{\"type\":\"step\",\"step\":4");
     (void)snprintf(target, sizeof(target), "/v1/jobs/%s", id);
     r = ask("GET", target, "", "");
@@ -457,7 +486,8 @@ static void a_running_job_shows_its_progress_logs_numbers_and_attempt(void **sta
     r = ask("GET", "/v1/jobs/one/attempts", "", "");
     p = json_array_get(json_object_get(r.json, "attempts"), 0);
     assert_string_equal(lh_json_str(p, "state", ""), "running");
-    assert_string_equal(lh_json_str(json_array_get(json_object_get(p, "gang"), 0), "node", ""), "n1");
+    assert_string_equal(lh_json_str(json_array_get(json_object_get(p, "gang"), 0), "node", ""),
+                        "n1");
     done(&r);
 }
 
@@ -501,7 +531,7 @@ static void logs_are_read_by_offset_and_followed(void **state)
     expect("GET", "/v1/jobs/one/logs", "Accept: application/json\r\n", "", 406, "not_acceptable");
 }
 
-/* ---- events --------------------------------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------- */
 
 /* How often text holds word. */
 static unsigned occurrences(const char *text, const char *word)
@@ -572,7 +602,8 @@ static void events_are_listed_by_number_and_type(void **state)
     expect("POST", "/v1/jobs/one/hold", "", "", 200, NULL);
     r = ask("GET", "/v1/events?after=1&limit=1", "Accept: application/json\r\n", "");
     assert_int_equal(json_array_size(json_object_get(r.json, "events")), 1);
-    assert_int_equal(lh_json_i64(json_array_get(json_object_get(r.json, "events"), 0), "seq", 0), 2);
+    assert_int_equal(lh_json_i64(json_array_get(json_object_get(r.json, "events"), 0), "seq", 0),
+                     2);
     assert_int_equal(lh_json_i64(r.json, "next_after", 0), 2);
     done(&r);
     r = ask("GET", "/v1/jobs/one/events", "", "");
@@ -586,7 +617,7 @@ static void events_are_listed_by_number_and_type(void **state)
     expect("GET", "/v1/events?job=none", "", "", 404, "no_such_job");
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------------- */
+/* ---- the rest ------------------------------------------------------------------------------- */
 
 static void unknown_paths_and_methods_are_told_apart(void **state)
 {
@@ -604,6 +635,43 @@ static void unknown_paths_and_methods_are_told_apart(void **state)
     expect("GET", "/v1/nodes/one", "", "", 404, "no_such_node");
 }
 
+static void roles_may_do_what_is_theirs(void **state)
+{
+    static const struct {
+        const char *method, *target;
+        int viewer, submitter, node, operator;
+    } cases[] = {
+        {"GET", "/livez", 200, 200, 200, 200},
+        {"GET", "/v1/openapi.json", 200, 200, 200, 200},
+        {"GET", "/metrics", 200, 200, 403, 200},
+        {"GET", "/v1/jobs", 200, 200, 403, 200},
+        {"GET", "/v1/jobs/one/attempts", 200, 200, 403, 200},
+        {"POST", "/v1/jobs", 403, 415, 403, 415},
+        {"POST", "/v1/jobs/one/hold", 403, 200, 403, 200},
+        {"POST", "/v1/node/reports", 403, 403, 200, 200},
+    };
+    struct reply r;
+
+    (void)state;
+    submit("one", "a");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const char *body = strstr(cases[i].target, "/node/") ? "{}" : "";
+
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer viewer\r\n", body,
+               cases[i].viewer, NULL);
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer submitter\r\n", body,
+               cases[i].submitter, NULL);
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer node\r\n", body,
+               cases[i].node, NULL);
+        expect(cases[i].method, cases[i].target, "Authorization: Bearer operator\r\n", body,
+               cases[i].operator, NULL);
+    }
+    r = ask("GET", "/v1/jobs", "Authorization: Bearer wrong\r\n", "");
+    assert_int_equal(r.status, 401);
+    assert_non_null(strstr(r.text, "WWW-Authenticate: Bearer\r\n"));
+    done(&r);
+}
+
 static void probes_metrics_and_documents_answer(void **state)
 {
     struct reply r;
@@ -617,7 +685,8 @@ static void probes_metrics_and_documents_answer(void **state)
     expect("GET", "/v1/status", "", "", 200, NULL);
     r = ask("GET", "/metrics", "", "");
     assert_non_null(strstr(r.text, "Content-Type: text/plain; version=0.0.4"));
-    assert_non_null(strstr(r.body, "\nlonghaul_http_requests_total{route=\"/readyz\",code=\"200\"} 1\n"));
+    assert_non_null(
+        strstr(r.body, "\nlonghaul_http_requests_total{route=\"/readyz\",code=\"200\"} 1\n"));
     assert_non_null(strstr(r.body, "\nlonghaul_jobs{state=\"blocked\"} 1\n"));
     done(&r);
     r = ask("GET", "/v1/nodes/n1", "", "");
@@ -628,8 +697,10 @@ static void probes_metrics_and_documents_answer(void **state)
     assert_string_equal(lh_json_str(r.json, "openapi", ""), "3.1.0");
     /* the job's schema is in its place */
     assert_non_null(json_object_get(
-        json_object_get(json_object_get(json_object_get(json_object_get(r.json, "components"), "schemas"), "JobSpec"),
-                        "properties"),
+        json_object_get(
+            json_object_get(json_object_get(json_object_get(r.json, "components"), "schemas"),
+                            "JobSpec"),
+            "properties"),
         "kind"));
     done(&r);
 }
@@ -640,9 +711,12 @@ static void explain_says_why_and_names_what_is_waited_for(void **state)
 
     (void)state;
     submit("first", "a");
-    expect("POST", "/v1/jobs", JSON_TYPE, "{\"kind\": \"check\", \"name\": \"second\", \"after\": [{\"job\": \"first\"}]}", 201, NULL);
+    expect("POST", "/v1/jobs", JSON_TYPE,
+           "{\"kind\": \"check\", \"name\": \"second\", \"after\": [{\"job\": \"first\"}]}", 201,
+           NULL);
     r = ask("GET", "/v1/jobs/second/explain", "", "");
-    assert_string_equal(lh_json_str(json_array_get(json_object_get(r.json, "blocking"), 0), "name", ""), "first");
+    assert_string_equal(
+        lh_json_str(json_array_get(json_object_get(r.json, "blocking"), 0), "name", ""), "first");
     assert_true(lh_json_str(r.json, "reason", "")[0]);
     assert_true(lh_json_str(r.json, "detail", "")[0]);
     done(&r);
@@ -667,6 +741,7 @@ int main(void)
         TEST(a_stream_of_one_job_goes_live_though_other_jobs_move),
         TEST(events_are_listed_by_number_and_type),
         TEST(unknown_paths_and_methods_are_told_apart),
+        TEST(roles_may_do_what_is_theirs),
         TEST(probes_metrics_and_documents_answer),
         TEST(explain_says_why_and_names_what_is_waited_for),
     };

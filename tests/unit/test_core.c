@@ -1,4 +1,5 @@
-/* test_core.c - scenarios of the coordinator's core: events in, the exact trace of events and commands out. */
+/* test_core.c - scenarios of the coordinator's core: events in, the exact trace of events and
+ * commands out. */
 #include "tests/unit/core_rig.h"
 
 #define CHECK "{'kind':'check'}"
@@ -36,7 +37,8 @@ static void a_job_goes_from_submit_to_success(void **state)
                    "job.running ja\n");
     rig_exit(&r, "ja", "ok", "", 0);
     rig_expect(&r, "attempt.exited ja/1\n");
-    assert_int_equal(core_node_at(r.core, 0)->slots_used, 1); /* not before the node says that all is gone */
+    assert_int_equal(core_node_at(r.core, 0)->slots_used,
+                     1); /* not before the node says that all is gone */
     rig_clean(&r, "ja");
     rig_expect(&r, "claim.cleaned ja/1\n"
                    "attempt.cleaned ja/1\n"
@@ -145,8 +147,10 @@ static void a_failed_preflight_ends_the_job_without_an_attempt(void **state)
     rig_init(&r);
     rig_register(&r, "n1", 1, "a1", "[]");
     rig_submit(&r, "ja", CHECK);
-    rig_report(&r, "n1", "{'type':'preflight','job':'ja','ok':false,'problem':{'code':'bad_input','pointer':'/model/base',"
-                         "'detail':'no such file'}}");
+    rig_report(&r, "n1",
+               "{'type':'preflight','job':'ja','ok':false,'problem':{'code':'bad_input','pointer':'"
+               "/model/base',"
+               "'detail':'no such file'}}");
     rig_expect_state(&r, "ja", "failed", "preflight");
     assert_int_equal(rig_job(&r, "ja")->n_attempts, 0);
     assert_string_equal(lh_json_str(rig_job(&r, "ja")->error, "pointer", ""), "/model/base");
@@ -162,7 +166,9 @@ static void a_preflight_that_storage_failed_is_tried_again(void **state)
     rig_register(&r, "n1", 1, "a1", "[]");
     rig_submit(&r, "ja", CHECK);
     rig_expect(&r, "node.registered n1\njob.submitted ja preflight\n> n1 preflight ja\n");
-    rig_report(&r, "n1", "{'type':'preflight','job':'ja','ok':false,'problem':{'code':'io','class':'storage','detail':'503'}}");
+    rig_report(&r, "n1",
+               "{'type':'preflight','job':'ja','ok':false,'problem':{'code':'io','class':'storage',"
+               "'detail':'503'}}");
     rig_expect_state(&r, "ja", "blocked", "preflight");
     rig_expect(&r, "job.blocked ja preflight\njob.blocked ja preflight\n");
     rig_wait(&r, 21000);
@@ -178,8 +184,9 @@ static void jobs_wait_for_what_they_come_after(void **state)
     (void)state;
     rig_init(&r);
     rig_register(&r, "n1", 2, "a1", "[]");
-    rig_pipeline(&r, 3, ids, "[{'kind':'check','name':'first'},{'kind':'check','after':[{'job':'first'}]},"
-                             "{'kind':'check','after':[{'job':'first','when':'not_ok'}]}]");
+    rig_pipeline(&r, 3, ids,
+                 "[{'kind':'check','name':'first'},{'kind':'check','after':[{'job':'first'}]},"
+                 "{'kind':'check','after':[{'job':'first','when':'not_ok'}]}]");
     assert_int_equal(r.fx.status, 201);
     rig_expect_state(&r, "jb", "blocked", "after");
     rig_preflight(&r, "n1", "ja");
@@ -202,7 +209,8 @@ static void a_pipeline_with_an_unknown_job_is_refused_whole(void **state)
     rig_init(&r);
     rig_pipeline(&r, 2, ids, "[{'kind':'check'},{'kind':'check','after':[{'job':'nobody'}]}]");
     assert_int_equal(r.fx.status, 422);
-    assert_string_equal(lh_json_str(json_array_get(r.fx.errors, 0), "pointer", ""), "/1/after/0/job");
+    assert_string_equal(lh_json_str(json_array_get(r.fx.errors, 0), "pointer", ""),
+                        "/1/after/0/job");
     assert_null(core_find_job(r.core, "ja"));
     rig_expect(&r, "");
     rig_release(&r);
@@ -217,17 +225,22 @@ static void outputs_of_earlier_jobs_are_resolved_into_inputs(void **state)
     rig_init(&r);
     rig_register(&r, "n1", 1, "a1", "[]");
     start_one(&r, "ja", "{'kind':'check','name':'prep'}");
-    rig_submit(&r, "jb", "{'kind':'eval','model':{'base':'/m','adapter':'job:prep/checkpoint'},'context':{'length':64},"
-                         "'eval':{'perplexity':['/t']}}");
+    rig_submit(&r, "jb",
+               "{'kind':'eval','model':{'base':'/m','adapter':'job:prep/"
+               "checkpoint'},'context':{'length':64},"
+               "'eval':{'perplexity':['/t']}}");
     rig_expect_state(&r, "jb", "blocked", "after");
-    rig_report(&r, "n1", "{'type':'checkpoint','job':'ja','attempt':1,'step':4,'bytes':9,'path':'/local'}");
-    rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':4,'state':'done','uri':'s3://b/k',"
-                         "'manifest_sha256':'aa'}");
+    rig_report(&r, "n1",
+               "{'type':'checkpoint','job':'ja','attempt':1,'step':4,'bytes':9,'path':'/local'}");
+    rig_report(&r, "n1",
+               "{'type':'upload','job':'ja','attempt':1,'step':4,'state':'done','uri':'s3://b/k',"
+               "'manifest_sha256':'aa'}");
     rig_exit(&r, "ja", "ok", "", 0);
     rig_clean(&r, "ja");
     rig_expect_state(&r, "jb", "blocked", "preflight");
     inputs = json_object_get(r.fx.commands[r.fx.n_commands - 1].body, "inputs");
-    assert_string_equal(lh_json_str(json_object_get(inputs, "job:prep/checkpoint"), "uri", ""), "s3://b/k");
+    assert_string_equal(lh_json_str(json_object_get(inputs, "job:prep/checkpoint"), "uri", ""),
+                        "s3://b/k");
     rig_release(&r);
 }
 
@@ -239,8 +252,9 @@ static void an_output_that_was_not_left_fails_the_next_job(void **state)
     rig_init(&r);
     rig_register(&r, "n1", 1, "a1", "[]");
     start_one(&r, "ja", "{'kind':'check','name':'prep'}");
-    rig_submit(&r, "jb", "{'kind':'eval','model':{'base':'job:prep/export'},'context':{'length':64},"
-                         "'eval':{'perplexity':['/t']}}");
+    rig_submit(&r, "jb",
+               "{'kind':'eval','model':{'base':'job:prep/export'},'context':{'length':64},"
+               "'eval':{'perplexity':['/t']}}");
     rig_exit(&r, "ja", "ok", "", 0);
     rig_clean(&r, "ja");
     rig_expect_state(&r, "jb", "failed", "preflight");
@@ -263,7 +277,8 @@ static void a_cancelled_job_says_so_only_when_its_ranks_are_gone(void **state)
     rig_wait(&r, 0);
     lh_buf_consume(&r.trace, r.trace.len);
     rig_action(&r, "ja", "cancel");
-    rig_expect(&r, "job.stopping ja cancel\nattempt.stopping ja/1 cancel\n> n1 stop ja\n> n2 stop ja\n");
+    rig_expect(
+        &r, "job.stopping ja cancel\nattempt.stopping ja/1 cancel\n> n1 stop ja\n> n2 stop ja\n");
     rig_exit(&r, "ja", "stopped", "", 85);
     rig_expect(&r, "attempt.exited ja/1 cancel\n> n2 stop ja\n");
     rig_report(&r, "n1", "{'type':'cleaned','job':'ja','attempt':1}");
@@ -275,6 +290,51 @@ static void a_cancelled_job_says_so_only_when_its_ranks_are_gone(void **state)
     rig_action(&r, "ja", "release");
     assert_int_equal(r.fx.status, 409);
     rig_release(&r);
+}
+
+/* Rank and exit code of every rank in the attempt's exit record, as "0:85 1:-". */
+static void expect_ranks(const struct rig *r, const char *id, const char *expected)
+{
+    const json_t *ranks = json_object_get(rig_job(r, id)->attempts[0].exit, "ranks"), *rank;
+    char text[200] = "";
+    size_t i, n = 0;
+
+    json_array_foreach (ranks, i, rank)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%d:%d", i ? " " : "",
+                              (int)lh_json_i64(rank, "rank", -1),
+                              (int)lh_json_i64(rank, "exit", -1));
+    assert_string_equal(text, expected);
+}
+
+static void each_node_tells_how_its_own_ranks_ended(void **state)
+{
+    static const char cleaned[] = "{'type':'cleaned','job':'ja','attempt':1,"
+                                  "'ranks':[{'rank':1,'node':'n2','exit':85,'signal':0,'ms':9},{'"
+                                  "rank':7,'node':'n2','ms':1}]}";
+    static const char exited[] =
+        "{'type':'exited','job':'ja','attempt':1,'outcome':'stopped','class':'','exit':85,"
+        "'ranks':[{'rank':0,'node':'n1','exit':85,'signal':0,'ms':9},{'rank':1,'node':'n2'}]}";
+
+    (void)state;
+    for (int member_first = 0; member_first < 2; member_first++) {
+        struct rig r;
+
+        rig_init(&r);
+        rig_register(&r, "n1", 1, "a1", "[]");
+        rig_register(&r, "n2", 1, "a2", "[]");
+        rig_submit(&r, "ja", "{'kind':'check','resources':{'slots':2}}");
+        rig_preflight(&r, "n1", "ja");
+        rig_preflight(&r, "n2", "ja");
+        rig_run(&r, "ja");
+        rig_action(&r, "ja", "cancel");
+        rig_report(&r, member_first ? "n2" : "n1", member_first ? cleaned : exited);
+        expect_ranks(&r, "ja", member_first ? "1:85" : "0:85 1:-1");
+        rig_report(&r, member_first ? "n1" : "n2", member_first ? exited : cleaned);
+        expect_ranks(&r, "ja", "0:85 1:85");
+        rig_report(&r, "n1", "{'type':'cleaned','job':'ja','attempt':1,'ranks':[]}");
+        rig_expect_state(&r, "ja", "cancelled", "user");
+        rig_release(&r);
+    }
 }
 
 static void cancelling_before_the_launch_waits_for_the_shims_too(void **state)
@@ -413,8 +473,11 @@ static void a_retry_waits_longer_each_time_and_resumes_from_the_newest_checkpoin
     rig_init(&r);
     rig_register(&r, "n1", 1, "a1", "[]");
     start_one(&r, "ja", CHECK);
-    rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':2,'state':'done','uri':'u2','manifest_sha256':'m2'}");
-    rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':4,'state':'uploading','uri':'u4'}");
+    rig_report(&r, "n1",
+               "{'type':'upload','job':'ja','attempt':1,'step':2,'state':'done','uri':'u2','"
+               "manifest_sha256':'m2'}");
+    rig_report(&r, "n1",
+               "{'type':'upload','job':'ja','attempt':1,'step':4,'state':'uploading','uri':'u4'}");
     for (int i = 0; i < 4; i++) {
         uint64_t limit = (uint64_t)10000 << i;
         const struct core_job *j;
@@ -443,15 +506,19 @@ static void training_without_a_higher_checkpoint_stops_after_three_attempts(void
     (void)state;
     rig_init(&r);
     rig_register(&r, "n1", 1, "a1", "[]");
-    rig_submit(&r, "ja", "{'kind':'train','model':{'base':'/m'},'context':{'length':64},'data':{'train':['/d']},"
-                         "'optim':{'lr':1e-4,'steps':10}}");
+    rig_submit(
+        &r, "ja",
+        "{'kind':'train','model':{'base':'/m'},'context':{'length':64},'data':{'train':['/d']},"
+        "'optim':{'lr':1e-4,'steps':10}}");
     rig_preflight(&r, "n1", "ja");
     for (int i = 0; i < 4; i++) {
         while (rig_job(&r, "ja")->state == LH_JOB_QUEUED)
             rig_wait(&r, 500);
         rig_run(&r, "ja");
         if (i == 0)
-            rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':5,'state':'done','uri':'u'}");
+            rig_report(
+                &r, "n1",
+                "{'type':'upload','job':'ja','attempt':1,'step':5,'state':'done','uri':'u'}");
         rig_exit(&r, "ja", "failed", "infra", 75);
         rig_clean(&r, "ja");
     }
@@ -534,7 +601,7 @@ static void survivors_of_a_lost_gang_are_stopped_before_the_next_attempt(void **
     assert_string_equal(rig_job(&r, "ja")->attempts[0].class, "infra");
     rig_wait(&r, 11000);
     rig_expect_state(&r, "ja", "blocked", "nodes_down"); /* two slots are not up any more */
-    rig_register(&r, "n2", 1, "a3", "[]"); /* it rebooted: nothing is left there */
+    rig_register(&r, "n2", 1, "a3", "[]");               /* it rebooted: nothing is left there */
     rig_expect_state(&r, "ja", "starting", NULL);
     rig_release(&r);
 }
@@ -619,8 +686,10 @@ static void a_node_that_cannot_prepare_fails_the_attempt_by_its_class(void **sta
     rig_register(&r, "n1", 1, "a1", "[]");
     rig_submit(&r, "ja", CHECK);
     rig_preflight(&r, "n1", "ja");
-    rig_report(&r, "n1", "{'type':'prepare_failed','job':'ja','attempt':1,'class':'storage','problem':{'code':'io',"
-                         "'detail':'no space'}}");
+    rig_report(
+        &r, "n1",
+        "{'type':'prepare_failed','job':'ja','attempt':1,'class':'storage','problem':{'code':'io',"
+        "'detail':'no space'}}");
     rig_clean(&r, "ja");
     rig_expect_state(&r, "ja", "queued", "retry_wait");
     assert_string_equal(rig_job(&r, "ja")->attempts[0].class, "storage");
@@ -642,14 +711,19 @@ static void a_relay_goes_to_the_member_that_the_head_asks_for(void **state)
     for (const char *const *n = (const char *const[]){"n1", "n2", NULL}; *n; n++)
         rig_report(&r, *n, "{'type':'prepared','job':'ja','attempt':1}");
     lh_buf_consume(&r.trace, r.trace.len);
-    rig_report(&r, "n1", "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n2','command':'orted x'}");
+    rig_report(&r, "n1",
+               "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n2','command':'orted x'}");
     rig_expect(&r, "attempt.orted ja/1\n> n2 orted ja\n");
-    rig_report(&r, "n1", "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n2','command':'orted x'}");
-    rig_report(&r, "n2", "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n1','command':'orted x'}");
-    rig_report(&r, "n1", "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n9','command':'orted x'}");
+    rig_report(&r, "n1",
+               "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n2','command':'orted x'}");
+    rig_report(&r, "n2",
+               "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n1','command':'orted x'}");
+    rig_report(&r, "n1",
+               "{'type':'orted_wanted','job':'ja','attempt':1,'node':'n9','command':'orted x'}");
     rig_expect(&r, ""); /* repeated; not the head; not of the gang */
     rig_restart(&r);
-    rig_register(&r, "n2", 1, "a3", "[{'job':'ja','attempt':1,'role':'member','state':'prepared'}]");
+    rig_register(&r, "n2", 1, "a3",
+                 "[{'job':'ja','attempt':1,'role':'member','state':'prepared'}]");
     rig_expect(&r, "node.registered n2\n> n2 orted ja\n");
     rig_release(&r);
 }
@@ -684,13 +758,18 @@ static void an_upload_may_be_reported_after_its_attempt(void **state)
     rig_init(&r);
     rig_register(&r, "n1", 1, "a1", "[]");
     start_one(&r, "ja", CHECK);
-    rig_report(&r, "n1", "{'type':'checkpoint','job':'ja','attempt':1,'step':3,'bytes':10,'path':'/p'}");
-    rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':3,'state':'failed','error':'403'}");
-    rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':3,'state':'uploading'}"); /* backwards */
+    rig_report(&r, "n1",
+               "{'type':'checkpoint','job':'ja','attempt':1,'step':3,'bytes':10,'path':'/p'}");
+    rig_report(&r, "n1",
+               "{'type':'upload','job':'ja','attempt':1,'step':3,'state':'failed','error':'403'}");
+    rig_report(
+        &r, "n1",
+        "{'type':'upload','job':'ja','attempt':1,'step':3,'state':'uploading'}"); /* backwards */
     assert_string_equal(rig_job(&r, "ja")->checkpoints[0].state, "failed");
     rig_exit(&r, "ja", "ok", "", 0);
     rig_clean(&r, "ja");
-    rig_report(&r, "n1", "{'type':'upload','job':'ja','attempt':1,'step':3,'state':'done','uri':'u'}");
+    rig_report(&r, "n1",
+               "{'type':'upload','job':'ja','attempt':1,'step':3,'state':'done','uri':'u'}");
     assert_string_equal(rig_job(&r, "ja")->checkpoints[0].state, "done");
     assert_int_equal(rig_job(&r, "ja")->n_checkpoints, 1);
     assert_int_equal(core_count_uploads(r.core, "done", NULL), 1);
@@ -779,7 +858,8 @@ static void an_attempt_that_a_restarted_node_lacks_is_tried_again(void **state)
 static void a_second_machine_may_not_take_a_living_nodes_name(void **state)
 {
     struct rig r;
-    json_t *body = json_of("{'name':'n1','agent_id':'x','boot_id':'other','slots':1,'attempts':[]}");
+    json_t *body =
+        json_of("{'name':'n1','agent_id':'x','boot_id':'other','slots':1,'attempts':[]}");
     struct core_event ev = {.type = CORE_EV_REGISTER, .u.reg.body = body};
 
     (void)state;
@@ -852,6 +932,7 @@ int main(void)
         TEST(outputs_of_earlier_jobs_are_resolved_into_inputs),
         TEST(an_output_that_was_not_left_fails_the_next_job),
         TEST(a_cancelled_job_says_so_only_when_its_ranks_are_gone),
+        TEST(each_node_tells_how_its_own_ranks_ended),
         TEST(cancelling_before_the_launch_waits_for_the_shims_too),
         TEST(a_job_that_ends_well_before_it_hears_the_cancel_has_succeeded),
         TEST(an_exit_record_may_come_after_the_processes_are_gone),

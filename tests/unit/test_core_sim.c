@@ -1,13 +1,14 @@
 /* test_core_sim.c - the core against virtual nodes on virtual time, with faults drawn from a seed.
  *
- * Nodes behave as proto/spec/node-protocol.md says: they poll, obey, report until heard, keep what they hold over a
- * restart of their daemon, lose it by a reboot, and end attempts whose lease has run out. The network loses requests
- * and answers; nodes are cut off, rebooted, restarted; the coordinator is restarted from its rows; users cancel, hold
- * and release. core_rig.c checks the tables after each step; here the physical side is checked: no slot runs two
- * attempts, and a cancelled job runs nowhere. In the end the faults stop and every job must come to its end.
+ * Nodes behave as proto/spec/node-protocol.md says: they poll, obey, report until heard, keep what
+ * they hold over a restart of their daemon, lose it by a reboot, and end attempts whose lease has
+ * run out. The network loses requests and answers; nodes are cut off, rebooted, restarted; the
+ * coordinator is restarted from its rows; users cancel, hold and release. core_rig.c checks the
+ * tables after each step; here the physical side is checked: no slot runs two attempts, and a
+ * cancelled job runs nowhere. In the end the faults stop and every job must come to its end.
  *
- * LONGHAUL_SIM_SEEDS=FIRST-LAST runs others than the default seeds; a failure prints its seed. LONGHAUL_SIM_TRACE=1 prints
- * every event and command.
+ * LONGHAUL_SIM_SEEDS=FIRST-LAST runs others than the default seeds; a failure prints its seed.
+ * LONGHAUL_SIM_TRACE=1 prints every event and command.
  */
 #include "tests/unit/core_rig.h"
 
@@ -22,7 +23,8 @@ enum phase { PH_PREPARING, PH_PREPARED, PH_RUNNING, PH_ENDING, PH_EXITED, PH_CLE
 struct held {
     char job[CORE_ID_MAX];
     uint64_t attempt;
-    bool head, processes, told_prepared, told_running, told_exited, told_cleaned, stopped, launched, gone;
+    bool head, processes, told_prepared, told_running, told_exited, told_cleaned, stopped, launched,
+        gone;
     unsigned slots;
     enum phase phase;
     uint64_t until_ms; /* when the phase is over */
@@ -95,9 +97,10 @@ static void end_processes(struct held *h, uint64_t now, uint64_t after_ms)
     h->until_ms = now + after_ms;
 }
 
-/* ---- commands -------------------------------------------------------------------------------------------------- */
+/* ---- commands -------------------------------------------------------------------------------- */
 
-static void obey_prepare(struct sim *s, struct vnode *n, const json_t *c, const char *job, uint64_t attempt)
+static void obey_prepare(struct sim *s, struct vnode *n, const json_t *c, const char *job,
+                         uint64_t attempt)
 {
     struct held *h = find_held(n, job, attempt);
     const json_t *gang = json_object_get(c, "gang"), *member;
@@ -107,7 +110,8 @@ static void obey_prepare(struct sim *s, struct vnode *n, const json_t *c, const 
         h->told_prepared = false;
         return;
     }
-    for (unsigned k = 0; k < n->n_held; k++) /* NODE-2: a newer attempt stops the older ones, and refuses to go back */
+    for (unsigned k = 0; k < n->n_held;
+         k++) /* NODE-2: a newer attempt stops the older ones, and refuses to go back */
         if (strcmp(n->held[k].job, job) == 0 && !n->held[k].gone) {
             assert_true(n->held[k].attempt < attempt);
             end_processes(&n->held[k], s->rig.now_ms, 500);
@@ -123,7 +127,7 @@ static void obey_prepare(struct sim *s, struct vnode *n, const json_t *c, const 
     (void)snprintf(h->job, sizeof(h->job), "%s", job);
     h->attempt = attempt;
     h->head = strcmp(lh_json_str(c, "role", ""), "head") == 0;
-    json_array_foreach(gang, i, member)
+    json_array_foreach (gang, i, member)
         if (strcmp(lh_json_str(member, "node", ""), n->name) == 0)
             h->slots = (unsigned)lh_json_i64(member, "slots", 0);
     h->step = lh_json_i64(json_object_get(c, "resume"), "step", 0);
@@ -158,7 +162,7 @@ static void obey(struct sim *s, struct vnode *n, const json_t *c)
     }
 }
 
-/* ---- the life of a held attempt -------------------------------------------------------------------------------- */
+/* ---- the life of a held attempt -------------------------------------------------------------- */
 
 static bool reachable(const struct sim *s, const struct vnode *n)
 {
@@ -166,7 +170,8 @@ static bool reachable(const struct sim *s, const struct vnode *n)
 }
 
 /* Sends a report; true when the answer came, so that the node takes it as done. */
-static bool report(struct sim *s, struct vnode *n, const struct held *h, const char *type, const char *more)
+static bool report(struct sim *s, struct vnode *n, const struct held *h, const char *type,
+                   const char *more)
 {
     char text[400];
 
@@ -188,9 +193,12 @@ static void report_exit(struct sim *s, struct vnode *n, struct held *h)
     else if (h->stopped)
         (void)snprintf(more, sizeof(more), ",'outcome':'stopped','class':'','exit':85");
     else if (s->faults && h->attempt % 3 == 1 && chance(s, 300))
-        (void)snprintf(more, sizeof(more), ",'outcome':'failed','class':'%s','exit':3", bad[rnd(s, 5)]);
+        (void)snprintf(more, sizeof(more), ",'outcome':'failed','class':'%s','exit':3",
+                       bad[rnd(s, 5)]);
     else
-        (void)snprintf(more, sizeof(more), ",'outcome':'ok','class':'','exit':0,'result':{'steps':%lld}", (long long)h->step);
+        (void)snprintf(more, sizeof(more),
+                       ",'outcome':'ok','class':'','exit':0,'result':{'steps':%lld}",
+                       (long long)h->step);
     (void)snprintf(h->exit, sizeof(h->exit), "%s", more);
     if (report(s, n, h, "exited", more)) {
         h->told_exited = true;
@@ -220,7 +228,8 @@ static void live(struct sim *s, struct vnode *n, struct held *h)
         if (now < h->until_ms)
             break;
         h->step++;
-        (void)snprintf(more, sizeof(more), ",'step':%lld,'state':'done','uri':'u%lld'", (long long)h->step, (long long)h->step);
+        (void)snprintf(more, sizeof(more), ",'step':%lld,'state':'done','uri':'u%lld'",
+                       (long long)h->step, (long long)h->step);
         if (report(s, n, h, "upload", more)) {
             h->phase = PH_ENDING;
             h->until_ms = now;
@@ -230,7 +239,8 @@ static void live(struct sim *s, struct vnode *n, struct held *h)
         if (now < h->until_ms)
             break;
         h->processes = false;
-        if (!h->told_cleaned && chance(s, 500)) /* the exit waits for uploads, the word that all is gone does not */
+        if (!h->told_cleaned &&
+            chance(s, 500)) /* the exit waits for uploads, the word that all is gone does not */
             h->told_cleaned = report(s, n, h, "cleaned", "");
         if (h->head && h->launched && !h->told_exited)
             report_exit(s, n, h);
@@ -256,18 +266,19 @@ static void do_register(struct sim *s, struct vnode *n)
 
     for (unsigned k = 0; k < n->n_held; k++)
         if (!n->held[k].gone)
-            (void)json_array_append_new(list, json_pack("{s:s,s:I}", "job", n->held[k].job, "attempt",
-                                                        (json_int_t)n->held[k].attempt));
-    body = json_pack("{s:s,s:s,s:s,s:s,s:i,s:o}", "name", n->name, "agent_id", n->agent, "boot_id", n->boot, "device",
-                     "cpu", "slots", (int)n->slots, "attempts", list);
+            (void)json_array_append_new(list, json_pack("{s:s,s:I}", "job", n->held[k].job,
+                                                        "attempt", (json_int_t)n->held[k].attempt));
+    body = json_pack("{s:s,s:s,s:s,s:s,s:i,s:o}", "name", n->name, "agent_id", n->agent, "boot_id",
+                     n->boot, "device", "cpu", "slots", (int)n->slots, "attempts", list);
     ev.u.reg.body = body;
     rig_step(&s->rig, &ev);
     json_decref(body);
     if (s->rig.fx.status != 200)
         return;
     n->registered = true;
-    json_array_foreach(json_object_get(s->rig.fx.body, "kill"), i, kill) {
-        struct held *h = find_held(n, lh_json_str(kill, "job", ""), (uint64_t)lh_json_i64(kill, "attempt", 0));
+    json_array_foreach (json_object_get(s->rig.fx.body, "kill"), i, kill) {
+        struct held *h =
+            find_held(n, lh_json_str(kill, "job", ""), (uint64_t)lh_json_i64(kill, "attempt", 0));
 
         if (!h)
             continue;
@@ -298,11 +309,12 @@ static void contact(struct sim *s, struct vnode *n)
     }
     rig_step(&s->rig, &seen);
     n->heard_ms = s->rig.now_ms;
-    if (!(s->faults && chance(s, 100))) { /* an answer that is lost leaves the commands where they are */
+    if (!(s->faults &&
+          chance(s, 100))) { /* an answer that is lost leaves the commands where they are */
         json_t *commands = n->inbox;
 
         n->inbox = json_array();
-        json_array_foreach(commands, i, v)
+        json_array_foreach (commands, i, v)
             obey(s, n, v);
         json_decref(commands);
     }
@@ -324,7 +336,7 @@ static void lease(struct sim *s, struct vnode *n)
         end_processes(&n->held[i], s->rig.now_ms, 5000);
 }
 
-/* ---- faults and users ------------------------------------------------------------------------------------------ */
+/* ---- faults and users ------------------------------------------------------------------------ */
 
 static void reboot(struct vnode *n)
 {
@@ -363,10 +375,13 @@ static void use(struct sim *s)
 
     if (s->submitted < JOBS && chance(s, 60)) {
         if (s->submitted > 0 && chance(s, 200))
-            (void)snprintf(after, sizeof(after), ",'after':[{'job':'j%u','when':'any'}]", (unsigned)rnd(s, s->submitted));
+            (void)snprintf(after, sizeof(after), ",'after':[{'job':'j%u','when':'any'}]",
+                           (unsigned)rnd(s, s->submitted));
         (void)snprintf(id, sizeof(id), "j%u", s->submitted++);
-        (void)snprintf(spec, sizeof(spec), "{'kind':'check','priority':%d,'hold':%s,'resources':{'slots':%u}%s}",
-                       (int)rnd(s, 3), chance(s, 100) ? "true" : "false", 1 + (unsigned)rnd(s, 9), after);
+        (void)snprintf(spec, sizeof(spec),
+                       "{'kind':'check','priority':%d,'hold':%s,'resources':{'slots':%u}%s}",
+                       (int)rnd(s, 3), chance(s, 100) ? "true" : "false", 1 + (unsigned)rnd(s, 9),
+                       after);
         rig_submit(&s->rig, id, spec);
     }
     if (s->submitted > 0 && s->faults && chance(s, 40)) {
@@ -375,7 +390,7 @@ static void use(struct sim *s)
     }
 }
 
-/* ---- the physical side ----------------------------------------------------------------------------------------- */
+/* ---- the physical side ----------------------------------------------------------------------- */
 
 static void check_world(struct sim *s)
 {
@@ -390,12 +405,14 @@ static void check_world(struct sim *s)
                 continue;
             used += h->slots;
             if (rig_job(&s->rig, h->job)->state == LH_JOB_CANCELLED)
-                fail_msg("seed %llu: %s/%llu runs on %s after it was cancelled", (unsigned long long)s->seed, h->job,
-                         (unsigned long long)h->attempt, n->name);
+                fail_msg("seed %llu: %s/%llu runs on %s after it was cancelled",
+                         (unsigned long long)s->seed, h->job, (unsigned long long)h->attempt,
+                         n->name);
         }
         if (used > n->slots)
-            fail_msg("seed %llu: %u of %u slots of %s in use at %llu ms", (unsigned long long)s->seed, used, n->slots,
-                     n->name, (unsigned long long)s->rig.now_ms);
+            fail_msg("seed %llu: %u of %u slots of %s in use at %llu ms",
+                     (unsigned long long)s->seed, used, n->slots, n->name,
+                     (unsigned long long)s->rig.now_ms);
     }
 }
 
@@ -476,11 +493,13 @@ static void run_seed(uint64_t seed)
     }
     for (int i = LH_JOB_SUCCEEDED; i <= LH_JOB_TIMED_OUT; i++)
         by_state[i] = core_count_jobs(s->rig.core, (enum lh_job_state)i);
-    for (const struct core_job *j = core_next_job(s->rig.core, 0, true); j; j = core_next_job(s->rig.core, j->number, true))
+    for (const struct core_job *j = core_next_job(s->rig.core, 0, true); j;
+         j = core_next_job(s->rig.core, j->number, true))
         attempts += j->n_attempts;
     print_message("seed %llu: %u succeeded, %u failed, %u cancelled, %u attempts, %llu events\n",
                   (unsigned long long)seed, by_state[LH_JOB_SUCCEEDED], by_state[LH_JOB_FAILED],
-                  by_state[LH_JOB_CANCELLED], attempts, (unsigned long long)core_last_seq(s->rig.core));
+                  by_state[LH_JOB_CANCELLED], attempts,
+                  (unsigned long long)core_last_seq(s->rig.core));
     assert_true(by_state[LH_JOB_SUCCEEDED] > 0);
     assert_true(attempts > JOBS / 4); /* the world was not idle */
     for (int i = 0; i < NODES; i++) {

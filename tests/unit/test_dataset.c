@@ -2,6 +2,7 @@
 #include "proto/manifest.h"
 #include "tests/unit/hostile.h"
 #include "worker/data/dataset.h"
+#include "worker/data/dialog.h"
 #include "worker/data/shard_writer.h"
 #include "worker/data/shards.h"
 #include "worker/formats/safetensors.h"
@@ -39,27 +40,40 @@ static struct lh_job job_of(enum lh_data_format format, enum lh_pack pack, int64
 }
 
 /* Writes shards of documents of the given lengths (0 ends the list); document d, token t has id 100
- * d + t. */
-static char *shards_of(const int *lengths, uint64_t shard_tokens)
+ * d + t. With prompts, the tokens from prompts[d] on are trained; without, there are no marks. */
+static char *write_shards(const int *lengths, uint64_t shard_tokens, const int *prompts)
 {
     char *dir = scratch_new();
     struct shard_writer w;
     json_t *about;
 
-    assert_int_equal(shard_writer_open(&w, dir, shard_tokens, NULL), 0);
+    assert_int_equal(shard_writer_open(&w, dir, shard_tokens, prompts != NULL, NULL), 0);
     for (int d = 0; lengths[d]; d++) {
-        for (int32_t t = 0; t < lengths[d]; t++)
-            assert_int_equal(shard_writer_append(&w, &(int32_t){100 * d + t}, 1, NULL), 0);
+        for (int32_t t = 0; t < lengths[d]; t++) {
+            bool trained = prompts && t >= prompts[d];
+
+            assert_int_equal(
+                shard_writer_append(&w, &(int32_t){(100 * d + t) | (trained ? DIALOG_TRAINED : 0)},
+                                    1, NULL),
+                0);
+        }
         assert_int_equal(shard_writer_end(&w, NULL), 0);
     }
     assert_int_equal(shard_writer_end(&w, NULL), 0); /* an empty document leaves nothing */
     about = json_pack("{s:i, s:I, s:I, s:I, s:I}", "format", SHARDS_FORMAT, "tokens",
                       (json_int_t)w.n_tokens, "documents", (json_int_t)w.n_documents,
                       "shard_tokens", (json_int_t)w.shard_tokens, "max_id", (json_int_t)w.max_id);
+    if (prompts)
+        json_object_set_new(about, "labels", json_integer((json_int_t)w.n_labels));
     assert_int_equal(shard_writer_finish(&w, NULL), 0);
     assert_int_equal(lh_manifest_write(dir, SHARDS_KIND, about, NULL, NULL), 0);
     json_decref(about);
     return dir;
+}
+
+static char *shards_of(const int *lengths, uint64_t shard_tokens)
+{
+    return write_shards(lengths, shard_tokens, NULL);
 }
 
 static struct dataset *text_of(const char *dir, const struct lh_job *job)
@@ -67,7 +81,7 @@ static struct dataset *text_of(const char *dir, const struct lh_job *job)
     struct dataset *d;
     struct lh_err err = {0};
 
-    if (dataset_open(job, dir, 1000, &d, &err) < 0)
+    if (dataset_open(job, dir, 100000, &d, &err) < 0)
         fail_msg("%s", err.text);
     return d;
 }
@@ -218,6 +232,190 @@ static void without_packing_no_window_holds_two_documents(void **state)
     scratch_free(dir);
 }
 
+/* ---- samples (data.format sft) ---- */
+
+/* One part of a window: sample `number` of the data, its tokens from 0 on; returns its length. */
+static int64_t check_sample(const struct sequence *s, int64_t at, const int *lengths,
+                            const int *prompts, int *number)
+{
+    int64_t n = 0;
+
+    *number = s->ids[at] / 100;
+    while (at + n < s->length && s->ids[at + n] / 100 == *number) {
+        bool last = at + n + 1 == s->length || s->ids[at + n + 1] / 100 != *number;
+        bool trained = !last && n + 1 >= prompts[*number];
+
+        assert_int_equal(s->ids[at + n], 100 * *number + n);
+        assert_int_equal(s->documents[at + n], s->documents[at]);
+        assert_int_equal(s->labels[at + n], trained ? s->ids[at + n] + 1 : -100);
+        n++;
+    }
+    assert_true(n <= lengths[*number]);
+    return n;
+}
+
+/* JOB-28 */
+static void packed_windows_hold_whole_samples_and_every_one_once(void **state)
+{
+    static const int lengths[] = {5, 1, 9, 16, 2, 17, 40, 6, 3, 8, 30, 0};
+    static const int prompts[] = {2, 0, 8, 4, 0, 16, 15, 6, 1, 2, 16, 0};
+    static const int kept[] = {5, 0, 9, 16, 2, 0, 16, 0, 3, 8, 0};
+    struct lh_job job = job_of(LH_DATA_SFT, LH_PACK_MASKED, 16);
+    char *dir = write_shards(lengths, 7, prompts);
+    struct dataset *d = text_of(dir, &job);
+    struct dataset_counts c = dataset_count(d);
+    int differs = 0;
+
+    (void)state;
+    assert_int_equal(c.samples, 7);
+    /* 1: one token, so nothing to predict; 5: the label is behind the cut; 7: no answer; 10: cut.
+     */
+    assert_int_equal(c.dropped, 4);
+    assert_int_equal(c.truncated, 1);
+    assert_int_equal(c.tokens, 5 + 9 + 16 + 2 + 16 + 3 + 8);
+    assert_int_equal(c.labels, 3 + 1 + 12 + 1 + 1 + 2 + 6);
+    assert_int_equal(dataset_windows(d), 4); /* 59 tokens: the least that can be */
+    assert_int_equal(dataset_tokens(d), 59);
+    assert_true(dataset_has_documents(d));
+    for (int epoch = 0; epoch < 6; epoch++) {
+        int seen[LH_ARRAY_LEN(kept)] = {0};
+        int64_t labels = 0;
+
+        for (int i = 0; i < 4; i++) {
+            struct window w, first;
+            struct sequence *s = window_at(d, 4 * epoch + i, &w);
+            int32_t documents = 0;
+
+            for (int64_t at = 0; at < s->length; documents++) {
+                int number;
+                int64_t n = check_sample(s, at, lengths, prompts, &number);
+
+                assert_int_equal(s->documents[at], documents);
+                assert_int_equal(n, kept[number]);
+                seen[number]++;
+                at += n;
+            }
+            for (int64_t t = s->length; t < 16; t++) {
+                assert_int_equal(s->ids[t], 0);
+                assert_int_equal(s->labels[t], -100);
+                assert_int_equal(s->documents[t], documents);
+            }
+            labels += s->n_labels;
+            differs += memcmp(window_at(d, i, &first)->ids, w.ids, 64) != 0;
+        }
+        for (unsigned k = 0; k < LH_ARRAY_LEN(kept); k++)
+            assert_int_equal(seen[k], kept[k] > 0);
+        assert_int_equal(labels, c.labels);
+    }
+    assert_true(differs > 0); /* in another order */
+    dataset_close(d);
+    scratch_free(dir);
+}
+
+/* JOB-28 */
+static void samples_stand_alone_or_are_joined(void **state)
+{
+    static const int lengths[] = {5, 20, 3, 0};
+    static const int prompts[] = {2, 9, 3, 0};
+    struct lh_job job = job_of(LH_DATA_SFT, LH_PACK_NONE, 12);
+    char *dir = write_shards(lengths, 1000, prompts);
+    struct dataset *d = text_of(dir, &job);
+    struct window w;
+    int64_t tokens = 0, labels = 0;
+
+    (void)state;
+    assert_int_equal(dataset_windows(d), 2);
+    assert_false(dataset_has_documents(d));
+    assert_int_equal(dataset_count(d).dropped, 1);
+    for (int64_t i = 0; i < 2; i++) {
+        struct sequence *s = window_at(d, i, &w);
+        int number;
+
+        assert_int_equal(check_sample(s, 0, lengths, prompts, &number), s->length);
+        assert_int_equal(s->length, number ? 12 : 5);
+        tokens += s->length;
+        labels += s->n_labels;
+    }
+    assert_int_equal(tokens, dataset_tokens(d));
+    assert_int_equal(labels, dataset_count(d).labels);
+    dataset_close(d);
+    job.data.pack = LH_PACK_JOIN;
+    d = text_of(dir, &job);
+    assert_int_equal(dataset_windows(d), 2); /* 28 tokens */
+    assert_false(dataset_has_documents(d));
+    for (int64_t i = 0; i < 2; i++) {
+        struct sequence *s = window_at(d, i, &w);
+
+        assert_int_equal(s->length, 12);
+        for (int t = 0; t < 11; t++) {
+            bool next = s->ids[t + 1] / 100 == s->ids[t] / 100 &&
+                        s->ids[t + 1] % 100 >= prompts[s->ids[t] / 100];
+
+            assert_int_equal(s->labels[t], next ? s->ids[t + 1] : -100);
+        }
+    }
+    dataset_close(d);
+    scratch_free(dir);
+}
+
+/* Random lengths: no window too full, none that two could have shared. */
+static void packing_wastes_little(void **state)
+{
+    uint64_t seed = hostile_seed();
+
+    (void)state;
+    for (int round = 0; round < 20; round++) {
+        int lengths[101] = {0}, prompts[101] = {0}, n = 1 + (int)(hostile_random(&seed) % 100);
+        struct lh_job job = job_of(LH_DATA_SFT, LH_PACK_MASKED, 64);
+        int64_t previous = 64;
+        struct dataset *d;
+        char *dir;
+
+        for (int i = 0; i < n; i++) {
+            lengths[i] = 2 + (int)(hostile_random(&seed) % (round % 2 ? 62 : 20));
+            prompts[i] = 1;
+        }
+        dir = write_shards(lengths, 1000, prompts);
+        job.optim.seed = (uint64_t)round;
+        d = text_of(dir, &job);
+        for (int64_t i = 0; i < dataset_windows(d); i++) {
+            struct window w;
+            int64_t length = window_at(d, i, &w)->length;
+
+            if (i > 0)
+                assert_true(previous + length > 64);
+            previous = length;
+        }
+        assert_true(dataset_tokens(d) > dataset_windows(d) * 32 || dataset_windows(d) == 1);
+        dataset_close(d);
+        scratch_free(dir);
+    }
+}
+
+static void samples_that_do_not_fit_are_refused(void **state)
+{
+    static const int lengths[] = {5, 0}, prompts[] = {4, 0};
+    struct lh_job job = job_of(LH_DATA_SFT, LH_PACK_MASKED, 4);
+    char *dir = write_shards(lengths, 1000, prompts);
+    struct dataset *d;
+    struct lh_err err = {0};
+
+    (void)state;
+    assert_int_equal(dataset_open(&job, dir, 1000, &d, &err), LH_EINPUT);
+    assert_non_null(
+        strstr(err.text, "none of the 1 samples has an answer within context.length 4"));
+    job.context.length = 5;
+    assert_int_equal(dataset_open(&job, dir, 4, &d, &err), LH_EINPUT);
+    assert_non_null(strstr(err.text, "token id 4"));
+    job.data.format = LH_DATA_TEXT;
+    assert_int_equal(dataset_open(&job, dir, 1000, &d, &err), LH_EINPUT);
+    assert_non_null(strstr(err.text, "prepared with data.format \"sft\""));
+    put_bytes(in_dir(dir, "labels-00000.bin"), "1234", 4);
+    job.data.format = LH_DATA_SFT;
+    assert_refused(dataset_open(&job, dir, 1000, &d, &err), &err, "labels-00000.bin");
+    scratch_free(dir);
+}
+
 static void evaluation_windows_start_at_documents_and_drop_the_rest(void **state)
 {
     static const int lengths[] = {5, 17, 7, 8, 0};
@@ -263,7 +461,9 @@ static void data_that_does_not_fit_is_refused_with_the_numbers(void **state)
     assert_int_equal(dataset_open(&job, dir, 102, &d, &err), 0);
     dataset_close(d);
     job.data.format = LH_DATA_SFT;
-    assert_int_equal(dataset_open(&job, dir, 102, &d, &err), LH_ENOTSUP);
+    assert_int_equal(dataset_open(&job, dir, 102, &d, &err), LH_EINPUT);
+    assert_string_equal(err.pointer, "/data/format");
+    assert_non_null(strstr(err.text, "prepared with data.format \"text\""));
     scratch_free(dir);
 }
 
@@ -463,6 +663,10 @@ int main(void)
         TEST(a_window_is_a_pure_function_of_its_index),
         TEST(labels_are_the_next_token_and_stop_at_documents_and_windows),
         TEST(without_packing_no_window_holds_two_documents),
+        TEST(packed_windows_hold_whole_samples_and_every_one_once),
+        TEST(samples_stand_alone_or_are_joined),
+        TEST(packing_wastes_little),
+        TEST(samples_that_do_not_fit_are_refused),
         TEST(evaluation_windows_start_at_documents_and_drop_the_rest),
         TEST(data_that_does_not_fit_is_refused_with_the_numbers),
         TEST(damaged_shards_are_refused),

@@ -153,7 +153,7 @@ static double logit_error(const struct outcome *o)
 
 /* ---- tests ---- */
 
-/* JOB-28, 30: in fp32 the merged model's logits are those of base and adapter held apart. */
+/* JOB-33, 35: in fp32 the merged model's logits are those of base and adapter held apart. */
 static void a_merged_model_has_the_logits_of_base_and_adapter(void **state)
 {
     static const char *const formats[] = {"hf", "gguf"};
@@ -240,7 +240,7 @@ static void each_weight_is_the_base_and_the_scaled_product(void **state)
     tiny_model_remove(model);
 }
 
-/* Rounded weights: within the limit, and not by leaving the adapter out. JOB-29 */
+/* Rounded weights: within the limit, and not by leaving the adapter out. JOB-34 */
 static void every_type_passes_and_rounds(void **state)
 {
     static const char *const members[] = {
@@ -318,7 +318,7 @@ static void an_adapter_is_exported_with_the_config_of_its_positions(void **state
     tiny_model_remove(model);
 }
 
-/* JOB-28 */
+/* JOB-33 */
 static void an_adapter_that_cannot_be_taken_up_whole_is_refused(void **state)
 {
     const struct adapter bad[] = {
@@ -357,7 +357,7 @@ static void put_state(const char *dir, const char *text)
     json_decref(state);
 }
 
-/* JOB-26 */
+/* JOB-31 */
 static void positions_are_those_of_the_checkpoint(void **state)
 {
     char *dir = scratch_new();
@@ -410,7 +410,7 @@ static void positions_are_those_of_the_checkpoint(void **state)
     tiny_model_remove(model);
 }
 
-/* JOB-27: weights and positions of the checkpoint, in the place of the base's. */
+/* JOB-32: weights and positions of the checkpoint, in the place of the base's. */
 static void a_fully_trained_checkpoint_takes_the_place_of_the_base(void **state)
 {
     char *dir = scratch_new(), model[256], trained[256];

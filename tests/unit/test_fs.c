@@ -36,6 +36,21 @@ static void a_file_comes_back_whole_and_terminated(void **state)
     scratch_free(dir);
 }
 
+static void files_of_proc_are_read_whole_though_they_tell_no_size(void **state)
+{
+    char *text;
+    struct lh_err err = {0};
+    size_t len = 0;
+
+    (void)state;
+    assert_int_equal(lh_file_size("/proc/meminfo"), 0);
+    assert_int_equal(lh_read_file("/proc/meminfo", 65536, &text, &len, &err), 0);
+    assert_non_null(strstr(text, "MemAvailable:"));
+    assert_int_equal(len, strlen(text));
+    free(text);
+    assert_int_equal(lh_read_file("/proc/meminfo", 20, &text, &len, &err), -EFBIG);
+}
+
 static void appending_grows_a_file(void **state)
 {
     char *dir = scratch_new(), *text;
@@ -226,6 +241,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_file_comes_back_whole_and_terminated),
+        TEST(files_of_proc_are_read_whole_though_they_tell_no_size),
         TEST(appending_grows_a_file),
         TEST(directories_are_made_with_their_parents),
         TEST(removing_a_tree_spares_what_links_point_to),

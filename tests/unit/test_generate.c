@@ -368,7 +368,7 @@ static void greedy_by_whole_passes(const char *model, const char *prompt, int32_
     unload(&l);
 }
 
-/* JOB-31: the text, and where it ends. */
+/* JOB-36: the text, and where it ends. */
 static void a_greedy_text_is_that_of_whole_passes_and_ends_where_it_should(void **state)
 {
     char *out = scratch_new(), model[128];
@@ -423,7 +423,7 @@ static void a_greedy_text_is_that_of_whole_passes_and_ends_where_it_should(void 
     scratch_free(out);
 }
 
-/* JOB-31: neither the other prompts nor the seed of another run change a draw. */
+/* JOB-36: neither the other prompts nor the seed of another run change a draw. */
 static void a_drawn_text_depends_on_its_seed_and_place(void **state)
 {
     char *out = scratch_new();
@@ -452,7 +452,7 @@ static void a_drawn_text_depends_on_its_seed_and_place(void **state)
     tiny_model_remove(model);
 }
 
-/* JOB-32 */
+/* JOB-37 */
 static void texts_too_long_for_a_report_are_whole_in_their_file(void **state)
 {
     char *out = scratch_new(), *file;

@@ -1,7 +1,9 @@
-/* test_http.c - the HTTP server over real sockets: what clients may do wrong, and what they may rely on.
+/* test_http.c - the HTTP server over real sockets: what clients may do wrong, and what they may
+ * rely on.
  *
- * The server runs on a libuv loop in a thread of its own with a handler of a few routes; the tests are blocking
- * clients. Deadlines are short (request 600 ms, idle 900 ms) so that they can be watched.
+ * The server runs on a libuv loop in a thread of its own with a handler of a few routes; the tests
+ * are blocking clients. Deadlines are short (request 600 ms, idle 900 ms) so that they can be
+ * watched.
  */
 #include "daemon/coordinator/http/http.h"
 #include "daemon/coordinator/metrics/metrics.h"
@@ -28,6 +30,7 @@
 #include <cmocka.h>
 
 #define BODY_MAX ((size_t)64 * 1024)
+#define BIG_BYTES ((size_t)8 << 20) /* more than socket buffers hold */
 #define REQUEST_MS 600
 #define IDLE_MS 900
 #define ANSWER_MAX ((size_t)4 << 20)
@@ -139,8 +142,16 @@ static void handler(void *arg, struct http_request *q)
     } else if (strcmp(path, "/flood") == 0) {
         open_stream(f, q, 0);
     } else if (strcmp(path, "/who") == 0) {
-        http_answer_json(q, 200,
-                         json_pack("{s:s, s:i}", "principal", http_principal(q), "role", (int)http_role(q)), NULL);
+        http_answer_json(
+            q, 200,
+            json_pack("{s:s, s:i}", "principal", http_principal(q), "role", (int)http_role(q)),
+            NULL);
+    } else if (strcmp(path, "/big") == 0) {
+        char *big = calloc(1, BIG_BYTES);
+
+        assert_non_null(big);
+        http_answer_bytes(q, 200, "application/octet-stream", big, BIG_BYTES, NULL);
+        free(big);
     } else if (strcmp(path, "/query") == 0) {
         json_t *all = json_array();
         const char *name, *value;
@@ -240,7 +251,8 @@ static void put(int fd, const char *text)
     assert_int_equal(send(fd, text, n, MSG_NOSIGNAL), (ssize_t)n);
 }
 
-/* Reads for at most ms or until the end; *ret_closed tells whether the server closed. Caller frees. */
+/* Reads for at most ms or until the end; *ret_closed tells whether the server closed. Caller frees.
+ */
 static char *get(int fd, int ms, bool *ret_closed)
 {
     char *text = calloc(1, ANSWER_MAX + 1);
@@ -265,9 +277,10 @@ static char *get(int fd, int ms, bool *ret_closed)
     return text;
 }
 
-/* Sends a whole request on a new connection and gives the status; the answer's text is left in *ret_text when not
- * NULL. 0: closed without an answer; -1: still open, nothing came. */
-static int ask_bytes(const struct fixture *f, const char *request, size_t n, int ms, char **ret_text)
+/* Sends a whole request on a new connection and gives the status; the answer's text is left in
+ * *ret_text when not NULL. 0: closed without an answer; -1: still open, nothing came. */
+static int ask_bytes(const struct fixture *f, const char *request, size_t n, int ms,
+                     char **ret_text)
 {
     int fd = dial(f);
     bool closed;
@@ -348,7 +361,8 @@ static void keep_alive_and_pipelining_answer_in_order(void **state)
     (void)state;
     put(fd, "GET /later HTTP/1.1\r\nHost: localhost\r\n\r\n"
             "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\none"
-            "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n");
+            "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+            "chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n");
     text = get(fd, 400, &closed);
     a = strstr(text, "{\"later\":true}");
     b = strstr(text, "\r\n\r\none");
@@ -404,12 +418,19 @@ static void ambiguous_framing_is_refused_and_the_connection_closed(void **state)
         const char *request;
         int status;
     } cases[] = {
-        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400},
-        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", 400},
-        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: "
+         "2\r\n\r\nab",
          400},
-        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501},
-        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: "
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: "
+         "1\r\n\r\na",
+         400},
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: "
+         "chunked\r\n\r\n0\r\n\r\n",
+         400},
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+         501},
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+         "chunked\r\nTransfer-Encoding: "
          "identity\r\n\r\n0\r\n\r\n",
          400},
         {"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
@@ -431,7 +452,9 @@ static void ambiguous_framing_is_refused_and_the_connection_closed(void **state)
         {"GET /who  HTTP/1.1\r\nHost: localhost\r\n\r\n", 400},
         {"GE(T /who HTTP/1.1\r\nHost: localhost\r\n\r\n", 400},
         /* and what must pass */
-        {"GET /who HTTP/1.1\r\nHost: localhost\r\nX:\r\nY:  \t b \r\nZ:c\r\nCookie: a=b; c=d\r\n\r\n", 200},
+        {"GET /who HTTP/1.1\r\nHost: localhost\r\nX:\r\nY:  \t b \r\nZ:c\r\nCookie: a=b; "
+         "c=d\r\n\r\n",
+         200},
         {"\r\nGET /who?a=b HTTP/1.1\r\nhost:localhost\r\n\r\n", 200},
         {"GET /who HTTP/1.0\r\n\r\n", 200},
     };
@@ -443,7 +466,8 @@ static void ambiguous_framing_is_refused_and_the_connection_closed(void **state)
         int status = ask_bytes(f, cases[i].request, strlen(cases[i].request), 100, &text);
 
         if (status != cases[i].status)
-            fail_msg("case %zu: %d in place of %d\n%s\n%s", i, status, cases[i].status, cases[i].request, text);
+            fail_msg("case %zu: %d in place of %d\n%s\n%s", i, status, cases[i].status,
+                     cases[i].request, text);
         if (status >= 400) {
             assert_non_null(strstr(text, "application/problem+json"));
             if (!strstr(text, "Connection: close"))
@@ -508,7 +532,8 @@ static void a_body_over_the_limit_is_413_and_the_connection_goes_on(void **state
     (void)state;
     if (!body)
         abort();
-    n = sprintf(body, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n", 2 * BODY_MAX);
+    n = sprintf(body, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n",
+                2 * BODY_MAX);
     memset(body + n, 'x', 2 * BODY_MAX);
     put(fd, body);
     put(fd, "GET /who HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -519,21 +544,26 @@ static void a_body_over_the_limit_is_413_and_the_connection_goes_on(void **state
     free(text);
     (void)close(fd);
 
-    n = sprintf(body, "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n%zx\r\n",
-                BODY_MAX + 1);
+    n = sprintf(
+        body, "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n%zx\r\n",
+        BODY_MAX + 1);
     memset(body + n, 'x', BODY_MAX + 1);
     memcpy(body + (size_t)n + BODY_MAX + 1, "\r\n0\r\n\r\n", 8);
     assert_int_equal(ask_bytes(f, body, strlen(body), 300, NULL), 413);
 
-    n = sprintf(body, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n", BODY_MAX);
+    n = sprintf(body, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n",
+                BODY_MAX);
     memset(body + n, 'x', BODY_MAX + 1);
     body[(size_t)n + BODY_MAX] = 0;
     assert_int_equal(ask_bytes(f, body, strlen(body), 300, NULL), 200);
-    /* A client that waits for the 100 is told at once, and nothing hangs on a body that will not come. */
+    /* A client that waits for the 100 is told at once, and nothing hangs on a body that will not
+     * come. */
     assert_int_equal(ask(f, "POST /echo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
                             "Content-Length: 999999999\r\n\r\n"),
                      413);
-    assert_int_equal(ask(f, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"), 413);
+    assert_int_equal(
+        ask(f, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"),
+        413);
     free(body);
     stop(f);
 }
@@ -570,14 +600,17 @@ static void dripped_requests_are_cut_at_the_absolute_deadline(void **state)
     assert_in_range(ms, REQUEST_MS - 50, REQUEST_MS + 500);
     ms = drip(f, "GET /who HTTP/1.1\r\nX: ", "a", 3000);
     assert_in_range(ms, REQUEST_MS - 50, REQUEST_MS + 500);
-    ms = drip(f, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n", "a", 3000);
+    ms = drip(f, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n", "a",
+              3000);
     assert_in_range(ms, REQUEST_MS - 50, REQUEST_MS + 500);
     /* The second request of a connection: its line within idle_ms, the rest within request_ms. */
     ms = drip(f, "GET /who HTTP/1.1\r\nHost: localhost\r\n\r\nGET /wh", "o", 4000);
     assert_in_range(ms, IDLE_MS - 50, IDLE_MS + 500);
-    ms = drip(f, "GET /who HTTP/1.1\r\nHost: localhost\r\n\r\nPOST /echo HTTP/1.1\r\nHost: localhost\r\n"
-                 "Content-Length: 5000\r\n\r\n",
-              "o", 4000);
+    ms = drip(
+        f,
+        "GET /who HTTP/1.1\r\nHost: localhost\r\n\r\nPOST /echo HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Length: 5000\r\n\r\n",
+        "o", 4000);
     assert_in_range(ms, REQUEST_MS - 50, REQUEST_MS + 500);
     stop(f);
 }
@@ -590,6 +623,35 @@ static void an_idle_connection_is_closed(void **state)
     (void)state;
     ms = drip(f, "GET /who HTTP/1.1\r\nHost: localhost\r\n\r\n", "", 4000);
     assert_in_range(ms, IDLE_MS - 50, IDLE_MS + 500);
+    stop(f);
+}
+
+static void an_answer_that_is_not_read_is_cut_and_a_slow_reader_gets_it_all(void **state)
+{
+    struct fixture *f = start();
+    int lazy = dial(f), slow = dial(f);
+    static char buf[256 * 1024];
+    size_t got = 0;
+    ssize_t n;
+
+    (void)state;
+    assert_int_equal(setsockopt(lazy, SOL_SOCKET, SO_RCVBUF, &(int){65536}, sizeof(int)), 0);
+    put(lazy, "GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    put(slow, "GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    for (int i = 0; i < 40 && got <= BIG_BYTES;
+         i++) { /* 2.4 s at most; due is 0.9 s + 2.1 s for 8 MiB */
+        n = recv(slow, buf, sizeof(buf), MSG_DONTWAIT);
+        got += n > 0 ? (size_t)n : 0;
+        (void)usleep(60000);
+    }
+    (void)usleep(1600000);
+    assert_true(got > BIG_BYTES);
+    for (got = 0;
+         (n = recv(lazy, buf, sizeof(buf), 0)) > 0;) /* what the sockets held, then the end */
+        got += (size_t)n;
+    assert_true(got < BIG_BYTES);
+    (void)close(lazy);
+    (void)close(slow);
     stop(f);
 }
 
@@ -633,7 +695,9 @@ static void a_client_that_leaves_while_it_waits_is_noticed(void **state)
     fd = dial(f);
     put(fd, "GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\nGET /who HTTP/1.1\r\n");
     assert_true(wait_for(&f->n_wait, 2, 1000));
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger)), 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1},
+                                sizeof(struct linger)),
+                     0);
     (void)close(fd);
     assert_true(wait_for(&f->n_cancelled, 2, 1500));
     /* The late answers are dropped. */
@@ -706,7 +770,8 @@ static void tokens_give_roles_and_unknown_ones_are_refused(void **state)
     char hex[LH_SHA256_HEX], line[200], *text;
     int fd = mkstemp(path);
     struct fixture *f;
-    const char *good = "GET /who HTTP/1.1\r\nHost: any.example\r\nAuthorization: Bearer s3cret\r\n\r\n";
+    const char *good =
+        "GET /who HTTP/1.1\r\nHost: any.example\r\nAuthorization: Bearer s3cret\r\n\r\n";
     const char *none = "GET /who HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
     (void)state;
@@ -722,8 +787,10 @@ static void tokens_give_roles_and_unknown_ones_are_refused(void **state)
     assert_int_equal(ask_bytes(f, none, strlen(none), 250, &text), 200);
     assert_non_null(strstr(text, "{\"principal\":\"\",\"role\":0}"));
     free(text);
-    assert_int_equal(ask(f, "GET /who HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3cre\r\n\r\n"), 401);
-    assert_int_equal(ask(f, "GET /who HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic s3cret\r\n\r\n"), 401);
+    assert_int_equal(
+        ask(f, "GET /who HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3cre\r\n\r\n"), 401);
+    assert_int_equal(
+        ask(f, "GET /who HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic s3cret\r\n\r\n"), 401);
     stop(f);
     (void)ftruncate(fd, 0);
     assert_int_equal(pwrite(fd, "root x y\n", 9, 0), 9);
@@ -747,8 +814,12 @@ static void local_callers_are_operators_unless_a_browser_page_sent_them(void **s
     assert_non_null(strstr(text, "{\"principal\":\"local\",\"role\":4}"));
     free(text);
     assert_int_equal(ask(f, "GET /who HTTP/1.1\r\nHost: evil.example\r\n\r\n"), 403);
-    assert_int_equal(ask(f, "POST /who HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n"), 403);
-    assert_int_equal(ask(f, "POST /who HTTP/1.1\r\nHost: localhost:1\r\nOrigin: http://localhost:1\r\n\r\n"), 200);
+    assert_int_equal(
+        ask(f, "POST /who HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n"),
+        403);
+    assert_int_equal(
+        ask(f, "POST /who HTTP/1.1\r\nHost: localhost:1\r\nOrigin: http://localhost:1\r\n\r\n"),
+        200);
     stop(f);
 }
 
@@ -856,6 +927,7 @@ int main(void)
         cmocka_unit_test(a_body_over_the_limit_is_413_and_the_connection_goes_on),
         cmocka_unit_test(dripped_requests_are_cut_at_the_absolute_deadline),
         cmocka_unit_test(an_idle_connection_is_closed),
+        cmocka_unit_test(an_answer_that_is_not_read_is_cut_and_a_slow_reader_gets_it_all),
         cmocka_unit_test(two_hundred_waiting_requests_are_all_answered),
         cmocka_unit_test(a_client_that_leaves_while_it_waits_is_noticed),
         cmocka_unit_test(a_stream_delivers_events_and_its_client_leaving_is_noticed),

@@ -66,6 +66,32 @@ static void is_echoed(const struct lh_job *job, const char *path, const char *wa
 
 /* ---- what is taken ---- */
 
+#define SFT                                                                                        \
+    "{'kind':'train','model':{'base':'m'},'context':{'length':64},'optim':{'lr':0.001,'steps':9},'"  \
+    "data':{'train':['d'],'format':'sft','template':"
+
+/* JOB-29 */
+static void templates_are_names_or_objects_and_may_hold_newlines(void **state)
+{
+    struct lh_job *j = good(SFT "'chatml'}}");
+
+    (void)state;
+    assert_int_equal(j->data.format, LH_DATA_SFT);
+    assert_string_equal(j->data.template_, "chatml");
+    is_echoed(j, "data.template", "\"chatml\"");
+    lh_job_free(j);
+    j = good(SFT "{'user':'U\\n{content}','answer':'{content}{eos}','trim':true}}}");
+    assert_string_equal(j->data.template_,
+                        "{\"user\":\"U\\n{content}\",\"answer\":\"{content}{eos}\",\"trim\":true}");
+    lh_job_free(j);
+    lh_job_free(good(SFT "{'like':'llama2','default_system':''}}}"));
+    j = good("{'kind':'prepare','model':{'base':'m'},'context':{'length':64},'data':{'train':['d'],"
+             "'format':'sft','template':'plain','pack':false}}");
+    assert_int_equal(j->context.length, 64);
+    assert_null(echoed(j, "context.attention"));
+    lh_job_free(j);
+}
+
 static void a_train_job_gets_every_default(void **state)
 {
     struct lh_job *j = good(TRAIN "}");
@@ -377,11 +403,12 @@ static const struct bad bad_jobs[] = {
      "did you mean check.seconds?"},
     {"{'kind':'check','group':4}", "/group", "unknown_member",
      "did you mean context.attention.group?"},
-    {"{'kind':'check','qqqqqqq':4}", "/qqqqqqq", "unknown_member", "unknown member qqqqqqq"},
+    {"{'kind':'check','qqqqqqq':4}", "/qqqqqqq", "unknown_member",
+     "unknown member qqqqqqq; known here: name, kind, "},
     {"{'kind':'check','a/b~c':1}", "/a~1b~0c", "unknown_member", "a/b~c"},
     {"{'kind':'check','':1}", "/", "unknown_member", "unknown member"},
     {TRAIN ",'context':{'length':64,'rope':{'scale':2}}}", "/context/rope/scale", "unknown_member",
-     "context.rope.scale"},
+     "unknown member context.rope.scale; known here: type, factor, skip_check"},
     {TRAIN ",'after':[{'job':'a','if':'ok'}]}", "/after/0/if", "unknown_member", "after[0].if"},
     {"{'kind':'check','queue':'a'}", "/queue", "not_supported", "queue"},
     {"{'kind':'check','account':'a'}", "/account", "not_supported", "account"},
@@ -405,9 +432,19 @@ static const struct bad bad_jobs[] = {
      "ntk"},
     {TRAIN ",'context':{'length':64,'rope':{'type':'dynamic'}}}", "/context/rope/type",
      "not_supported", "dynamic"},
-    {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/format", "not_supported", "sft"},
-    {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "not_supported",
-     "data.template"},
+    {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/template", "missing", "chatml"},
+    {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "conflict", "sft"},
+    {SFT "'chatlm'}}", "/data/template", "bad_value", "did you mean \"chatml\"?"},
+    {SFT "7}}", "/data/template", "wrong_type", "or an object"},
+    {SFT "{'answer':'{content}'}}}", "/data/template/user", "missing", "\"like\""},
+    {SFT "{'user':'{content}'}}}", "/data/template/answer", "missing", "data.template.answer"},
+    {SFT "{'user':'hi','answer':'{content}'}}}", "/data/template/user", "bad_value", "{content}"},
+    {SFT "{'like':'plain','answer':'hi'}}}", "/data/template/answer", "bad_value", "{content}"},
+    {SFT "{'like':'plane'}}}", "/data/template/like", "bad_value", "did you mean \"plain\"?"},
+    {SFT "{'like':'plain','trim':1}}}", "/data/template/trim", "wrong_type", "true or false"},
+    {SFT "{'like':'plain','after':1}}}", "/data/template/after", "wrong_type", "a string"},
+    {SFT "{'like':'plain','after':'\\u0007'}}}", "/data/template/after", "bad_value", "0x07"},
+    {SFT "{'like':'plain','ater':''}}}", "/data/template/ater", "unknown_member", "after"},
     {TRAIN ",'data':{'train':['d'],'pack':false}}", "/data/pack", "not_supported",
      "data.pack false"},
     {TRAIN ",'adapter':{'dropout':0.1}}", "/adapter/dropout", "not_supported",
@@ -535,7 +572,7 @@ static const struct bad bad_jobs[] = {
     {TRAIN ",'eval':{'lengths':[65]}}", "/eval/lengths", "out_of_range", "65"},
     {TRAIN ",'eval':{'lengths':[8,8]}}", "/eval/lengths/1", "bad_value", "second time"},
     {TRAIN ",'eval':{'lengths':[]}}", "/eval/lengths", "bad_value", "0 entries"},
-    /* exports and texts (JOB-5, 29) */
+    /* exports and texts (JOB-5, 34) */
     {"{'kind':'export'}", "/model/base", "missing", "Hugging Face directory"},
     {EXPORT "'format':'onnx'}}", "/export/format", "bad_value", "\"hf\", \"gguf\", \"adapter\""},
     {EXPORT "'dtype':'q8_0'}}", "/export/dtype", "conflict", "GGUF files only"},
@@ -831,6 +868,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_train_job_gets_every_default),
+        TEST(templates_are_names_or_objects_and_may_hold_newlines),
         TEST(every_member_of_a_full_job_arrives),
         TEST(exports_and_prompts_arrive),
         TEST(good_jobs_are_taken_and_their_echo_is_a_fixed_point),

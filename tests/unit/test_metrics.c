@@ -62,9 +62,10 @@ static void histogram_buckets_are_cumulative(void **state)
     metrics_observe(f, "", 0.5);
     metrics_observe(f, "", 7);
     text = text_of(m);
-    assert_string_equal(text, "# HELP t_seconds Times.\n# TYPE t_seconds histogram\n"
-                              "t_seconds_bucket{le=\"0.1\"} 1\nt_seconds_bucket{le=\"1\"} 2\n"
-                              "t_seconds_bucket{le=\"+Inf\"} 3\nt_seconds_sum 7.6\nt_seconds_count 3\n");
+    assert_string_equal(text,
+                        "# HELP t_seconds Times.\n# TYPE t_seconds histogram\n"
+                        "t_seconds_bucket{le=\"0.1\"} 1\nt_seconds_bucket{le=\"1\"} 2\n"
+                        "t_seconds_bucket{le=\"+Inf\"} 3\nt_seconds_sum 7.6\nt_seconds_count 3\n");
     free(text);
     metrics_free(m);
 }
@@ -77,9 +78,9 @@ static void label_values_are_escaped_and_cut_to_whole_pairs(void **state)
     assert_string_equal(metrics_labels(buf, sizeof(buf), 2, (const char *[]){"a", "b"},
                                        (const char *[]){"q\"\\\n", "v"}),
                         "a=\"q\\\"\\\\\\n\",b=\"v\"");
-    assert_string_equal(
-        metrics_labels(buf, 12, 2, (const char *[]){"a", "b"}, (const char *[]){"123", "456789012"}),
-        "a=\"123\"");
+    assert_string_equal(metrics_labels(buf, 12, 2, (const char *[]){"a", "b"},
+                                       (const char *[]){"123", "456789012"}),
+                        "a=\"123\"");
 }
 
 static void a_full_registry_drops_and_counts(void **state)

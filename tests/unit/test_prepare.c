@@ -1,5 +1,6 @@
 /* test_prepare.c - texts to shards: kinds of files, threads, keys, bad input, a kill in the middle.
  */
+#include "proto/base/json.h"
 #include "proto/manifest.h"
 #include "tests/unit/tokenizer_build.h"
 #include "worker/data/dataset.h"
@@ -55,7 +56,8 @@ static int prepare(const struct place *p, const char *pattern, int threads, char
 
     (void)snprintf(cache, sizeof(cache), "%s/cache", p->dir);
     (void)snprintf(path, sizeof(path), "%s/%s", p->dir, pattern);
-    return prepare_shards(&list, &p->job, p->t, cache, threads, NULL, NULL, ret_dir, err);
+    return prepare_shards(&list, p->job.data.format, &p->job, p->t, cache, threads, NULL, NULL,
+                          ret_dir, err);
 }
 
 /* Names in CACHE/shards, hidden ones included. */
@@ -156,7 +158,7 @@ static void plain_files_are_documents_in_sorted_order(void **state)
     put_file(p.dir, "z.txt", "by name");
     put_file(p.dir, "[a].txt", "odd");
     (void)snprintf(uri, sizeof(uri), "file://%s/[!z]*.txt", p.dir);
-    if (prepare_shards(&list, &p.job, p.t, p.dir, 2, NULL, NULL, dir, &err) < 0)
+    if (prepare_shards(&list, p.job.data.format, &p.job, p.t, p.dir, 2, NULL, NULL, dir, &err) < 0)
         fail_msg("%s", err.text);
     assert_documents(dir, (const char *const[]){"capital", "odd", "first\n", "second", "by name"},
                      5);
@@ -266,7 +268,7 @@ static void shards_do_not_depend_on_threads_or_units(void **state)
                                              .threads = threads,
                                              .unit_bytes = unit_bytes[u]};
 
-            assert_int_equal(shard_writer_open(&w, out, 1 << 20, NULL), 0);
+            assert_int_equal(shard_writer_open(&w, out, 1 << 20, false, NULL), 0);
             if (tokenize_inputs(&job, &w, &err) < 0)
                 fail_msg("%s", err.text);
             assert_int_equal(w.n_documents, 3 + 3 * 150);
@@ -306,17 +308,20 @@ static void the_same_data_is_prepared_once_and_changed_data_anew(void **state)
     put_file(p.dir, "a.txt", "hello");
     (void)snprintf(path, sizeof(path), "%s/a.txt", p.dir);
     (void)snprintf(cache, sizeof(cache), "%s/cache", p.dir);
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, first, &err),
+    assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
+                                    &calls, first, &err),
                      0);
     assert_int_equal(calls, 1);
     p.job.data.field = "other"; /* no matter for plain files */
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err),
+    assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
+                                    &calls, again, &err),
                      0);
     assert_int_equal(calls, 1);
     assert_string_equal(first, again);
     assert_int_equal(lh_manifest_verify(first, &err), 0);
     put_file(p.dir, "a.txt", "hellO");
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err),
+    assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
+                                    &calls, again, &err),
                      0);
     assert_int_equal(calls, 2);
     assert_string_not_equal(first, again);
@@ -324,7 +329,8 @@ static void the_same_data_is_prepared_once_and_changed_data_anew(void **state)
     /* A broken directory at the key is replaced. */
     (void)snprintf(gone, sizeof(gone), "%s/%s", again, LH_MANIFEST_NAME);
     assert_int_equal(lh_remove_tree(gone, NULL), 0);
-    assert_int_equal(prepare_shards(&list, &p.job, p.t, cache, 1, count_calls, &calls, again, &err),
+    assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
+                                    &calls, again, &err),
                      0);
     assert_int_equal(calls, 3);
     assert_documents(again, (const char *const[]){"hellO"}, 1);
@@ -369,10 +375,207 @@ static void bad_inputs_are_refused_by_file_and_line(void **state)
     assert_int_equal(prepare(&p, "cache", 1, dir, &err), LH_EINPUT);
     assert_non_null(strstr(err.text, "is a directory"));
     (void)snprintf(text, sizeof(text), "s3://bucket/key");
-    assert_int_equal(prepare_shards(&(struct lh_strings){(const char *[]){text}, 1}, &p.job, p.t,
-                                    p.dir, 1, NULL, NULL, dir, &err),
+    assert_int_equal(prepare_shards(&(struct lh_strings){(const char *[]){text}, 1}, LH_DATA_TEXT,
+                                    &p.job, p.t, p.dir, 1, NULL, NULL, dir, &err),
                      LH_EINPUT);
     assert_non_null(strstr(err.text, "not a local file"));
+    place_free(&p);
+}
+
+/* ---- records (data.format sft) ---- */
+
+#define FORM "{\"user\":\"{content}:\",\"answer\":\"{content}.\"}"
+
+static void as_samples(struct place *p)
+{
+    p->job.data.format = LH_DATA_SFT;
+    p->job.data.template_ = FORM;
+}
+
+/* Each sample as text, what is trained in brackets, all in one string. */
+static void assert_samples(const char *dir, const char *want, int dropped, int records)
+{
+    struct lh_manifest m;
+    struct shards s;
+    struct lh_err err = {0};
+    char text[1024];
+    size_t n = 0;
+    uint64_t trained = 0;
+
+    if (shards_open(dir, &s, &err) < 0 || lh_manifest_read(dir, &m, &err) < 0)
+        fail_msg("%s", err.text);
+    for (uint64_t d = 0; d < s.n_documents; d++) {
+        uint64_t from = shards_document(&s, d), tokens = shards_document(&s, d + 1) - from;
+        int32_t ids[256], labels[256];
+
+        assert_true(tokens < 256);
+        shards_copy(&s, from, tokens, ids);
+        shards_copy_labels(&s, from, tokens, labels);
+        for (uint64_t i = 0; i < tokens; i++) {
+            if (labels[i] && (i == 0 || !labels[i - 1]))
+                text[n++] = '[';
+            text[n++] = (char)ids[i];
+            if (labels[i] && (i + 1 == tokens || !labels[i + 1]))
+                text[n++] = ']';
+            trained += labels[i] != 0;
+        }
+        text[n++] = ' ';
+    }
+    text[n] = '\0';
+    assert_string_equal(text, want);
+    assert_int_equal(s.n_labels, trained);
+    assert_int_equal(shards_count_labels(&s, 0, s.n_tokens), trained);
+    assert_int_equal(lh_json_i64(m.about, "labels", -1), trained);
+    assert_int_equal(lh_json_i64(m.about, "dropped", -1), dropped);
+    assert_int_equal(lh_json_i64(m.about, "records", -1), records);
+    assert_string_equal(lh_json_str(m.about, "template", ""), FORM);
+    lh_manifest_release(&m);
+    shards_close(&s);
+}
+
+/* JOB-26, JOB-27 */
+static void records_become_samples_whose_answers_are_marked(void **state)
+{
+    static const char list[] =
+        " [\n{\"instruction\":\"q\",\"output\":\"x\"},\n {\"instruction\":\"p\",\"output\":\"\"} ,"
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"},"
+        "{\"role\":\"assistant\",\"content\":\"}]\"}]}\n]\n";
+    struct place p = place_new();
+    char dir[1024];
+    struct lh_err err = {0};
+
+    (void)state;
+    as_samples(&p);
+    put_file(p.dir, "a.json", list);
+    put_gz(in_dir(p.dir, "b.json.gz"), list, 1);
+    put_file(p.dir, "c.jsonl", "\n{\"instruction\":\"l\",\"output\":\"m\"}\n");
+    put_zst(in_dir(p.dir, "d.json.zst"), "{\"instruction\":\"1\",\"output\":\"2\"}\n"
+                                         "{\"instruction\":\"3\",\"output\":\"4\"}");
+    if (prepare(&p, "[a-d].*", 2, dir, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_samples(dir, "q:[x.] u:[}].] q:[x.] u:[}].] l:[m.] 1:[2.] 3:[4.] ", 2, 9);
+    place_free(&p);
+}
+
+static void records_do_not_depend_on_threads_or_units(void **state)
+{
+    static const size_t unit_bytes[] = {1, 40, 1000, 1 << 20};
+    struct place p = place_new();
+    struct dialog *dialog;
+    struct input_list inputs;
+    const char *path = in_dir(p.dir, "a.json"), *uris[1] = {path};
+    struct bytes text = {0};
+    char first[3][LH_SHA256_HEX] = {{0}};
+    uint64_t seed = hostile_seed();
+
+    (void)state;
+    as_samples(&p);
+    assert_int_equal(dialog_open(FORM, p.t, &dialog, NULL), 0);
+    for (int i = 0; i < 500; i++) {
+        char record[256];
+        int n = snprintf(
+            record, sizeof(record), "%s{\"instruction\":\"%.*s\",\"output\":\"%.*s\"}\n",
+            i ? "," : "[", (int)(hostile_random(&seed) % 40),
+            "ab abab{[ ab abab{[ ab abab{[ ab abab{[ ", (int)(hostile_random(&seed) % 5), "]}ab]");
+
+        bytes_put(&text, record, (size_t)n);
+    }
+    bytes_put(&text, "]", 1);
+    put_bytes(path, text.at, text.n);
+    assert_int_equal(input_list_expand(&(struct lh_strings){uris, 1}, &inputs, NULL), 0);
+    for (unsigned u = 0; u < LH_ARRAY_LEN(unit_bytes); u++) {
+        for (int threads = 1; threads <= 3; threads += 2) {
+            static const char *const names[] = {"tokens-00000.bin", "labels-00000.bin",
+                                                SHARDS_DOCUMENTS_NAME};
+            char *out = scratch_new(), hex[3][LH_SHA256_HEX];
+            struct shard_writer w;
+            struct lh_err err = {0};
+            const struct tokenize_job job = {.inputs = &inputs,
+                                             .tokenizer = p.t,
+                                             .dialog = dialog,
+                                             .threads = threads,
+                                             .unit_bytes = unit_bytes[u]};
+
+            assert_int_equal(shard_writer_open(&w, out, 1 << 20, true, NULL), 0);
+            if (tokenize_inputs(&job, &w, &err) < 0)
+                fail_msg("%s", err.text);
+            assert_int_equal(w.n_records, 500);
+            assert_int_equal(w.n_documents + w.n_dropped, 500);
+            assert_true(w.n_dropped > 0);
+            assert_int_equal(shard_writer_finish(&w, NULL), 0);
+            for (unsigned i = 0; i < 3; i++)
+                assert_int_equal(lh_sha256_file(in_dir(out, names[i]), hex[i], NULL, NULL), 0);
+            if (!first[0][0])
+                memcpy(first, hex, sizeof(first));
+            assert_memory_equal(first, hex, sizeof(first));
+            scratch_free(out);
+        }
+    }
+    free(text.at);
+    input_list_release(&inputs);
+    dialog_free(dialog);
+    place_free(&p);
+}
+
+static void samples_have_keys_of_their_own(void **state)
+{
+    struct place p = place_new();
+    char dirs[4][1024];
+    struct lh_err err = {0};
+
+    (void)state;
+    put_file(p.dir, "a.jsonl", "{\"instruction\":\"a\",\"output\":\"b\",\"text\":\"c\"}\n");
+    assert_int_equal(prepare(&p, "a.jsonl", 1, dirs[0], &err), 0);
+    as_samples(&p);
+    assert_int_equal(prepare(&p, "a.jsonl", 1, dirs[1], &err), 0);
+    p.job.data.template_ = "{\"user\":\"{content};\",\"answer\":\"{content}.\"}";
+    assert_int_equal(prepare(&p, "a.jsonl", 1, dirs[2], &err), 0);
+    p.job.data.template_ = FORM;
+    p.job.data.field = "other"; /* no matter for records */
+    p.job.context.length = 64;  /* nor is this */
+    assert_int_equal(prepare(&p, "a.jsonl", 1, dirs[3], &err), 0);
+    assert_string_not_equal(dirs[0], dirs[1]);
+    assert_string_not_equal(dirs[1], dirs[2]);
+    assert_string_equal(dirs[1], dirs[3]);
+    assert_int_equal(count_entries(&p), 3);
+    place_free(&p);
+}
+
+static void bad_records_are_refused_by_file_and_number(void **state)
+{
+    static const struct {
+        const char *name, *text, *says;
+    } cases[] = {
+        {"a.txt", "x", "holds no records by its name"},
+        {"a.json", "[]", "no record with an answer"},
+        {"b.json", "[{\"instruction\":\"x\",\"output\":\"y\"},{\"output\":\"y\"}]",
+         "b.json', record 2: it has neither"},
+        {"c.json", "[{\"instruction\":\"x\",\"output\":\"y\"}",
+         "it is cut short at byte 33, behind record 1"},
+        {"d.json", "[{\"instruction\":\"x\",\"output\":\"y\"};]",
+         "something else at byte 33, behind record 1"},
+        {"e.json", "[{\"instruction\":x}]", "record 1: not valid JSON"},
+        {"f.json", "[{\"instruction\":\"\xff\"}]", "record 1: not valid JSON"},
+        {"g.jsonl", "\n{\"instruction\":\"x\",\"output\":1}\n", "line 2: its member 'output'"},
+    };
+    struct place p = place_new();
+    char dir[1024];
+    struct lh_err err = {0};
+
+    (void)state;
+    as_samples(&p);
+    for (unsigned i = 0; i < LH_ARRAY_LEN(cases); i++) {
+        put_file(p.dir, cases[i].name, cases[i].text);
+        assert_refused(prepare(&p, cases[i].name, 2, dir, &err), &err, cases[i].name);
+        assert_int_equal(err.code, LH_EINPUT);
+        if (!strstr(err.text, cases[i].says))
+            fail_msg("case %u should say '%s': %s", i, cases[i].says, err.text);
+    }
+    assert_int_equal(count_entries(&p), 0);
+    p.job.data.template_ = "chatml";
+    put_file(p.dir, "h.jsonl", "{\"instruction\":\"x\",\"output\":\"y\"}\n");
+    assert_int_equal(prepare(&p, "h.jsonl", 2, dir, &err), LH_EINPUT);
+    assert_string_equal(err.pointer, "/data/template");
     place_free(&p);
 }
 
@@ -411,6 +614,10 @@ int main(void)
         TEST(shards_do_not_depend_on_threads_or_units),
         TEST(the_same_data_is_prepared_once_and_changed_data_anew),
         TEST(bad_inputs_are_refused_by_file_and_line),
+        TEST(records_become_samples_whose_answers_are_marked),
+        TEST(records_do_not_depend_on_threads_or_units),
+        TEST(samples_have_keys_of_their_own),
+        TEST(bad_records_are_refused_by_file_and_number),
         TEST(compressed_files_cut_short_are_refused),
     };
 

@@ -1,4 +1,5 @@
-/* Signatures against the vectors that AWS publishes: the Signature V4 test suite and the examples of the S3 reference. */
+/* Signatures against the vectors that AWS publishes: the Signature V4 test suite and the examples
+ * of the S3 reference. */
 #include "daemon/node/sigv4.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,10 +13,13 @@
 #define AT_2015 1440938160u /* 20150830T123600Z */
 #define AT_2013 1369353600u /* 20130524T000000Z */
 
-static const struct sigv4_keys suite = {"AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "us-east-1", "service"};
-static const struct sigv4_keys s3 = {"AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1", "s3"};
+static const struct sigv4_keys suite = {"AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+                                        "us-east-1", "service"};
+static const struct sigv4_keys s3 = {"AKIAIOSFODNN7EXAMPLE",
+                                     "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1", "s3"};
 
-static void check(const struct sigv4_request *q, const struct sigv4_keys *keys, uint64_t at, const char *signature)
+static void check(const struct sigv4_request *q, const struct sigv4_keys *keys, uint64_t at,
+                  const char *signature)
 {
     char auth[SIGV4_AUTH_MAX];
 
@@ -26,7 +30,13 @@ static void check(const struct sigv4_request *q, const struct sigv4_keys *keys, 
 
 static void the_vectors_of_the_test_suite_hold(void **state)
 {
-    struct sigv4_request q = {"GET", "/", "", EMPTY, {{"host", "example.amazonaws.com"}, {"x-amz-date", "20150830T123600Z"}}, 2};
+    struct sigv4_request q = {
+        "GET",
+        "/",
+        "",
+        EMPTY,
+        {{"host", "example.amazonaws.com"}, {"x-amz-date", "20150830T123600Z"}},
+        2};
     char date[SIGV4_DATE_MAX];
 
     (void)state;
@@ -42,17 +52,34 @@ static void the_vectors_of_the_test_suite_hold(void **state)
 
 static void the_examples_of_the_s3_reference_hold(void **state)
 {
-    struct sigv4_request get = {"GET", "/test.txt", "", EMPTY,
-                                {{"host", "examplebucket.s3.amazonaws.com"}, {"range", "bytes=0-9"},
-                                 {"x-amz-content-sha256", EMPTY}, {"x-amz-date", "20130524T000000Z"}}, 4};
-    struct sigv4_request list = {"GET", "/", "lifecycle=", EMPTY,
-                                 {{"host", "examplebucket.s3.amazonaws.com"}, {"x-amz-content-sha256", EMPTY},
-                                  {"x-amz-date", "20130524T000000Z"}}, 3};
+    struct sigv4_request get = {"GET",
+                                "/test.txt",
+                                "",
+                                EMPTY,
+                                {{"host", "examplebucket.s3.amazonaws.com"},
+                                 {"range", "bytes=0-9"},
+                                 {"x-amz-content-sha256", EMPTY},
+                                 {"x-amz-date", "20130524T000000Z"}},
+                                4};
+    struct sigv4_request list = {"GET",
+                                 "/",
+                                 "lifecycle=",
+                                 EMPTY,
+                                 {{"host", "examplebucket.s3.amazonaws.com"},
+                                  {"x-amz-content-sha256", EMPTY},
+                                  {"x-amz-date", "20130524T000000Z"}},
+                                 3};
     const char *sha = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
-    struct sigv4_request put = {"PUT", "/test%24file.text", "", sha,
-                                {{"date", "Fri, 24 May 2013 00:00:00 GMT"}, {"host", "examplebucket.s3.amazonaws.com"},
-                                 {"x-amz-content-sha256", sha}, {"x-amz-date", "20130524T000000Z"},
-                                 {"x-amz-storage-class", "REDUCED_REDUNDANCY"}}, 5};
+    struct sigv4_request put = {"PUT",
+                                "/test%24file.text",
+                                "",
+                                sha,
+                                {{"date", "Fri, 24 May 2013 00:00:00 GMT"},
+                                 {"host", "examplebucket.s3.amazonaws.com"},
+                                 {"x-amz-content-sha256", sha},
+                                 {"x-amz-date", "20130524T000000Z"},
+                                 {"x-amz-storage-class", "REDUCED_REDUNDANCY"}},
+                                5};
 
     (void)state;
     check(&get, &s3, AT_2013, "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41");

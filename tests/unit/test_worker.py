@@ -307,6 +307,7 @@ class Texts(WorkerTest):
         self.assertEqual(self.journal()[-1]["result"]["train"]["about"]["documents"], 2)
 
     def test_the_option_prepare_fills_the_cache_and_nothing_else(self):
+        (self.dir / "texts" / "c.txt").write_text("Long enough to fill a window. " * 4)
         job = {**train_job("full-dense-yarn"), "data": self.job["data"], "model": self.job["model"]}
         done = self.run_worker(self.write(job), "--prepare")
         self.assertEqual(done.returncode, 0, done.stderr)

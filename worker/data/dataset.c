@@ -10,6 +10,7 @@ void dataset_close(struct dataset *d)
     if (!d)
         return;
     tokens_close(d);
+    samples_close(d);
     text_close(d);
     free(d);
 }
@@ -30,6 +31,24 @@ bool dataset_has_documents(const struct dataset *d)
     return d->has_documents;
 }
 
+struct dataset_counts dataset_count(const struct dataset *d)
+{
+    return d->counts;
+}
+
+/* Shards that an earlier job prepared tell what they are. */
+static int check_labels(const struct dataset *d, const struct lh_job *job, const char *shard_dir,
+                        struct lh_err *reterr)
+{
+    bool labels = d->shards.labels != NULL;
+
+    if (d->kind == DATASET_TOKENS || labels == (job->data.format == LH_DATA_SFT))
+        return 0;
+    return lh_err_at(reterr, LH_EINPUT, "/data/format",
+                     "'%s' was prepared with data.format \"%s\"; say so in this job too", shard_dir,
+                     labels ? "sft" : "text");
+}
+
 int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
                  struct dataset **ret_dataset, struct lh_err *reterr)
 {
@@ -45,10 +64,12 @@ int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
                          "a context of %lld tokens holds no sequence", (long long)d->length);
     if (job->data.format == LH_DATA_TOKENS)
         rc = tokens_open(d, job, vocab, reterr);
-    else if (job->data.format == LH_DATA_TEXT)
-        rc = text_open(d, job, shard_dir, vocab, reterr);
+    else if (job->data.format == LH_DATA_SFT && job->data.pack != LH_PACK_JOIN)
+        rc = samples_open(d, job, shard_dir, vocab, reterr);
     else
-        rc = lh_err_at(reterr, LH_ENOTSUP, "/data/format", "data.format sft is not supported yet");
+        rc = text_open(d, job, shard_dir, vocab, reterr);
+    if (rc == 0)
+        rc = check_labels(d, job, shard_dir, reterr);
     if (rc < 0)
         return rc;
     *ret_dataset = d;
@@ -87,6 +108,8 @@ int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *se
                           (long long)index, (long long)d->windows);
     if (d->kind == DATASET_TOKENS)
         tokens_window(d, index % d->windows, seq);
+    else if (d->kind == DATASET_SAMPLES)
+        samples_window(d, index, seq);
     else
         rc = text_window(d, index, seq, reterr);
     if (rc < 0)

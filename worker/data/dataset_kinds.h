@@ -1,4 +1,4 @@
-/* dataset_kinds.h - inside of dataset.h: the three kinds of data behind one struct.
+/* dataset_kinds.h - inside of dataset.h: the kinds of data behind one struct.
  *
  * A kind sets the totals at opening and fills windows; dataset.c checks the caller and finishes
  * each sequence.
@@ -20,11 +20,25 @@ struct token_file {
 struct epoch_order {
     pthread_mutex_t lock;
     int64_t epoch;      /* -1: none yet */
-    uint32_t *document; /* the i-th document of the epoch */
+    uint32_t *document; /* the i-th document (of samples: window) of the epoch */
     uint64_t *start;    /* n + 1: where it begins, in tokens (packed) or windows (not packed) */
 };
 
-enum dataset_kind { DATASET_TOKENS, DATASET_PACKED, DATASET_UNPACKED, DATASET_EVAL };
+/* Samples are documents of which only the answers are trained. They are cut to the window and never
+ * go on in the next one: window w holds the samples first[w] up to first[w + 1]. */
+struct sample_plan {
+    uint32_t *document, *tokens; /* of each sample that is kept: where, and how much of it */
+    uint64_t n;
+    uint64_t *first; /* n_windows + 1 */
+};
+
+enum dataset_kind {
+    DATASET_TOKENS,
+    DATASET_PACKED,
+    DATASET_UNPACKED,
+    DATASET_EVAL,
+    DATASET_SAMPLES,
+};
 
 struct dataset {
     enum dataset_kind kind;
@@ -37,7 +51,27 @@ struct dataset {
     struct shards shards; /* the others */
     struct epoch_order *order;
     uint64_t *eval_first; /* DATASET_EVAL: n_documents + 1, first window of each document */
+    struct sample_plan samples; /* DATASET_SAMPLES */
+    struct dataset_counts counts;
 };
+
+/* ---- dataset_order.c ---- */
+LH_MUST_CHECK int epoch_order_new(struct dataset *d, uint64_t n, struct lh_err *reterr);
+void epoch_order_free(struct epoch_order *o);
+/* 0 to n - 1 in the order of the epoch. */
+void epoch_shuffle(uint32_t *list, uint64_t n, uint64_t seed, int64_t epoch);
+/* The last i with start[i] <= x. */
+uint64_t order_find(const uint64_t *start, uint64_t n, uint64_t x);
+/* Labels of a sequence whose labels say 1 for tokens that are trained: the next token is the target
+ * when it is trained and of the same document. */
+void sequence_label(struct sequence *seq);
+
+/* ---- dataset_samples.c ---- */
+LH_MUST_CHECK int samples_open(struct dataset *d, const struct lh_job *job, const char *shard_dir,
+                               int64_t vocab, struct lh_err *reterr);
+void samples_window(const struct dataset *d, int64_t index, struct sequence *seq);
+void samples_close(struct dataset *d);
+
 
 LH_MUST_CHECK int tokens_open(struct dataset *d, const struct lh_job *job, int64_t vocab,
                               struct lh_err *reterr);
@@ -48,6 +82,9 @@ void tokens_close(struct dataset *d);
 LH_MUST_CHECK int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir,
                             int64_t vocab, struct lh_err *reterr);
 LH_MUST_CHECK int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *reterr);
+/* The shards, with what every kind checks of them. */
+LH_MUST_CHECK int text_open_shards(struct dataset *d, const char *shard_dir, int64_t vocab,
+                                   struct lh_err *reterr);
 LH_MUST_CHECK int text_window(const struct dataset *d, int64_t index, struct sequence *seq,
                               struct lh_err *reterr);
 void text_close(struct dataset *d);

@@ -15,36 +15,10 @@
 
 void text_close(struct dataset *d)
 {
-    if (d->order) {
-        (void)pthread_mutex_destroy(&d->order->lock);
-        free(d->order->document);
-        free(d->order->start);
-        free(d->order);
-    }
+    epoch_order_free(d->order);
     free(d->eval_first);
     if (d->kind != DATASET_TOKENS)
         shards_close(&d->shards);
-}
-
-/* splitmix64: small, and every state gives a good stream. */
-static uint64_t random_next(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-/* Uniform in [0, n), without bias. */
-static uint64_t random_below(uint64_t *state, uint64_t n)
-{
-    uint64_t limit = UINT64_MAX - UINT64_MAX % n, x;
-
-    do
-        x = random_next(state);
-    while (x >= limit);
-    return x % n;
 }
 
 static uint64_t document_tokens(const struct dataset *d, uint64_t doc)
@@ -57,18 +31,8 @@ static void make_order(const struct dataset *d, int64_t epoch)
 {
     struct epoch_order *o = d->order;
     uint64_t n = d->shards.n_documents, length = (uint64_t)d->length, at = 0;
-    uint64_t state = d->seed;
 
-    state = random_next(&state) ^ (uint64_t)epoch * 0xd1342543de82ef95u;
-    for (uint64_t i = 0; i < n; i++)
-        o->document[i] = (uint32_t)i;
-    for (uint64_t i = n; i > 1; i--) {
-        uint64_t j = random_below(&state, i);
-        uint32_t other = o->document[j];
-
-        o->document[j] = o->document[i - 1];
-        o->document[i - 1] = other;
-    }
+    epoch_shuffle(o->document, n, d->seed, epoch);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t tokens = document_tokens(d, o->document[i]);
 
@@ -79,36 +43,11 @@ static void make_order(const struct dataset *d, int64_t epoch)
     o->epoch = epoch;
 }
 
-/* The last i with start[i] <= x. */
-static uint64_t find_start(const uint64_t *start, uint64_t n, uint64_t x)
-{
-    uint64_t lo = 0, hi = n;
-
-    while (hi - lo > 1) {
-        uint64_t mid = lo + (hi - lo) / 2;
-
-        if (start[mid] <= x)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-static void label_targets(struct sequence *seq)
-{
-    for (int64_t t = 0; t < seq->length; t++) {
-        bool same = t + 1 < seq->length && seq->documents[t] == seq->documents[t + 1];
-
-        seq->labels[t] = same ? seq->ids[t + 1] : -100;
-    }
-}
-
 static void packed_window(const struct dataset *d, int64_t w, struct sequence *seq)
 {
     const struct epoch_order *o = d->order;
     uint64_t length = (uint64_t)d->length, from = (uint64_t)w * length, filled = 0;
-    uint64_t i = find_start(o->start, d->shards.n_documents, from);
+    uint64_t i = order_find(o->start, d->shards.n_documents, from);
     int32_t number = 0;
 
     for (; filled < length; i++, number++) {
@@ -118,6 +57,8 @@ static void packed_window(const struct dataset *d, int64_t w, struct sequence *s
         assert(i < d->shards.n_documents);
         shards_copy(&d->shards, shards_document(&d->shards, o->document[i]) + in, m,
                     seq->ids + filled);
+        shards_copy_labels(&d->shards, shards_document(&d->shards, o->document[i]) + in, m,
+                           seq->labels + filled);
         for (uint64_t t = 0; t < m; t++)
             seq->documents[filled + t] = number;
         filled += m;
@@ -133,6 +74,8 @@ static void document_window(const struct dataset *d, uint64_t doc, uint64_t part
 
     n = LH_MIN(n, length);
     shards_copy(&d->shards, shards_document(&d->shards, doc) + part * length, n, seq->ids);
+    shards_copy_labels(&d->shards, shards_document(&d->shards, doc) + part * length, n,
+                       seq->labels);
     memset(seq->documents, 0, n * sizeof(*seq->documents));
     seq->length = (int64_t)n;
 }
@@ -144,9 +87,9 @@ int text_window(const struct dataset *d, int64_t index, struct sequence *seq, st
 
     (void)reterr;
     if (d->kind == DATASET_EVAL) {
-        i = find_start(d->eval_first, n, (uint64_t)index);
+        i = order_find(d->eval_first, n, (uint64_t)index);
         document_window(d, i, (uint64_t)index - d->eval_first[i], seq);
-        label_targets(seq);
+        sequence_label(seq);
         return 0;
     }
     w = (uint64_t)(index % d->windows);
@@ -156,42 +99,21 @@ int text_window(const struct dataset *d, int64_t index, struct sequence *seq, st
     if (d->kind == DATASET_PACKED) {
         packed_window(d, (int64_t)w, seq);
     } else {
-        i = find_start(o->start, n, w);
+        i = order_find(o->start, n, w);
         document_window(d, o->document[i], w - o->start[i], seq);
     }
     (void)pthread_mutex_unlock(&o->lock);
-    label_targets(seq);
+    sequence_label(seq);
     return 0;
 }
 
-static int new_order(struct dataset *d, struct lh_err *reterr)
+int text_open_shards(struct dataset *d, const char *shard_dir, int64_t vocab, struct lh_err *reterr)
 {
-    uint64_t n = d->shards.n_documents;
-
-    d->order = calloc(1, sizeof(*d->order));
-    if (!d->order)
-        return lh_err_set(reterr, -ENOMEM, "order of %llu documents", (unsigned long long)n);
-    (void)pthread_mutex_init(&d->order->lock, NULL);
-    d->order->epoch = -1;
-    d->order->document = calloc(n, sizeof(*d->order->document));
-    d->order->start = calloc(n + 1, sizeof(*d->order->start));
-    if (!d->order->document || !d->order->start)
-        return lh_err_set(reterr, -ENOMEM, "order of %llu documents", (unsigned long long)n);
-    return 0;
-}
-
-int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir, int64_t vocab,
-              struct lh_err *reterr)
-{
-    uint64_t length = (uint64_t)d->length, n;
     int rc = shards_open(shard_dir, &d->shards, reterr);
 
-    d->kind = job->data.pack == LH_PACK_NONE ? DATASET_UNPACKED : DATASET_PACKED;
-    d->has_documents = job->data.pack == LH_PACK_MASKED;
     if (rc < 0)
         return rc;
-    n = d->shards.n_documents;
-    if (n > DOCUMENTS_MAX)
+    if (d->shards.n_documents > DOCUMENTS_MAX)
         return lh_err_set(reterr, LH_EINPUT, "'%s' has more than %u documents", shard_dir,
                           DOCUMENTS_MAX);
     if (d->shards.max_id >= vocab)
@@ -200,6 +122,23 @@ int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir
             "'%s' has token id %lld, the model's vocabulary has %lld; tokenizer and model do not "
             "belong together",
             shard_dir, (long long)d->shards.max_id, (long long)vocab);
+    return 0;
+}
+
+int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir, int64_t vocab,
+              struct lh_err *reterr)
+{
+    uint64_t length = (uint64_t)d->length, n;
+    int rc = text_open_shards(d, shard_dir, vocab, reterr);
+
+    d->kind = job->data.pack == LH_PACK_NONE ? DATASET_UNPACKED : DATASET_PACKED;
+    d->has_documents = job->data.pack == LH_PACK_MASKED;
+    if (rc < 0)
+        return rc;
+    n = d->shards.n_documents;
+    d->counts = (struct dataset_counts){.samples = (int64_t)n,
+                                        .tokens = (int64_t)d->shards.n_tokens,
+                                        .labels = (int64_t)d->shards.n_labels};
     if (d->kind == DATASET_PACKED) {
         d->windows = (int64_t)(d->shards.n_tokens / length);
         d->tokens = d->windows * d->length;
@@ -214,7 +153,7 @@ int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir
             "the training data has %llu tokens, less than one window of context.length %lld; give "
             "more text or a smaller context",
             (unsigned long long)d->shards.n_tokens, (long long)d->length);
-    return new_order(d, reterr);
+    return epoch_order_new(d, n, reterr);
 }
 
 int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *reterr)

@@ -54,12 +54,23 @@ static int take_tensor(const struct token_file *f, const char *path, const char 
     return 0;
 }
 
-static int bad_value(const struct token_file *f, const char *path, const char *name, int64_t row,
-                     int64_t col, int64_t value, const char *why, struct lh_err *reterr)
+static int bad_value(const char *path, const char *name, int64_t row, int64_t col, int64_t value,
+                     const char *why, struct lh_err *reterr)
 {
-    (void)f;
     return lh_err_set(reterr, LH_EINPUT, "'%s': %s of sequence %lld, token %lld is %lld; %s", path,
                       name, (long long)row, (long long)col, (long long)value, why);
+}
+
+static int bad_id(const char *path, const char *name, int64_t row, int64_t col, int64_t id,
+                  int64_t vocab, struct lh_err *reterr)
+{
+    char why[120];
+
+    (void)snprintf(why, sizeof(why),
+                   "ids of this model are 0 to %lld (and -100 for no label); was another tokenizer "
+                   "used?",
+                   (long long)vocab - 1);
+    return bad_value(path, name, row, col, id, why, reterr);
 }
 
 static int check_row(const struct token_file *f, const char *path, int64_t row, int64_t vocab,
@@ -77,14 +88,11 @@ static int check_row(const struct token_file *f, const char *path, int64_t row, 
         int64_t document = f->documents ? value_at(f->documents, at) : 0;
 
         if (id < 0 || id >= vocab)
-            return bad_value(f, path, "input_ids", row, c, id,
-                             "ids lie below the model's vocabulary; was another tokenizer used?",
-                             reterr);
+            return bad_id(path, "input_ids", row, c, id, vocab, reterr);
         if (label != -100 && (label < 0 || label >= vocab))
-            return bad_value(f, path, "labels", row, c, label,
-                             "labels are ids of the model or -100", reterr);
+            return bad_id(path, "labels", row, c, label, vocab, reterr);
         if (document < previous || document > INT32_MAX - 1)
-            return bad_value(f, path, "documents", row, c, document,
+            return bad_value(path, "documents", row, c, document,
                              "documents are numbered from 0 and never decrease along a sequence",
                              reterr);
         previous = document;

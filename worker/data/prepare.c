@@ -21,6 +21,8 @@
 struct preparation {
     struct input_list inputs;
     const char *field;
+    struct dialog *dialog; /* owned; NULL: texts */
+    const char *template_; /* of the dialog, as in the job */
     char key[LH_SHA256_HEX];
     char dir[1024], temporary[1024];
     uint64_t all_bytes;
@@ -28,41 +30,67 @@ struct preparation {
 };
 
 /* What decides how the bytes of a file are read, besides the bytes. */
-static const char *kind_of(const char *path)
+static const char *kind_of(const char *path, enum unit_kind kind)
 {
-    if (unit_is_lines(path))
-        return lh_ends_with(path, ".gz")    ? "lines gz"
-               : lh_ends_with(path, ".zst") ? "lines zst"
-                                            : "lines";
-    return lh_ends_with(path, ".gz") ? "text gz" : lh_ends_with(path, ".zst") ? "text zst" : "text";
+    static const char *const names[][3] = {
+        [UNIT_PLAIN] = {"text", "text gz", "text zst"},
+        [UNIT_LINES] = {"lines", "lines gz", "lines zst"},
+        [UNIT_RECORDS] = {"records", "records gz", "records zst"},
+    };
+
+    return names[kind][lh_ends_with(path, ".gz") ? 1 : lh_ends_with(path, ".zst") ? 2 : 0];
+}
+
+/* What stands before all files: this format, the tokenizer, and the template of records. */
+static void feed_head(struct preparation *p, struct lh_sha256 *h, const struct tokenizer *t)
+{
+    char line[256], dialog[LH_SHA256_HEX];
+
+    tokenizer_digest(t, p->tokenizer);
+    lh_sha256_update(
+        h, line,
+        (size_t)snprintf(line, sizeof(line), "shards %d %s\n", SHARDS_FORMAT, p->tokenizer));
+    if (!p->dialog)
+        return;
+    dialog_digest(p->dialog, dialog);
+    lh_sha256_update(h, line, (size_t)snprintf(line, sizeof(line), "sft %s\n", dialog));
+}
+
+/* One file: its bytes, how they are read. */
+static int feed_file(struct preparation *p, struct lh_sha256 *h, const char *path,
+                     struct lh_err *reterr)
+{
+    enum unit_kind kind = unit_kind_of(path, p->dialog != NULL);
+    char line[256], hex[LH_SHA256_HEX];
+    uint64_t bytes = 0;
+    int rc;
+
+    if (p->dialog && kind == UNIT_PLAIN)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' holds no records by its name; data.format sft takes .jsonl and "
+                          ".json files (also .gz, .zst)",
+                          path);
+    rc = lh_sha256_file(path, hex, &bytes, reterr);
+    if (rc < 0)
+        return rc;
+    p->all_bytes += bytes;
+    lh_sha256_update(h, line,
+                     (size_t)snprintf(line, sizeof(line), "%s %s\n", hex, kind_of(path, kind)));
+    if (kind == UNIT_LINES && !p->dialog)
+        lh_sha256_update(h, p->field, strlen(p->field) + 1);
+    return 0;
 }
 
 static int make_key(struct preparation *p, const struct tokenizer *t, struct lh_err *reterr)
 {
     struct lh_sha256 h;
-    char line[256];
     int rc = 0;
 
     if (lh_sha256_init(&h) < 0)
         return lh_err_set(reterr, -ENOMEM, "key of the data");
-    tokenizer_digest(t, p->tokenizer);
-    lh_sha256_update(
-        &h, line,
-        (size_t)snprintf(line, sizeof(line), "shards %d %s\n", SHARDS_FORMAT, p->tokenizer));
-    for (unsigned i = 0; i < p->inputs.n && rc == 0; i++) {
-        char hex[LH_SHA256_HEX];
-        uint64_t bytes = 0;
-
-        rc = lh_sha256_file(p->inputs.paths[i], hex, &bytes, reterr);
-        if (rc < 0)
-            break;
-        p->all_bytes += bytes;
-        lh_sha256_update(
-            &h, line,
-            (size_t)snprintf(line, sizeof(line), "%s %s\n", hex, kind_of(p->inputs.paths[i])));
-        if (unit_is_lines(p->inputs.paths[i]))
-            lh_sha256_update(&h, p->field, strlen(p->field) + 1);
-    }
+    feed_head(p, &h, t);
+    for (unsigned i = 0; i < p->inputs.n && rc == 0; i++)
+        rc = feed_file(p, &h, p->inputs.paths[i], reterr);
     lh_sha256_final(&h, p->key);
     /* A file that cannot be read is the input's fault, whatever errno says. */
     if (rc < 0 && reterr && rc != -ENOMEM)
@@ -102,6 +130,12 @@ static int write_manifest(const struct preparation *p, const struct shard_writer
                               "shard_tokens", (json_int_t)w->shard_tokens, "max_id",
                               (json_int_t)w->max_id, "tokenizer", p->tokenizer);
 
+    if (about && p->dialog &&
+        json_object_update_new(about,
+                               json_pack("{s:I, s:I, s:I, s:s}", "labels", (json_int_t)w->n_labels,
+                                         "records", (json_int_t)w->n_records, "dropped",
+                                         (json_int_t)w->n_dropped, "template", p->template_)) < 0)
+        return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->temporary);
     if (!about)
         return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->temporary);
     return lh_manifest_write(p->temporary, SHARDS_KIND, about, NULL, reterr);
@@ -111,13 +145,14 @@ static int fill_directory(const struct preparation *p, const struct tokenize_job
                           struct lh_err *reterr)
 {
     struct shard_writer w;
-    int rc = shard_writer_open(&w, p->temporary, SHARD_TOKENS, reterr);
+    int rc = shard_writer_open(&w, p->temporary, SHARD_TOKENS, p->dialog != NULL, reterr);
 
     if (rc < 0)
         return rc;
     rc = tokenize_inputs(job, &w, reterr);
     if (rc == 0 && w.n_documents == 0)
-        rc = lh_err_set(reterr, LH_EINPUT, "there is no text in '%s'%s", p->inputs.paths[0],
+        rc = lh_err_set(reterr, LH_EINPUT, "there is no %s in '%s'%s",
+                        p->dialog ? "record with an answer" : "text", p->inputs.paths[0],
                         p->inputs.n > 1 ? " and the other files" : "");
     if (rc < 0) {
         shard_writer_abort(&w);
@@ -168,23 +203,28 @@ static int prepare(struct preparation *p, const struct tokenize_job *job, const 
     return rc;
 }
 
-int prepare_shards(const struct lh_strings *uris, const struct lh_job *job,
-                   const struct tokenizer *t, const char *cache_dir, int threads,
-                   prepare_progress_fn *progress, void *arg, char ret_dir[static 1024],
+int prepare_shards(const struct lh_strings *uris, enum lh_data_format format,
+                   const struct lh_job *job, const struct tokenizer *t, const char *cache_dir,
+                   int threads, prepare_progress_fn *progress, void *arg, char ret_dir[static 1024],
                    struct lh_err *reterr)
 {
     struct preparation *p = calloc(1, sizeof(*p));
     struct tokenize_job todo;
-    int rc;
+    int rc = 0;
 
     if (!p)
         return lh_err_set(reterr, -ENOMEM, "prepare data");
     p->field = job->data.field ? job->data.field : "text";
-    rc = input_list_expand(uris, &p->inputs, reterr);
+    p->template_ = job->data.template_;
+    if (format == LH_DATA_SFT)
+        rc = dialog_open(p->template_, t, &p->dialog, reterr);
+    if (rc == 0)
+        rc = input_list_expand(uris, &p->inputs, reterr);
     if (rc == 0) {
         todo = (struct tokenize_job){.inputs = &p->inputs,
                                      .tokenizer = t,
                                      .field = p->field,
+                                     .dialog = p->dialog,
                                      .threads = LH_MAX(threads, 1),
                                      .progress = progress,
                                      .arg = arg};
@@ -193,6 +233,7 @@ int prepare_shards(const struct lh_strings *uris, const struct lh_job *job,
     if (rc == 0)
         memcpy(ret_dir, p->dir, sizeof(p->dir));
     input_list_release(&p->inputs);
+    dialog_free(p->dialog);
     free(p);
     return rc;
 }

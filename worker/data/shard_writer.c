@@ -1,11 +1,13 @@
 /* shard_writer.c - see shard_writer.h. */
 #include "worker/data/shard_writer.h"
+#include "worker/data/dialog.h"
 #include "worker/data/shards.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define BUFFER_BYTES (1u << 20)
+#define PIECE_IDS 4096u
 
 static int failed(const struct shard_writer *w, struct lh_err *reterr)
 {
@@ -26,9 +28,10 @@ static int create(const struct shard_writer *w, const char *name, FILE **ret_fil
 }
 
 int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens,
-                      struct lh_err *reterr)
+                      bool with_labels, struct lh_err *reterr)
 {
     memset(w, 0, sizeof(*w));
+    w->with_labels = with_labels;
     w->shard_tokens = shard_tokens;
     w->max_id = -1;
     if (strlen(dir) >= sizeof(w->dir))
@@ -54,6 +57,8 @@ static int next_file(struct shard_writer *w, struct lh_err *reterr)
     char name[32];
     int rc = close_file(w, &w->tokens, reterr);
 
+    if (rc == 0)
+        rc = close_file(w, &w->labels, reterr);
     if (rc < 0)
         return rc;
     if (number >= SHARDS_FILES_MAX)
@@ -61,23 +66,43 @@ static int next_file(struct shard_writer *w, struct lh_err *reterr)
                           "more than %llu tokens; prepare the data in several parts",
                           (unsigned long long)(SHARDS_FILES_MAX * w->shard_tokens));
     (void)snprintf(name, sizeof(name), SHARDS_TOKENS_NAME, (unsigned)number);
-    return create(w, name, &w->tokens, reterr);
+    rc = create(w, name, &w->tokens, reterr);
+    (void)snprintf(name, sizeof(name), SHARDS_LABELS_NAME, (unsigned)number);
+    return rc == 0 && w->with_labels ? create(w, name, &w->labels, reterr) : rc;
+}
+
+/* Writes n ids, at most PIECE_IDS, and their labels. */
+static int write_piece(struct shard_writer *w, const int32_t *ids, uint64_t n,
+                       struct lh_err *reterr)
+{
+    int32_t clean[PIECE_IDS];
+    uint8_t labels[PIECE_IDS];
+
+    for (uint64_t i = 0; i < n; i++) {
+        clean[i] = ids[i] & ~DIALOG_TRAINED;
+        labels[i] = (ids[i] & DIALOG_TRAINED) != 0;
+        w->n_labels += labels[i];
+        w->max_id = LH_MAX(w->max_id, (int64_t)clean[i]);
+    }
+    errno = 0;
+    if (fwrite(clean, sizeof(*clean), n, w->tokens) != n ||
+        (w->labels && fwrite(labels, 1, n, w->labels) != n))
+        return failed(w, reterr);
+    return 0;
 }
 
 int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n,
                         struct lh_err *reterr)
 {
     while (n > 0) {
-        uint64_t in = w->n_tokens % w->shard_tokens, m = LH_MIN(n, w->shard_tokens - in);
+        uint64_t in = w->n_tokens % w->shard_tokens;
+        uint64_t m = LH_MIN(LH_MIN(n, (uint64_t)PIECE_IDS), w->shard_tokens - in);
         int rc = in == 0 ? next_file(w, reterr) : 0;
 
+        if (rc == 0)
+            rc = write_piece(w, ids, m, reterr);
         if (rc < 0)
             return rc;
-        errno = 0;
-        if (fwrite(ids, 4, m, w->tokens) != m)
-            return failed(w, reterr);
-        for (uint64_t i = 0; i < m; i++)
-            w->max_id = LH_MAX(w->max_id, (int64_t)ids[i]);
         ids += m;
         n -= m;
         w->n_tokens += m;
@@ -111,6 +136,8 @@ int shard_writer_finish(struct shard_writer *w, struct lh_err *reterr)
         rc = close_file(w, &w->documents, reterr);
     if (rc == 0)
         rc = close_file(w, &w->tokens, reterr);
+    if (rc == 0)
+        rc = close_file(w, &w->labels, reterr);
     shard_writer_abort(w);
     return rc;
 }
@@ -121,5 +148,7 @@ void shard_writer_abort(struct shard_writer *w)
         (void)fclose(w->documents);
     if (w->tokens)
         (void)fclose(w->tokens);
-    w->documents = w->tokens = NULL;
+    if (w->labels)
+        (void)fclose(w->labels);
+    w->documents = w->tokens = w->labels = NULL;
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "proto/base/attr.h"
 #include "proto/base/err.h"
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -10,14 +11,19 @@
 struct shard_writer {
     char dir[1024];
     FILE *tokens, *documents;
+    FILE *labels; /* NULL: every token is trained */
+    bool with_labels;
     uint64_t shard_tokens; /* of one file */
     uint64_t n_tokens, n_documents;
-    uint64_t document_tokens; /* of the document that is open */
+    uint64_t document_tokens;      /* of the document that is open */
+    uint64_t n_labels;             /* tokens that are trained */
+    uint64_t n_records, n_dropped; /* sft: read, and those of them without an answer */
     int64_t max_id;
 };
 
+/* with_labels: only ids with DIALOG_TRAINED are trained; that bit is never written. */
 LH_MUST_CHECK int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens,
-                                    struct lh_err *reterr);
+                                    bool with_labels, struct lh_err *reterr);
 /* Appends ids to the open document (the first call of a document opens it). */
 LH_MUST_CHECK int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n,
                                       struct lh_err *reterr);

@@ -27,6 +27,7 @@ struct slot {
     struct token_list ids;
     size_t *ends; /* in ids: where documents end */
     size_t n_ends, ends_cap;
+    uint64_t n_records, n_dropped;
     int rc;
     struct lh_err err;
 };
@@ -42,9 +43,17 @@ struct ring {
     bool closing;
 };
 
+/* What one thread works with. */
+struct worker {
+    const struct tokenize_job *job;
+    struct tokenizer_scratch *words;
+    struct dialog_scratch *dialog;
+    struct slot *slot;
+};
+
 static int end_document(struct slot *s, int64_t separator)
 {
-    bool empty = s->ids.n == (s->n_ends ? s->ends[s->n_ends - 1] : 0) && s->unit.lines;
+    bool empty = s->ids.n == (s->n_ends ? s->ends[s->n_ends - 1] : 0) && s->unit.kind != UNIT_PLAIN;
 
     if (empty)
         return 0;
@@ -65,41 +74,72 @@ static int end_document(struct slot *s, int64_t separator)
     return 0;
 }
 
-static int bad_line(const struct slot *s, uint64_t line, const char *what, struct lh_err *reterr)
+static int bad_entry(const struct slot *s, uint64_t number, const char *what, struct lh_err *reterr)
 {
-    return lh_err_set(reterr, LH_EINPUT, "'%s', line %llu: %s", s->unit.path,
-                      (unsigned long long)line, what);
+    return lh_err_set(reterr, LH_EINPUT, "'%s', %s %llu: %s", s->unit.path,
+                      s->unit.kind == UNIT_LINES ? "line" : "record", (unsigned long long)number,
+                      what);
 }
 
-static int encode_line(const struct tokenize_job *job, struct tokenizer_scratch *scratch,
-                       struct slot *s, const char *text, size_t len, uint64_t line)
+static int out_of_memory(struct slot *s)
 {
-    struct lh_err *reterr = &s->err;
-    json_error_t je;
-    const json_t *value;
-    json_t *object;
+    return lh_err_set(&s->err, -ENOMEM, "tokenise '%s'", s->unit.path);
+}
+
+/* A line of texts: the member that the job names. */
+static int encode_text(struct worker *w, const json_t *object, uint64_t line)
+{
+    const char *field = w->job->field;
+    const json_t *value = json_object_get(object, field);
+    struct slot *s = w->slot;
     char what[256];
     int rc;
 
-    if (utf8_valid_prefix(text, len) < len)
-        return bad_line(s, line, "it is not valid UTF-8", reterr);
-    object = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
-    if (!object) {
-        (void)snprintf(what, sizeof(what), "not valid JSON: %s", je.text);
-        return bad_line(s, line, what, reterr);
-    }
-    value = json_object_get(object, job->field);
     if (!json_is_string(value)) {
         (void)snprintf(what, sizeof(what),
                        "%s '%.64s'; data.field names the member that holds the text",
-                       value ? "there is no text in member" : "it has no member", job->field);
-        rc = bad_line(s, line, what, reterr);
-    } else {
-        rc = tokenizer_encode_with(job->tokenizer, scratch, json_string_value(value),
-                                   json_string_length(value), true, &s->ids, reterr);
-        if (rc == 0 && end_document(s, tokenizer_separator(job->tokenizer)) < 0)
-            rc = lh_err_set(reterr, -ENOMEM, "tokenise '%s'", s->unit.path);
+                       value ? "there is no text in member" : "it has no member", field);
+        return bad_entry(s, line, what, &s->err);
     }
+    rc = tokenizer_encode_with(w->job->tokenizer, w->words, json_string_value(value),
+                               json_string_length(value), true, &s->ids, &s->err);
+    if (rc == 0 && end_document(s, tokenizer_separator(w->job->tokenizer)) < 0)
+        rc = out_of_memory(s);
+    return rc;
+}
+
+static int encode_record(struct worker *w, const json_t *record, uint64_t number)
+{
+    struct slot *s = w->slot;
+    struct lh_err why = {0};
+    int rc = dialog_encode(w->job->dialog, w->dialog, w->words, record, &s->ids, &why);
+
+    if (rc == LH_EINPUT)
+        return bad_entry(s, number, why.text, &s->err);
+    if (rc < 0) {
+        s->err = why;
+        return rc;
+    }
+    s->n_records++;
+    s->n_dropped += rc == 0;
+    return rc > 0 && end_document(s, -1) < 0 ? out_of_memory(s) : 0;
+}
+
+/* Parses one object at text and encodes it; *ret_n: the bytes that it took, of at most len. */
+static int encode_object(struct worker *w, const char *text, size_t len, uint64_t number,
+                         size_t flags, size_t *ret_n)
+{
+    json_error_t je;
+    json_t *object = json_loadb(text, len, flags | JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    char what[256];
+    int rc;
+
+    if (!object) {
+        (void)snprintf(what, sizeof(what), "not valid JSON: %s", je.text);
+        return bad_entry(w->slot, number, what, &w->slot->err);
+    }
+    *ret_n = (size_t)je.position;
+    rc = w->job->dialog ? encode_record(w, object, number) : encode_text(w, object, number);
     json_decref(object);
     return rc;
 }
@@ -113,27 +153,52 @@ static bool blank(const char *text, size_t len)
     return true;
 }
 
-static int encode_lines(const struct tokenize_job *job, struct tokenizer_scratch *scratch,
-                        struct slot *s)
+static int encode_lines(struct worker *w)
 {
+    struct slot *s = w->slot;
     const char *at = s->unit.text, *end = at + s->unit.len;
-    uint64_t line = s->unit.first_line;
+    uint64_t line = s->unit.first;
+    size_t taken;
     int rc = 0;
 
     for (; at < end && rc == 0; line++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         size_t len = (size_t)((newline ? newline : end) - at);
 
+        if (utf8_valid_prefix(at, len) < len)
+            return bad_entry(s, line, "it is not valid UTF-8", &s->err);
         if (!blank(at, len))
-            rc = encode_line(job, scratch, s, at, len, line);
+            rc = encode_object(w, at, len, line, 0, &taken);
         at += len + 1;
     }
     return rc;
 }
 
-static int encode_part(const struct tokenize_job *job, struct tokenizer_scratch *scratch,
-                       struct slot *s)
+/* What stands between records has been checked when they were found. */
+static int encode_records(struct worker *w)
 {
+    struct slot *s = w->slot;
+    const char *at = s->unit.text, *end = at + s->unit.len;
+    uint64_t number = s->unit.first;
+    int rc = 0;
+
+    for (;; number++) {
+        size_t taken = 0;
+
+        while (at < end && *at != '{')
+            at++;
+        if (at == end || rc < 0)
+            return rc;
+        rc = encode_object(w, at, (size_t)(end - at), number, JSON_DISABLE_EOF_CHECK, &taken);
+        at += taken;
+    }
+}
+
+static int encode_part(struct worker *w)
+{
+    const struct tokenizer *t = w->job->tokenizer;
+    struct slot *s = w->slot;
+    const struct tokenizer_part part = {.special = true, .continues = s->unit.offset > 0};
     size_t valid = utf8_valid_prefix(s->unit.text, s->unit.len);
     int rc;
 
@@ -142,43 +207,55 @@ static int encode_part(const struct tokenize_job *job, struct tokenizer_scratch 
             &s->err, LH_EINPUT,
             "'%s' is not valid UTF-8 at byte %llu; convert it (iconv -t utf-8) or leave it out",
             s->unit.path, (unsigned long long)(s->unit.offset + valid));
-    rc = tokenizer_encode_with(job->tokenizer, scratch, s->unit.text, s->unit.len, true, &s->ids,
-                               &s->err);
-    if (rc == 0 && s->unit.ends_document &&
-        end_document(s, tokenizer_separator(job->tokenizer)) < 0)
-        rc = lh_err_set(&s->err, -ENOMEM, "tokenise '%s'", s->unit.path);
+    rc = tokenizer_encode_part(t, w->words, s->unit.text, s->unit.len, &part, &s->ids, &s->err);
+    if (rc == 0 && s->unit.ends_document && end_document(s, tokenizer_separator(t)) < 0)
+        rc = out_of_memory(s);
     return rc;
+}
+
+static int encode_unit(struct worker *w)
+{
+    struct slot *s = w->slot;
+
+    s->ids.n = 0;
+    s->n_ends = 0;
+    s->n_records = s->n_dropped = 0;
+    if (!w->words || !w->dialog)
+        return out_of_memory(s);
+    switch (s->unit.kind) {
+    case UNIT_LINES:
+        return encode_lines(w);
+    case UNIT_RECORDS:
+        return encode_records(w);
+    case UNIT_PLAIN:
+        break;
+    }
+    return encode_part(w);
 }
 
 static void *work(void *arg)
 {
     struct ring *r = arg;
-    struct tokenizer_scratch *scratch = tokenizer_scratch_new();
+    struct worker w = {
+        .job = r->job, .words = tokenizer_scratch_new(), .dialog = dialog_scratch_new()};
 
     (void)pthread_mutex_lock(&r->lock);
     for (;;) {
-        struct slot *s;
-
         while (r->next_take == r->n_filled && !r->closing)
             (void)pthread_cond_wait(&r->filled, &r->lock);
         if (r->closing)
             break;
-        s = &r->slots[r->next_take++ % r->n_slots];
-        s->state = SLOT_TAKEN;
+        w.slot = &r->slots[r->next_take++ % r->n_slots];
+        w.slot->state = SLOT_TAKEN;
         (void)pthread_mutex_unlock(&r->lock);
-        s->ids.n = 0;
-        s->n_ends = 0;
-        if (!scratch)
-            s->rc = lh_err_set(&s->err, -ENOMEM, "tokenise '%s'", s->unit.path);
-        else
-            s->rc =
-                s->unit.lines ? encode_lines(r->job, scratch, s) : encode_part(r->job, scratch, s);
+        w.slot->rc = encode_unit(&w);
         (void)pthread_mutex_lock(&r->lock);
-        s->state = SLOT_DONE;
+        w.slot->state = SLOT_DONE;
         (void)pthread_cond_signal(&r->done);
     }
     (void)pthread_mutex_unlock(&r->lock);
-    tokenizer_scratch_free(scratch);
+    tokenizer_scratch_free(w.words);
+    dialog_scratch_free(w.dialog);
     return NULL;
 }
 
@@ -206,6 +283,8 @@ static int write_slot(struct ring *r, struct slot *s, struct shard_writer *w, st
     if (rc == 0)
         rc = shard_writer_append(w, s->ids.at + from, s->ids.n - from, reterr);
     s->state = SLOT_FREE;
+    w->n_records += s->n_records;
+    w->n_dropped += s->n_dropped;
     if (rc == 0 && r->job->progress)
         r->job->progress(r->job->arg, s->unit.done_bytes, r->job->all_bytes, w->n_documents);
     return rc;
@@ -216,6 +295,7 @@ static int run_ring(struct ring *r, struct shard_writer *w, struct lh_err *reter
     struct unit_reader reader = {
         .list = r->job->inputs,
         .cut_documents = tokenizer_cuts_at_spaces(r->job->tokenizer),
+        .records = r->job->dialog != NULL,
         .target = r->job->unit_bytes ? r->job->unit_bytes : UNIT_BYTES,
     };
     uint64_t written = 0;

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "worker/data/dataset.h"
+#include "worker/data/dialog.h"
 #include "worker/data/inputs.h"
 #include "worker/data/shard_writer.h"
 
@@ -12,6 +13,7 @@ struct tokenize_job {
     const struct input_list *inputs;
     const struct tokenizer *tokenizer;
     const char *field;
+    const struct dialog *dialog; /* not NULL: inputs hold records, not texts */
     int threads;
     size_t unit_bytes; /* 0: the default */
     uint64_t all_bytes;

@@ -2,15 +2,27 @@
 #include "worker/data/units.h"
 #include "proto/base/str.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define UNIT_BYTES_MAX ((size_t)1 << 30) /* one line, or a document that cannot be cut */
 
-bool unit_is_lines(const char *path)
+enum unit_kind unit_kind_of(const char *path, bool records)
 {
-    return lh_ends_with(path, ".jsonl") || lh_ends_with(path, ".jsonl.gz") ||
-           lh_ends_with(path, ".jsonl.zst");
+    static const char *const packings[] = {"", ".gz", ".zst"};
+
+    for (unsigned i = 0; i < LH_ARRAY_LEN(packings); i++) {
+        char lines[16], json[16];
+
+        (void)snprintf(lines, sizeof(lines), ".jsonl%s", packings[i]);
+        (void)snprintf(json, sizeof(json), ".json%s", packings[i]);
+        if (lh_ends_with(path, lines))
+            return UNIT_LINES;
+        if (records && lh_ends_with(path, json))
+            return UNIT_RECORDS;
+    }
+    return UNIT_PLAIN;
 }
 
 void unit_reader_release(struct unit_reader *r)
@@ -87,12 +99,18 @@ static int hand_out(struct unit_reader *r, size_t n, struct unit *u, struct lh_e
     u->path = r->list->paths[r->file];
     u->len = n;
     u->offset = r->offset;
-    u->first_line = r->line;
+    u->first = r->next;
     u->ends_document = r->eof && r->rest_n == 0;
     u->done_bytes = r->before_bytes + text_stream_position(r->stream);
     r->offset += n;
-    for (size_t i = 0; u->lines && i < n; i++)
-        r->line += u->text[i] == '\n';
+    for (size_t i = 0; u->kind == UNIT_LINES && i < n; i++)
+        r->next += u->text[i] == '\n';
+    if (u->kind == UNIT_RECORDS) {
+        r->next += r->n_records;
+        r->scanned -= n;
+        r->records_end = 0;
+        r->n_records = 0;
+    }
     if (u->ends_document) {
         r->before_bytes = u->done_bytes;
         text_stream_close(r->stream);
@@ -107,12 +125,46 @@ static int open_next(struct unit_reader *r, struct lh_err *reterr)
     r->eof = false;
     r->rest_n = 0;
     r->offset = 0;
-    r->line = 1;
+    r->next = 1;
+    r->scan = (struct record_scan){0};
+    r->scanned = r->records_end = 0;
+    r->n_records = 0;
     return text_stream_open(r->list->paths[r->file], &r->stream, reterr);
+}
+
+/* Scans what has come since; LH_EINPUT when it is no list of records. */
+static int scan_records(struct unit_reader *r, struct lh_err *reterr)
+{
+    size_t n = r->rest_n - r->scanned, end, done;
+    uint64_t records;
+
+    done = record_scan(&r->scan, r->rest + r->scanned, n, &end, &records);
+    if (end > 0)
+        r->records_end = r->scanned + end;
+    r->n_records += records;
+    if (done < n || (r->eof && !record_scan_whole(&r->scan)))
+        return lh_err_set(
+            reterr, LH_EINPUT, "'%s' is no list of records: %s at byte %llu, behind record %llu",
+            r->list->paths[r->file], done < n ? "there is something else" : "it is cut short",
+            (unsigned long long)(r->offset + r->scanned + done),
+            (unsigned long long)(r->next + r->n_records - 1));
+    r->scanned = r->rest_n;
+    return 0;
+}
+
+/* Bytes that may be handed out before the end of the file; 0: none yet. */
+static size_t ready_bytes(const struct unit_reader *r, enum unit_kind kind)
+{
+    if (kind == UNIT_RECORDS)
+        return r->records_end;
+    return kind == UNIT_LINES || r->cut_documents ? last_cut(r->rest, r->rest_n, kind == UNIT_LINES)
+                                                  : 0;
 }
 
 int unit_next(struct unit_reader *r, struct unit *u, struct lh_err *reterr)
 {
+    static const char *const what[] = {
+        [UNIT_PLAIN] = "a document", [UNIT_LINES] = "a line", [UNIT_RECORDS] = "a record"};
     const char *path;
     int rc = 0;
 
@@ -121,22 +173,23 @@ int unit_next(struct unit_reader *r, struct unit *u, struct lh_err *reterr)
     path = r->list->paths[r->file];
     if (!r->stream)
         rc = open_next(r, reterr);
-    u->lines = unit_is_lines(path);
+    u->kind = unit_kind_of(path, r->records);
     for (size_t target = r->target; rc == 0; target *= 2) {
         size_t n;
 
         if (target > UNIT_BYTES_MAX)
-            return lh_err_set(
-                reterr, LH_EINPUT, "'%s': %s beginning at line %llu is longer than %zu bytes", path,
-                u->lines ? "a line" : "a document", (unsigned long long)r->line, UNIT_BYTES_MAX);
+            return lh_err_set(reterr, LH_EINPUT, "'%s': %s (number %llu) is longer than %zu bytes",
+                              path, what[u->kind], (unsigned long long)r->next, UNIT_BYTES_MAX);
         rc = fill(r, target, reterr);
+        if (rc == 0 && u->kind == UNIT_RECORDS)
+            rc = scan_records(r, reterr);
         if (rc < 0)
             break;
         if (r->eof && r->offset + r->rest_n == 0)
             return lh_err_set(reterr, LH_EINPUT, "'%s' is empty", path);
         if (r->eof)
             return hand_out(r, r->rest_n, u, reterr);
-        n = u->lines || r->cut_documents ? last_cut(r->rest, r->rest_n, u->lines) : 0;
+        n = ready_bytes(r, u->kind);
         if (n > 0)
             return hand_out(r, n, u, reterr);
     }

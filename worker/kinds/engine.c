@@ -196,10 +196,11 @@ static int check_memory(const struct engine *e, const struct lh_job *job, int lo
 {
     uint64_t limit = (uint64_t)job->limits.memory_bytes;
 
+    assert(local_ranks > 0);
     if (limit > 0)
         return plan_check(&e->model.plan, limit, "/limits/memory_bytes", reterr);
-    assert(local_ranks > 0);
-    return plan_check(&e->model.plan, plan_machine_bytes() / (uint64_t)local_ranks, "", reterr);
+    return plan_check(&e->model.plan, plan_machine_total() / (uint64_t)local_ranks,
+                      "/context/length", reterr);
 }
 
 static void beat(void *arg)
@@ -224,9 +225,18 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
+/* What the machine can never hold is the job's fault; what others hold now is not: it may fit later,
+ * or on another node. */
 int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
 {
-    return check_memory(e, r->job, r->comm->local_size, reterr);
+    struct lh_err err = {0};
+    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
+
+    if (rc < 0 || r->job->limits.memory_bytes > 0)
+        return rc;
+    rc = plan_check(&e->model.plan, plan_machine_free() / (uint64_t)r->comm->local_size, "", &err);
+    return rc < 0 ? lh_err_set(reterr, LH_ETRYAGAIN, "memory is taken by others now: %s", err.text)
+                  : 0;
 }
 
 int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)

@@ -47,7 +47,7 @@ void engine_close(struct engine *e);
 
 /* For kinds that use a finished model (export, generate): base and adapter, or the checkpoint of
  * full fine-tuning that model.adapter names in place of the base's weights, with the positions of
- * JOB-26. */
+ * JOB-31. */
 LH_MUST_CHECK int engine_open_finished(const struct lh_job *job, struct engine *e,
                                        struct lh_err *reterr);
 

@@ -1,7 +1,7 @@
 /* export.c - kind export: base and adapter as one model, in files that other programs read.
  *
  * Rank 0 works, the others wait. The files are written into OUT/export.tmp, read again and compared
- * (export_check.c), and renamed to OUT/export with a manifest only when all agrees (JOB-30).
+ * (export_check.c), and renamed to OUT/export with a manifest only when all agrees (JOB-35).
  */
 #include "worker/kinds/export.h"
 #include "proto/base/fault.h"

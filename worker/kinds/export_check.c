@@ -1,4 +1,4 @@
-/* export_check.c - an export is read again before it is called done (JOB-30).
+/* export_check.c - an export is read again before it is called done (JOB-35).
  *
  * It is opened as any base is, so what is compared is what the next job, or another program, gets:
  * the angles of its positions, each tensor against the merged value, ids of its tokenizer, and the

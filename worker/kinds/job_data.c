@@ -19,8 +19,7 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
     run_phase(p->run, "prepare", (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
 }
 
-/* A directory that an earlier job of kind prepare made stands for its texts. */
-static bool is_shards(const struct lh_strings *uris, char ret_dir[static 1024])
+bool job_data_is_shards(const struct lh_strings *uris, char ret_dir[static 1024])
 {
     char manifest[1100];
 
@@ -30,8 +29,8 @@ static bool is_shards(const struct lh_strings *uris, char ret_dir[static 1024])
     return lh_is_dir(ret_dir) && lh_path_exists(manifest);
 }
 
-static int prepare(struct run *r, const struct lh_strings *uris, int64_t vocab,
-                   char ret_dir[static 1024], struct lh_err *reterr)
+static int prepare(struct run *r, const struct lh_strings *uris, enum lh_data_format format,
+                   int64_t vocab, char ret_dir[static 1024], struct lh_err *reterr)
 {
     struct progress p = {r};
     struct tokenizer *t = NULL;
@@ -47,26 +46,31 @@ static int prepare(struct run *r, const struct lh_strings *uris, int64_t vocab,
                        "belong together",
                        path, (long long)tokenizer_vocab(t) - 1, (long long)vocab - 1);
     if (rc == 0)
-        rc = prepare_shards(uris, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
-                            reterr);
+        rc = prepare_shards(uris, format, r->job, t, r->cache_dir, r->threads, on_progress, &p,
+                            ret_dir, reterr);
     tokenizer_free(t);
     return rc;
 }
 
-/* One rank of each machine prepares; then the others find what it made. */
-static int shards(struct run *r, const struct lh_strings *uris, int64_t vocab,
-                  char ret_dir[static 1024], struct lh_err *reterr)
+bool job_data_is_tokens(const struct lh_strings *texts)
 {
-    bool there = is_shards(uris, ret_dir);
+    return texts->n == 1 && lh_ends_with(texts->at[0], ".safetensors");
+}
+
+/* One rank of each machine prepares; then the others find what it made. */
+static int shards(struct run *r, const struct lh_strings *uris, enum lh_data_format format,
+                  int64_t vocab, char ret_dir[static 1024], struct lh_err *reterr)
+{
+    bool there = job_data_is_shards(uris, ret_dir);
     int rc = 0;
 
     if (!there && r->comm->local_rank == 0)
-        rc = prepare(r, uris, vocab, ret_dir, reterr);
+        rc = prepare(r, uris, format, vocab, ret_dir, reterr);
     rc = run_agree(r, rc, reterr);
     if (rc < 0)
         return rc;
     if (!there && r->comm->local_rank != 0)
-        rc = prepare(r, uris, vocab, ret_dir, reterr);
+        rc = prepare(r, uris, format, vocab, ret_dir, reterr);
     return run_agree(r, rc, reterr);
 }
 
@@ -113,6 +117,18 @@ static int digest_tokens(const struct lh_strings *files, char ret_hex[static LH_
     return rc;
 }
 
+/* What of the samples is trained: dropped and truncated ones are nobody's surprise later. */
+static void put_counts(struct run *r, const struct dataset *d)
+{
+    struct dataset_counts c = dataset_count(d);
+
+    json_object_set_new(r->result, "data",
+                        json_pack("{s:I, s:I, s:I, s:I, s:I}", "samples", (json_int_t)c.samples,
+                                  "dropped", (json_int_t)c.dropped, "truncated",
+                                  (json_int_t)c.truncated, "tokens", (json_int_t)c.tokens, "labels",
+                                  (json_int_t)c.labels));
+}
+
 int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
                    struct lh_err *reterr)
 {
@@ -121,7 +137,7 @@ int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
     int rc;
 
     if (!tokens) {
-        rc = shards(r, &r->job->data.train, vocab, dir, reterr);
+        rc = shards(r, &r->job->data.train, r->job->data.format, vocab, dir, reterr);
         if (rc < 0)
             return rc;
     }
@@ -132,8 +148,11 @@ int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
         rc = run_same(r, "training data", r->data_digest, reterr);
     if (rc < 0)
         return rc;
-    return run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr),
-                     reterr);
+    rc =
+        run_agree(r, dataset_open(r->job, tokens ? NULL : dir, vocab, ret_dataset, reterr), reterr);
+    if (rc == 0 && r->job->data.format == LH_DATA_SFT)
+        put_counts(r, *ret_dataset);
+    return rc;
 }
 
 int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
@@ -143,14 +162,14 @@ int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
     char dir[1024] = "";
     int rc;
 
-    if (texts->n == 1 && lh_ends_with(texts->at[0], ".safetensors")) {
+    if (job_data_is_tokens(texts)) {
         *job_copy = *r->job;
         job_copy->data.format = LH_DATA_TOKENS;
         job_copy->data.train = *texts;
         job_copy->optim.batch_sequences = 1;
         return run_agree(r, dataset_open(job_copy, NULL, vocab, ret_dataset, reterr), reterr);
     }
-    rc = shards(r, texts, vocab, dir, reterr);
+    rc = shards(r, texts, LH_DATA_TEXT, vocab, dir, reterr);
     if (rc < 0)
         return rc;
     return run_agree(r, eval_windows_open(dir, r->job->context.length, ret_dataset, reterr),

@@ -3,6 +3,11 @@
 #include "worker/data/dataset.h"
 #include "worker/run.h"
 
+/* What needs no preparation: a directory that an earlier job of kind prepare made, for its texts
+ * (ret_dir: where it lies); one .safetensors file of tokens, for perplexity. */
+bool job_data_is_shards(const struct lh_strings *uris, char ret_dir[static 1024]);
+bool job_data_is_tokens(const struct lh_strings *texts);
+
 /* The training data of the job; texts are prepared first where they are not (one rank a machine
  * works, the others wait). Sets r->data_digest. Collective; LH_EINPUT when ranks see different
  * data. */

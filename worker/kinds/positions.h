@@ -1,4 +1,4 @@
-/* positions.h - the positions of a finished model: those that it was trained with (JOB-26). */
+/* positions.h - the positions of a finished model: those that it was trained with (JOB-31). */
 #pragma once
 #include "proto/job.h"
 #include "worker/formats/source.h"

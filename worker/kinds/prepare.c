@@ -6,8 +6,11 @@
 #include "worker/kinds/prepare.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
+#include "proto/base/json.h"
+#include "proto/base/str.h"
 #include "proto/manifest.h"
 #include "worker/data/dataset.h"
+#include "worker/kinds/job_data.h"
 #include "worker/text/tokenizer.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +22,7 @@
 struct progress {
     struct run *run;
     const char *phase;
-    uint64_t documents, bytes;
+    uint64_t start_ms, documents, bytes;
 };
 
 /* Shards appear whole or not at all, and finished ones are found again, so a stop request need not
@@ -44,43 +47,97 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
     run_phase(p->run, p->phase, (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
 }
 
-/* Prepares one list of texts and puts its figures into the result under `name`. */
-static int prepare_list(struct run *r, const struct lh_strings *texts, const struct tokenizer *t,
-                        const char *name, char ret_dir[static 1024], struct lh_err *reterr)
+/* Of an epoch at the job's context.length; without one, of the shards. */
+static int put_counts(const struct run *r, const char *dir, const json_t *about, json_t *into,
+                      struct lh_err *reterr)
 {
-    struct progress p = {.run = r, .phase = name};
-    struct lh_manifest manifest;
-    int rc = prepare_shards(texts, r->job, t, r->cache_dir, r->threads, on_progress, &p, ret_dir,
-                            reterr);
+    struct dataset_counts c = {.samples = lh_json_i64(about, "documents", 0),
+                               .tokens = lh_json_i64(about, "tokens", 0),
+                               .labels = lh_json_i64(about, "labels", 0)};
+    struct dataset *d = NULL;
+    int rc = 0;
 
-    if (rc == 0)
-        rc = lh_manifest_read(ret_dir, &manifest, reterr);
+    if (r->job->context.length > 0)
+        rc = dataset_open(r->job, dir, INT64_MAX, &d, reterr);
     if (rc < 0)
         return rc;
-    json_object_set_new(r->result, name,
-                        json_pack("{s:s, s:I, s:O}", "shards", ret_dir, "bytes",
-                                  (json_int_t)manifest.bytes, "about", manifest.about));
+    if (d)
+        c = dataset_count(d);
+    dataset_close(d);
+    c.dropped += lh_json_i64(about, "dropped", 0);
+    return json_object_update_new(
+               into, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "records",
+                               (json_int_t)lh_json_i64(about, "records", 0), "samples",
+                               (json_int_t)c.samples, "dropped", (json_int_t)c.dropped, "truncated",
+                               (json_int_t)c.truncated, "tokens", (json_int_t)c.tokens, "labels",
+                               (json_int_t)c.labels)) < 0
+               ? lh_err_set(reterr, -ENOMEM, "figures of '%s'", dir)
+               : 0;
+}
+
+/* The figures of a list that was prepared; p says how much of it just now. */
+static int put_figures(const struct run *r, const struct progress *p, enum lh_data_format format,
+                       const char *dir, struct lh_err *reterr)
+{
+    struct lh_manifest manifest;
+    json_t *figures;
+    int rc = lh_manifest_read(dir, &manifest, reterr);
+
+    if (rc < 0)
+        return rc;
+    figures = json_pack("{s:s, s:I, s:O, s:I, s:I}", "shards", dir, "bytes",
+                        (json_int_t)manifest.bytes, "about", manifest.about, "documents",
+                        (json_int_t)lh_json_i64(manifest.about, "documents", 0), "tokens",
+                        (json_int_t)lh_json_i64(manifest.about, "tokens", 0));
+    if (figures && format == LH_DATA_SFT)
+        rc = put_counts(r, dir, manifest.about, figures, reterr);
+    if (figures && p->bytes > 0) {
+        double seconds = LH_MAX((double)(lh_mono_ms() - p->start_ms) * 1e-3, 1e-3);
+
+        json_object_set_new(figures, "seconds", json_real(seconds));
+        json_object_set_new(figures, "documents_per_s", json_real((double)p->documents / seconds));
+        json_object_set_new(figures, "bytes_per_s", json_real((double)p->bytes / seconds));
+    }
+    json_object_set_new(r->result, p->phase, figures);
     lh_manifest_release(&manifest);
-    return 0;
+    return rc;
+}
+
+/* Prepares one list of texts and puts its figures into the result under `name`. */
+static int prepare_list(struct run *r, const struct lh_strings *texts, enum lh_data_format format,
+                        const struct tokenizer *t, const char *name, char ret_dir[static 1024],
+                        struct lh_err *reterr)
+{
+    struct progress p = {.run = r, .phase = name, .start_ms = lh_mono_ms()};
+    int rc = 0;
+
+    if (!job_data_is_shards(texts, ret_dir))
+        rc = prepare_shards(texts, format, r->job, t, r->cache_dir, r->threads, on_progress, &p,
+                            ret_dir, reterr);
+    return rc < 0 ? rc : put_figures(r, &p, format, ret_dir, reterr);
 }
 
 static int prepare_all(struct run *r, char *train, char *eval, struct lh_err *reterr)
 {
     const struct lh_job *job = r->job;
     bool texts = job->data.train.n > 0 && job->data.format != LH_DATA_TOKENS;
+    const struct lh_strings *measured = &job->eval.perplexity;
+    bool eval_texts = measured->n > 0 && !job_data_is_tokens(measured);
     struct tokenizer *t = NULL;
     char path[1024];
     int rc = 0;
 
-    if (!texts && job->eval.perplexity.n == 0)
+    if (!texts && !eval_texts)
         return 0; /* tokens need no preparation */
     rc = run_path(job->model.base, "/model/base", path, reterr);
     if (rc == 0)
-        rc = tokenizer_open(path, &t, reterr);
+        rc = run_point(tokenizer_open(path, &t, reterr), "/model/base", reterr);
     if (rc == 0 && texts)
-        rc = prepare_list(r, &job->data.train, t, "train", train, reterr);
-    if (rc == 0 && job->eval.perplexity.n > 0)
-        rc = prepare_list(r, &job->eval.perplexity, t, "eval", eval, reterr);
+        rc = run_point(prepare_list(r, &job->data.train, job->data.format, t, "train", train, reterr),
+                       "/data/train", reterr);
+    if (rc == 0 && eval_texts)
+        rc = run_point(prepare_list(r, measured, LH_DATA_TEXT, t, "eval", eval, reterr),
+                       "/eval/perplexity", reterr);
     tokenizer_free(t);
     return rc;
 }
@@ -98,6 +155,25 @@ int prepare_inputs(struct run *r, char *ret_train, char *ret_eval, struct lh_err
     if (ret_eval)
         memcpy(ret_eval, eval, sizeof(eval));
     return 0;
+}
+
+int prepare_only(struct run *r, struct lh_err *reterr)
+{
+    struct dataset *d = NULL;
+    char train[1024], eval[1024];
+    int rc = prepare_inputs(r, train, eval, reterr);
+
+    if (rc == 0 && r->job->kind == LH_KIND_TRAIN && *train) {
+        rc = run_point(dataset_open(r->job, train, INT64_MAX, &d, reterr), "/data/train", reterr);
+        dataset_close(d);
+        d = NULL;
+    }
+    if (rc == 0 && r->job->kind != LH_KIND_PREPARE && *eval) {
+        rc = run_point(eval_windows_open(eval, r->job->context.length, &d, reterr),
+                       "/eval/perplexity", reterr);
+        dataset_close(d);
+    }
+    return rc;
 }
 
 static int copy_file(const char *from, const char *to, struct lh_err *reterr)

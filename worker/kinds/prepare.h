@@ -7,3 +7,7 @@
  * NULL): the shard directories, "" for none. */
 LH_MUST_CHECK int prepare_inputs(struct run *r, char *ret_train, char *ret_eval,
                                  struct lh_err *reterr);
+
+/* --prepare: prepare_inputs, and a look at whether there is a window of the job's length in them.
+ * Alone, without other ranks. */
+LH_MUST_CHECK int prepare_only(struct run *r, struct lh_err *reterr);

@@ -65,9 +65,10 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
     int rc;
 
     if (options->tokens < 1 || options->tokens > TOKENS_MAX)
-        return lh_err_set(reterr, LH_EJOB,
-                          "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld",
-                          (long long)options->tokens, (long long)TOKENS_MAX);
+        return lh_err_at(reterr, LH_EJOB, "/resources/micro_batches",
+                         "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld: take "
+                         "fewer rows a micro-batch or a shorter context.length",
+                         (long long)options->tokens, (long long)TOKENS_MAX);
     *m = (struct llama){.config = *c};
     m->dims = (struct dims){
         .L = c->n_layers,

@@ -1,4 +1,4 @@
-/* plan.c - the memory plan; see plan.h. Pure bookkeeping, but for plan_machine_bytes. */
+/* plan.c - the memory plan; see plan.h. Pure bookkeeping, but for plan_machine_*. */
 #include "worker/plan/plan.h"
 #include "proto/base/fs.h"
 #include "proto/base/str.h"
@@ -159,19 +159,30 @@ static uint64_t number_in(const char *path)
     return value < 0 ? UINT64_MAX : (uint64_t)value;
 }
 
-uint64_t plan_machine_bytes(void)
+/* A line of /proc/meminfo ("MemTotal:") in bytes, or the cgroup's limit when that is less. */
+static uint64_t machine_bytes(const char *name)
 {
-    uint64_t limit = number_in("/sys/fs/cgroup/memory.max"), available = UINT64_MAX;
+    uint64_t limit = number_in("/sys/fs/cgroup/memory.max"), bytes = UINT64_MAX;
     char *text = NULL;
     size_t len = 0;
 
     if (lh_read_file("/proc/meminfo", 65536, &text, &len, NULL) == 0) {
-        const char *line = strstr(text, "MemAvailable:");
+        const char *line = strstr(text, name);
         unsigned long long kib = 0;
 
-        if (line && sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            available = kib * 1024;
+        if (line && sscanf(line + strlen(name), "%llu kB", &kib) == 1)
+            bytes = kib * 1024;
     }
     free(text);
-    return LH_MIN(available, limit);
+    return LH_MIN(bytes, limit);
+}
+
+uint64_t plan_machine_total(void)
+{
+    return machine_bytes("MemTotal:");
+}
+
+uint64_t plan_machine_free(void)
+{
+    return machine_bytes("MemAvailable:");
 }

@@ -74,6 +74,7 @@ void plan_bind(const struct plan *p, void *base);
 /* {"bytes_per_rank": ..., "parts": {"weights": ...}, "flops_per_step": ...}: new reference. */
 json_t *plan_json(const struct plan *p);
 
-/* Bytes that processes of this machine may still take: MemAvailable, or the cgroup's limit when
- * that is less. */
-uint64_t plan_machine_bytes(void);
+/* Bytes of this machine, or of the cgroup's limit when that is less: all of them, and those that
+ * processes may still take now. */
+uint64_t plan_machine_total(void);
+uint64_t plan_machine_free(void);

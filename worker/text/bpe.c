@@ -4,14 +4,16 @@
  * through a heap of pairs over a linked list, so that time grows as n log n.
  */
 #include "worker/text/bpe.h"
+#include "worker/text/utf8.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SHORT_MAX 48           /* symbols; above it the heap wins */
-#define CACHE_SLOTS (1u << 15) /* 2 MiB: words of a long text repeat far sooner than they collide  \
-                                */
+#define SHORT_MAX 48 /* symbols; above it the heap wins */
+#define CACHE_SLOTS                                                                                \
+    (1u << 15) /* 2 MiB: words of a long text repeat far sooner than they collide                  \
+                */
 #define CACHE_WORD_MAX 22
 #define CACHE_IDS_MAX 10
 #define NO_RANK UINT32_MAX
@@ -98,13 +100,18 @@ static const struct bpe_merge *find(const struct bpe *b, int32_t left, int32_t r
 
 void bpe_add(struct bpe *b, int32_t left, int32_t right, int32_t id)
 {
+    bpe_add_ranked(b, left, right, id, (uint32_t)b->n_merges);
+}
+
+void bpe_add_ranked(struct bpe *b, int32_t left, int32_t right, int32_t id, uint32_t rank)
+{
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, at = slot_of(b, pair);
 
     assert(b->n_merges < b->n_slots / 2);
     if (!find(b, left, right)) {
         while (b->merges[at].pair != UINT64_MAX)
             at = (at + 1) & (b->n_slots - 1);
-        b->merges[at] = (struct bpe_merge){pair, (uint32_t)b->n_merges, id};
+        b->merges[at] = (struct bpe_merge){pair, rank, id};
     }
     b->n_merges++;
 }
@@ -133,18 +140,38 @@ void bpe_scratch_free(struct bpe_scratch *s)
     free(s);
 }
 
-/* The symbols of a word before merging into ids; returns how many. */
-static size_t first_symbols(const struct bpe *b, const char *word, size_t n, int32_t *ids)
+static size_t symbols_of_bytes(const struct bpe *b, const char *bytes, size_t n, int32_t *ids)
 {
     size_t m = 0;
 
     for (size_t i = 0; i < n; i++) {
-        int32_t id = b->byte_id[(uint8_t)word[i]];
+        int32_t id = b->byte_id[(uint8_t)bytes[i]];
 
         if (id < 0)
             id = b->unknown;
         if (id >= 0)
             ids[m++] = id;
+    }
+    return m;
+}
+
+/* The symbols of a word before merging into ids; returns how many. */
+static size_t first_symbols(const struct bpe *b, const char *word, size_t n, int32_t *ids)
+{
+    size_t m = 0, len;
+
+    if (!b->characters)
+        return symbols_of_bytes(b, word, n, ids);
+    for (size_t at = 0; at < n; at += len) {
+        uint32_t code;
+        int32_t id;
+
+        len = utf8_char(word + at, &code);
+        id = vocab_find(b->characters, word + at, len);
+        if (id >= 0)
+            ids[m++] = id;
+        else
+            m += symbols_of_bytes(b, word + at, len, ids + m);
     }
     return m;
 }
@@ -300,24 +327,50 @@ static struct cached *cache_slot(const struct bpe_scratch *s, const char *word, 
     return &s->cache[(h ^ h >> 31) & (CACHE_SLOTS - 1)];
 }
 
-int bpe_word(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t n,
-             struct token_list *ids)
+int bpe_cached(struct bpe_scratch *s, const char *word, size_t n, bpe_miss_fn *miss,
+               const void *arg, struct token_list *ids)
 {
     struct cached *slot = NULL;
+    size_t before = ids->n, m;
+    int rc;
+
+    if (s->cache && n > 0 && n <= CACHE_WORD_MAX) {
+        slot = cache_slot(s, word, n);
+        if (slot->len == n && memcmp(slot->word, word, n) == 0) {
+            if (token_list_reserve(ids, slot->n) < 0)
+                return -ENOMEM;
+            memcpy(ids->at + ids->n, slot->ids, slot->n * sizeof(*ids->at));
+            ids->n += slot->n;
+            return 0;
+        }
+    }
+    rc = miss(arg, word, n, ids);
+    m = ids->n - before;
+    if (rc == 0 && slot && m <= CACHE_IDS_MAX) {
+        slot->len = (uint8_t)n;
+        slot->n = (uint8_t)m;
+        memcpy(slot->word, word, n);
+        if (m > 0)
+            memcpy(slot->ids, ids->at + before, m * sizeof(*ids->at));
+    }
+    return rc;
+}
+
+struct word_job {
+    const struct bpe *b;
+    struct bpe_scratch *s;
+};
+
+static int merge_word(const void *arg, const char *word, size_t n, struct token_list *ids)
+{
+    const struct word_job *job = arg;
+    const struct bpe *b = job->b;
     int32_t *out;
     size_t m;
 
     if (token_list_reserve(ids, n) < 0)
         return -ENOMEM;
     out = ids->at + ids->n;
-    if (s->cache && n > 0 && n <= CACHE_WORD_MAX) {
-        slot = cache_slot(s, word, n);
-        if (slot->len == n && memcmp(slot->word, word, n) == 0) {
-            memcpy(out, slot->ids, slot->n * sizeof(*out));
-            ids->n += slot->n;
-            return 0;
-        }
-    }
     if (b->whole_words) {
         int32_t id = vocab_find(b->whole_words, word, n);
 
@@ -329,17 +382,19 @@ int bpe_word(const struct bpe *b, struct bpe_scratch *s, const char *word, size_
     }
     m = first_symbols(b, word, n, out);
     if (m > SHORT_MAX) {
-        if (merge_long(b, s, out, &m) < 0)
+        if (merge_long(b, job->s, out, &m) < 0)
             return -ENOMEM;
     } else if (m > 1) {
         m = merge_short(b, out, m);
     }
-    if (slot && m <= CACHE_IDS_MAX) {
-        slot->len = (uint8_t)n;
-        slot->n = (uint8_t)m;
-        memcpy(slot->word, word, n);
-        memcpy(slot->ids, out, m * sizeof(*out));
-    }
     ids->n += m;
     return 0;
+}
+
+int bpe_word(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t n,
+             struct token_list *ids)
+{
+    const struct word_job job = {b, s};
+
+    return bpe_cached(s, word, n, merge_word, &job, ids);
 }

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PATTERN_BYTES_MAX 4096 /* of a translated pattern; published ones have 200 */
+#define PATTERN_BYTES_MAX 4096      /* of a translated pattern; published ones have 200 */
+#define UNKNOWN_MATCH_MAX 10000000u /* steps of one match; PCRE2's own default */
 #define JIT_STACK_START (32 * 1024)
 #define JIT_STACK_MAX (8 * 1024 * 1024)
 
@@ -169,9 +170,6 @@ struct pretok_scratch *pretok_scratch_new(void)
         return NULL;
     }
     pcre2_jit_stack_assign(s->context, NULL, s->stack);
-    /* A long run of spaces is walked back over once a position; that is work, not a runaway
-     * pattern. */
-    (void)pcre2_set_match_limit(s->context, UINT32_MAX);
     return s;
 }
 
@@ -233,5 +231,7 @@ int pretok_cut(const struct pretok *p, struct pretok_scratch *s, const char *tex
 {
     const struct cutting c = {p, s, word, arg, reterr};
 
+    /* Our patterns walk back over a long run of spaces once; others may never end. */
+    (void)pcre2_set_match_limit(s->context, p->unknown_steps ? UNKNOWN_MATCH_MAX : UINT32_MAX);
     return cut(&c, 0, text, n);
 }

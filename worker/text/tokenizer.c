@@ -4,6 +4,7 @@
 #include "proto/base/fs.h"
 #include "proto/base/str.h"
 #include "worker/formats/source.h"
+#include "worker/text/spm.h"
 #include "worker/text/tokenizer_parts.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -32,6 +33,7 @@ void tokenizer_free(struct tokenizer *t)
     vocab_release(&t->vocab);
     bpe_release(&t->bpe);
     pretok_release(&t->pretok);
+    spm_free(t->spm);
     for (unsigned i = 0; i < ADDED_PASSES; i++)
         added_release(&t->added[i]);
     free(t);
@@ -187,11 +189,17 @@ int tokenizer_open(const char *given, struct tokenizer **ret_tokenizer, struct l
     else if (lh_ends_with(path, ".gguf"))
         rc = tokenizer_load_gguf(t, path, reterr);
     else
-        rc = lh_err_set(reterr, LH_EINPUT,
-                        "'%s' is neither a directory with tokenizer.json nor a .gguf file", path);
+        rc = lh_err_set(
+            reterr, LH_EINPUT,
+            "'%s' is neither a directory with tokenizer.json or tokenizer.model nor a .gguf file",
+            path);
     if (rc == 0) {
         t->separator = find_separator(t);
         tokenizer_feed(t, "separator", &t->separator, sizeof(t->separator));
+        /* Templates put them in. */
+        tokenizer_feed(t, "bos", &t->bos, sizeof(t->bos));
+        tokenizer_feed(t, "eos", &t->eos, sizeof(t->eos));
+        tokenizer_feed(t, "adds_bos", &t->adds_bos, sizeof(t->adds_bos));
     }
     lh_sha256_final(&t->hash, t->digest);
     if (rc < 0)
@@ -209,6 +217,11 @@ int64_t tokenizer_vocab(const struct tokenizer *t)
 int64_t tokenizer_bos(const struct tokenizer *t)
 {
     return t->bos;
+}
+
+bool tokenizer_adds_bos(const struct tokenizer *t)
+{
+    return t->adds_bos && t->bos >= 0;
 }
 
 int64_t tokenizer_eos(const struct tokenizer *t)
@@ -236,7 +249,7 @@ bool tokenizer_cuts_at_spaces(const struct tokenizer *t)
                 return false;
         }
     }
-    return pretok_cuts_at_spaces(&t->pretok);
+    return t->pieces ? t->cuts_words : pretok_cuts_at_spaces(&t->pretok);
 }
 
 void tokenizer_digest(const struct tokenizer *t, char ret_hex[static 65])
@@ -268,6 +281,8 @@ int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, ch
         memcpy(text + len, t->vocab.bytes + token->at, token->len);
         len += token->len;
     }
+    if (t->pieces && t->space_prefix && len > 0 && text[0] == ' ') /* encoding has put it there */
+        memmove(text, text + 1, --len);
     text[len] = '\0';
     *ret_text = text;
     *ret_len = len;

@@ -1,6 +1,9 @@
-/* tokenizer.h - text to token ids and back: byte-level BPE from GGUF metadata or tokenizer.json.
+/* tokenizer.h - text to token ids and back: byte-level BPE from GGUF metadata or tokenizer.json, and SentencePiece
+ * (Llama 1 and 2) from GGUF metadata or tokenizer.model.
  *
- * Ids equal those of Hugging Face `tokenizers`. Unknown pre-tokenizers, normalizers and models are refused when loading.
+ * Ids equal those of Hugging Face `tokenizers` and of SentencePiece. Unknown pre-tokenizers, normalizers and models are
+ * refused when loading. SentencePiece puts a space before a text, also behind a special token, and decoding takes the
+ * one at the start off again.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -11,7 +14,7 @@
 
 struct tokenizer;
 
-/* path: as for model_source_open (a directory with tokenizer.json, or a .gguf file). LH_EINPUT names file and reason. */
+/* path: as for model_source_open (a directory with tokenizer.json or tokenizer.model, or a .gguf file). LH_EINPUT names file and reason. */
 LH_MUST_CHECK int tokenizer_open(const char *path, struct tokenizer **ret_tokenizer, struct lh_err *reterr);
 void tokenizer_free(struct tokenizer *t);
 int64_t tokenizer_vocab(const struct tokenizer *t); /* ids are below this */
@@ -41,6 +44,24 @@ struct tokenizer_scratch *tokenizer_scratch_new(void);
 void tokenizer_scratch_free(struct tokenizer_scratch *s); /* accepts NULL */
 LH_MUST_CHECK int tokenizer_encode_with(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text,
                                         size_t len, bool special, struct token_list *ids, struct lh_err *reterr);
+
+/* How a text is encoded that is a part of something. */
+struct tokenizer_part {
+    bool special;         /* recognise special tokens inside the text */
+    bool continues;       /* other text stands right before it */
+    const int32_t *never; /* added tokens that are not recognised, special or not */
+    unsigned n_never;
+};
+LH_MUST_CHECK int tokenizer_encode_part(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text,
+                                        size_t len, const struct tokenizer_part *part, struct token_list *ids,
+                                        struct lh_err *reterr);
+
+/* The next control token in text: the special ones, and added ones written like <...> or [...]. Its id, place and
+ * length, or -1. */
+int64_t tokenizer_find_control(const struct tokenizer *t, const char *text, size_t len, size_t *ret_at,
+                               size_t *ret_len);
+/* True when the model's own tokenizer puts bos before every text. */
+bool tokenizer_adds_bos(const struct tokenizer *t);
 
 /* Bytes of ids, special tokens included: malloc'ed, 0-terminated. */
 LH_MUST_CHECK int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **ret_text,

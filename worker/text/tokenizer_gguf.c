@@ -143,9 +143,31 @@ static int read_id(const struct tokenizer *t, const struct gguf_file *f, const c
     return rc < 0 ? rc : 0;
 }
 
+/* Left out it follows the kind of tokenizer, as in llama.cpp. */
+static bool read_adds_bos(const struct gguf_file *f, bool otherwise)
+{
+    const struct gguf_value *v = gguf_find(f, "tokenizer.ggml.add_bos_token");
+
+    return v && v->type == GGUF_BOOL ? v->data[0] != 0 : otherwise;
+}
+
+static int load_words(struct tokenizer *t, const struct gguf_file *f, const char *pre,
+                      struct lh_err *reterr)
+{
+    int rc;
+
+    if (!pre[0])
+        return lh_err_set(reterr, LH_EINPUT,
+                          "it does not name its pre-tokenizer (tokenizer.ggml.pre); use the "
+                          "model's Hugging Face directory with tokenizer.json");
+    rc = add_pre(t, pre, reterr);
+    if (rc == 0)
+        rc = add_tokens(t, f, reterr);
+    return rc < 0 ? rc : add_merges(t, f, reterr);
+}
+
 static int load(struct tokenizer *t, const struct gguf_file *f, struct lh_err *reterr)
 {
-    const struct gguf_value *add_bos;
     char model[64] = "", pre[64] = "";
     int rc = gguf_str(f, "tokenizer.ggml.model", model, sizeof(model), reterr);
 
@@ -154,30 +176,19 @@ static int load(struct tokenizer *t, const struct gguf_file *f, struct lh_err *r
     if (rc < 0)
         return rc;
     if (strcmp(model, "llama") == 0)
-        return lh_err_set(reterr, LH_ENOTSUP,
-                          "its tokenizer is SentencePiece ('llama'), which is not supported yet; "
-                          "prepare the data "
-                          "elsewhere and use data.format tokens");
-    if (strcmp(model, "gpt2") != 0)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "its tokenizer model is '%s'; byte-level BPE ('gpt2') is supported",
-                          model);
-    if (!pre[0])
-        return lh_err_set(reterr, LH_EINPUT,
-                          "it does not name its pre-tokenizer (tokenizer.ggml.pre); use the "
-                          "model's Hugging Face directory with tokenizer.json");
-    rc = add_pre(t, pre, reterr);
-    if (rc == 0)
-        rc = add_tokens(t, f, reterr);
-    if (rc == 0)
-        rc = add_merges(t, f, reterr);
+        rc = tokenizer_load_gguf_pieces(t, f, reterr);
+    else if (strcmp(model, "gpt2") == 0)
+        rc = load_words(t, f, pre, reterr);
+    else
+        rc = lh_err_set(reterr, LH_EINPUT,
+                        "its tokenizer model is '%s'; byte-level BPE ('gpt2') and SentencePiece "
+                        "('llama') are supported",
+                        model);
     if (rc == 0)
         rc = read_id(t, f, "tokenizer.ggml.bos_token_id", &t->bos, reterr);
     if (rc == 0)
         rc = read_id(t, f, "tokenizer.ggml.eos_token_id", &t->eos, reterr);
-    add_bos = gguf_find(f, "tokenizer.ggml.add_bos_token");
-    /* Llama 3 puts it unless its file says otherwise; the kinds of GPT-2 do not. */
-    t->adds_bos = add_bos && add_bos->type == GGUF_BOOL ? add_bos->data[0] != 0 : t->whole_words;
+    t->adds_bos = read_adds_bos(f, t->whole_words || t->pieces);
     return rc;
 }
 

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define TOKENIZER_BYTES_MAX (256u << 20) /* ten times the largest published */
-#define CONFIG_BYTES_MAX (64u << 20)     /* tokenizer_config.json repeats the added tokens */
 
 static int check_kind(const json_t *root, const json_t *model, struct lh_err *reterr)
 {
@@ -36,8 +35,8 @@ static int check_kind(const json_t *root, const json_t *model, struct lh_err *re
     }
     if (lh_json_bool(model, "byte_fallback", 0))
         return lh_err_set(reterr, LH_EINPUT,
-                          "its model sets byte_fallback, as SentencePiece does; byte-level BPE is "
-                          "supported");
+                          "its model sets byte_fallback, as SentencePiece does; put the "
+                          "tokenizer.model of the same model beside it");
     return 0;
 }
 
@@ -62,31 +61,35 @@ static int add_vocab(struct tokenizer *t, const json_t *model, struct lh_err *re
     return 0;
 }
 
+int tokenizer_put_json(struct tokenizer *t, int64_t id, const json_t *token, struct lh_err *reterr)
+{
+    const char *text = lh_json_str(token, "content", "");
+    struct added_token like = {
+        .special = lh_json_bool(token, "special", 0) != 0,
+        .left_strip = lh_json_bool(token, "lstrip", 0) != 0,
+        .right_strip = lh_json_bool(token, "rstrip", 0) != 0,
+    };
+
+    if (id < 0 || id >= VOCAB_MAX)
+        return lh_err_set(reterr, LH_EINPUT, "the added token '%.64s' has no valid id", text);
+    if (lh_json_bool(token, "single_word", 0))
+        return lh_err_set(reterr, LH_EINPUT,
+                          "added token '%.64s' is single_word, which is not supported", text);
+    like.id = (int32_t)id;
+    return tokenizer_put_added(t, lh_json_bool(token, "normalized", !like.special) ? 1 : 0, text,
+                               strlen(text), &like, reterr);
+}
+
 static int add_added(struct tokenizer *t, const json_t *root, struct lh_err *reterr)
 {
     const json_t *list = json_object_get(root, "added_tokens");
     size_t i;
     json_t *v;
+    int rc;
 
     json_array_foreach(list, i, v)
     {
-        const char *text = lh_json_str(v, "content", "");
-        int64_t id = lh_json_i64(v, "id", -1);
-        struct added_token like = {
-            .special = lh_json_bool(v, "special", 0) != 0,
-            .left_strip = lh_json_bool(v, "lstrip", 0) != 0,
-            .right_strip = lh_json_bool(v, "rstrip", 0) != 0,
-        };
-        int rc;
-
-        if (id < 0 || id >= VOCAB_MAX)
-            return lh_err_set(reterr, LH_EINPUT, "added token %zu has no valid id", i);
-        if (lh_json_bool(v, "single_word", 0))
-            return lh_err_set(reterr, LH_EINPUT,
-                              "added token '%.64s' is single_word, which is not supported", text);
-        like.id = (int32_t)id;
-        rc = tokenizer_put_added(t, lh_json_bool(v, "normalized", !like.special) ? 1 : 0, text,
-                                 strlen(text), &like, reterr);
+        rc = tokenizer_put_json(t, lh_json_i64(v, "id", -1), v, reterr);
         if (rc < 0)
             return rc;
     }
@@ -179,88 +182,95 @@ static int64_t numbered_id(const struct tokenizer *t, const json_t *id)
     return json_integer_value(id);
 }
 
-/* Reads NAME in dir when it is there; *ret is NULL when not. */
-static int load_beside(const char *dir, const char *name, json_t **ret, struct lh_err *reterr)
+int tokenizer_load_beside(const char *dir, const char *name, json_t **ret, struct lh_err *reterr)
 {
     char path[4096];
 
     *ret = NULL;
     if (snprintf(path, sizeof(path), "%s/%s", dir, name) >= (int)sizeof(path))
         return lh_err_set(reterr, -ENAMETOOLONG, "open the tokenizer of '%s'", dir);
-    return lh_path_exists(path) ? lh_json_load(path, CONFIG_BYTES_MAX, ret, reterr) : 0;
+    return lh_path_exists(path) ? lh_json_load(path, TOKENIZER_BYTES_MAX, ret, reterr) : 0;
 }
 
-/* A post-processor that begins a text with bos, alone or in a Sequence. */
-static bool puts_first(const json_t *post, const char *bos)
+/* The first that is known; neither: what the model itself says stays. */
+static void take_id(int64_t *id, int64_t named, int64_t numbered)
 {
-    const json_t *list = json_object_get(post, "processors"), *first;
+    *id = named >= 0 ? named : *id >= 0 ? *id : numbered;
+}
+
+/* The post-processor puts a special token before a text. */
+static bool begins_with_token(const json_t *processor)
+{
+    const json_t *list = json_object_get(processor, "processors");
+    const json_t *first = json_array_get(json_object_get(processor, "single"), 0);
     size_t i;
     json_t *v;
 
-    if (!json_is_array(list)) {
-        first = json_array_get(json_object_get(post, "single"), 0);
-        return strcmp(lh_json_str(json_object_get(first, "SpecialToken"), "id", ""), bos) == 0;
-    }
     json_array_foreach(list, i, v)
     {
-        first = json_array_get(json_object_get(v, "single"), 0);
-        if (strcmp(lh_json_str(json_object_get(first, "SpecialToken"), "id", ""), bos) == 0)
+        if (json_object_get(json_array_get(json_object_get(v, "single"), 0), "SpecialToken"))
             return true;
     }
-    return false;
+    return json_object_get(first, "SpecialToken") != NULL;
 }
 
-static bool adds_bos(const struct tokenizer *t, const json_t *root)
-{
-    for (unsigned pass = 0; pass < ADDED_PASSES; pass++)
-        for (unsigned i = 0; i < t->added[pass].n; i++)
-            if (t->added[pass].tokens[i].id == t->bos)
-                return puts_first(json_object_get(root, "post_processor"),
-                                  t->added[pass].tokens[i].text);
-    return false;
-}
-
-static int find_ends(struct tokenizer *t, const char *dir, struct lh_err *reterr)
+static int find_ends(struct tokenizer *t, const char *dir, const json_t *root,
+                     struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *words = NULL;
     LH_CLEANUP(lh_json_decrefp) json_t *config = NULL;
-    int rc = load_beside(dir, "tokenizer_config.json", &words, reterr);
+    int rc = tokenizer_load_beside(dir, "tokenizer_config.json", &words, reterr);
 
     if (rc == 0)
-        rc = load_beside(dir, "config.json", &config, reterr);
+        rc = tokenizer_load_beside(dir, "config.json", &config, reterr);
     if (rc < 0)
         return rc;
-    t->bos = named_id(t, json_object_get(words, "bos_token"));
-    t->eos = named_id(t, json_object_get(words, "eos_token"));
-    if (t->bos < 0)
-        t->bos = numbered_id(t, json_object_get(config, "bos_token_id"));
-    if (t->eos < 0)
-        t->eos = numbered_id(t, json_object_get(config, "eos_token_id"));
+    take_id(&t->bos, named_id(t, json_object_get(words, "bos_token")),
+            numbered_id(t, json_object_get(config, "bos_token_id")));
+    take_id(&t->eos, named_id(t, json_object_get(words, "eos_token")),
+            numbered_id(t, json_object_get(config, "eos_token_id")));
+    t->adds_bos = lh_json_bool(words, "add_bos_token",
+                               t->adds_bos ||
+                                   begins_with_token(json_object_get(root, "post_processor"))) != 0;
     return 0;
+}
+
+/* Written out of a SentencePiece model: that is what is read then. */
+static bool is_sentencepiece(const json_t *root)
+{
+    const json_t *model = json_object_get(root, "model");
+
+    return lh_json_bool(model, "byte_fallback", 0) ||
+           strcmp(lh_json_str(model, "type", ""), "Unigram") == 0;
+}
+
+static int load_directory(struct tokenizer *t, const char *dir, const json_t *root,
+                          struct lh_err *reterr)
+{
+    char path[4096], model[4096];
+    int rc;
+
+    (void)snprintf(path, sizeof(path), "%s/tokenizer.json", dir);
+    (void)snprintf(model, sizeof(model), "%s/tokenizer.model", dir);
+    if (lh_path_exists(model) && (!root || is_sentencepiece(root)))
+        return tokenizer_load_spm(t, dir, reterr);
+    if (!root)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' has neither tokenizer.json nor tokenizer.model; give a model "
+                          "directory that has one, or use data.format tokens",
+                          dir);
+    rc = load(t, root, reterr);
+    return rc < 0 ? lh_err_prefix(reterr, rc, "'%s'", path) : 0;
 }
 
 int tokenizer_load_json(struct tokenizer *t, const char *dir, struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *root = NULL;
-    char path[4096];
-    int rc;
+    int rc = strlen(dir) < 4000 ? 0 : lh_err_set(reterr, -ENAMETOOLONG, "open '%.200s'", dir);
 
-    if (snprintf(path, sizeof(path), "%s/tokenizer.json", dir) >= (int)sizeof(path))
-        return lh_err_set(reterr, -ENAMETOOLONG, "open the tokenizer of '%s'", dir);
-    if (!lh_path_exists(path))
-        return lh_err_set(
-            reterr, LH_EINPUT,
-            "'%s' has no tokenizer.json; give a model directory that has one, or use data.format "
-            "tokens",
-            dir);
-    rc = lh_json_load(path, TOKENIZER_BYTES_MAX, &root, reterr);
-    if (rc < 0)
-        return rc;
-    rc = load(t, root, reterr);
-    if (rc < 0)
-        return lh_err_prefix(reterr, rc, "'%s'", path);
-    rc = find_ends(t, dir, reterr);
     if (rc == 0)
-        t->adds_bos = adds_bos(t, root);
-    return rc;
+        rc = tokenizer_load_beside(dir, "tokenizer.json", &root, reterr);
+    if (rc == 0)
+        rc = load_directory(t, dir, root, reterr);
+    return rc < 0 ? rc : find_ends(t, dir, root, reterr);
 }

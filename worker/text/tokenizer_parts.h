@@ -20,10 +20,22 @@ struct tokenizer {
     struct added_set added[ADDED_PASSES];
     bool whole_words; /* set before tokenizer_index: words that are tokens are not merged */
     int64_t bos, eos, separator;
-    bool adds_bos;       /* the model's own tokenizer puts bos before a text */
+    bool adds_bos;
     uint64_t steps_hash; /* of the cutting steps, to tell which named kind they are */
-    struct lh_sha256 hash; /* fed while loading */
+    /* SentencePiece (pieces.h): no words by patterns. */
+    bool pieces, space_prefix, cuts_words;
+    struct spm_model *spm;    /* owned; NULL: merged here, by score */
+    int32_t byte_tokens[256]; /* -1: none */
+    struct lh_sha256 hash;    /* fed while loading */
     char digest[LH_SHA256_HEX];
+};
+
+/* Working memory of one thread. */
+struct tokenizer_scratch {
+    struct pretok_scratch *pretok;
+    struct bpe_scratch *bpe;
+    char *word; /* pieces: the first word with its space */
+    size_t word_cap;
 };
 
 /* Everything that a loader decides goes through here, so that the digest covers it. tag says what
@@ -62,8 +74,20 @@ const struct tokenizer_pre *tokenizer_pre_named(const char *name); /* NULL: unkn
 /* The first one that cuts as an open tokenizer does; NULL: none. */
 const struct tokenizer_pre *tokenizer_pre_of(const struct tokenizer *t);
 
-/* The two kinds of files. */
+struct gguf_file;
+
+/* The kinds of files. */
 LH_MUST_CHECK int tokenizer_load_gguf(struct tokenizer *t, const char *path, struct lh_err *reterr);
 LH_MUST_CHECK int tokenizer_load_json(struct tokenizer *t, const char *dir, struct lh_err *reterr);
+/* SentencePiece: tokenizer.ggml.model "llama", and tokenizer.model in a directory. */
+LH_MUST_CHECK int tokenizer_load_gguf_pieces(struct tokenizer *t, const struct gguf_file *f,
+                                             struct lh_err *reterr);
+LH_MUST_CHECK int tokenizer_load_spm(struct tokenizer *t, const char *dir, struct lh_err *reterr);
+/* Reads NAME in dir when it is there; *ret is NULL when not. */
+LH_MUST_CHECK int tokenizer_load_beside(const char *dir, const char *name, json_t **ret,
+                                        struct lh_err *reterr);
+/* An added token as JSON: {content, special, lstrip, rstrip, normalized}. */
+LH_MUST_CHECK int tokenizer_put_json(struct tokenizer *t, int64_t id, const json_t *token,
+                                     struct lh_err *reterr);
 /* The pre_tokenizer member of a tokenizer.json. */
 LH_MUST_CHECK int tokenizer_json_pre(struct tokenizer *t, const json_t *pre, struct lh_err *reterr);

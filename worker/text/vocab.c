@@ -81,32 +81,45 @@ static int reserve(struct vocab *v, int64_t id, size_t len)
     return 0;
 }
 
+/* The token whose n bytes stand behind those that are taken. */
+static int take(struct vocab *v, int64_t id, int64_t n, enum token_kind kind)
+{
+    struct vocab_token *t = &v->tokens[id];
+
+    if (t->kind != TOKEN_NONE)
+        return t->len == n && memcmp(vocab_bytes(v, id), v->bytes + v->bytes_len, t->len) == 0
+                   ? 0
+                   : -EEXIST;
+    *t = (struct vocab_token){(uint32_t)v->bytes_len, (uint32_t)n, kind, false};
+    v->bytes_len += (size_t)n;
+    if (id >= v->n)
+        v->n = id + 1;
+    return 0;
+}
+
+int vocab_put_bytes(struct vocab *v, int64_t id, const char *bytes, size_t len)
+{
+    int rc = reserve(v, id, len);
+
+    if (rc < 0)
+        return rc;
+    memcpy(v->bytes + v->bytes_len, bytes, len);
+    return take(v, id, (int64_t)len, TOKEN_BYTES);
+}
+
 int vocab_put(struct vocab *v, int64_t id, const char *token, size_t len, bool text)
 {
-    struct vocab_token *t;
     int64_t n = -1;
     int rc = reserve(v, id, len);
 
     if (rc < 0)
         return rc;
-    t = &v->tokens[id];
     if (!text)
         n = vocab_letters(token, len, v->bytes + v->bytes_len);
-    if (n < 0) {
-        memcpy(v->bytes + v->bytes_len, token, len);
-        n = (int64_t)len;
-        text = true;
-    }
-    if (t->kind != TOKEN_NONE)
-        return t->len == n && memcmp(vocab_bytes(v, id), v->bytes + v->bytes_len, t->len) == 0
-                   ? 0
-                   : -EEXIST;
-    *t = (struct vocab_token){(uint32_t)v->bytes_len, (uint32_t)n, text ? TOKEN_TEXT : TOKEN_BYTES,
-                              false};
-    v->bytes_len += (size_t)n;
-    if (id >= v->n)
-        v->n = id + 1;
-    return 0;
+    if (n >= 0)
+        return take(v, id, n, TOKEN_BYTES);
+    memcpy(v->bytes + v->bytes_len, token, len);
+    return take(v, id, (int64_t)len, TOKEN_TEXT);
 }
 
 static uint64_t hash(const char *bytes, size_t len)

@@ -37,6 +37,9 @@ void vocab_release(struct vocab *v);
  * token is fine. */
 LH_MUST_CHECK int vocab_put(struct vocab *v, int64_t id, const char *token, size_t len, bool text);
 
+/* The same with the bytes that the token stands for. */
+LH_MUST_CHECK int vocab_put_bytes(struct vocab *v, int64_t id, const char *bytes, size_t len);
+
 /* Once all are in: makes vocab_find work. -EEXIST when two ids have the same bytes, the second in
  * *ret_id. */
 LH_MUST_CHECK int vocab_index(struct vocab *v, int64_t *ret_id);

@@ -1,7 +1,7 @@
 /* api.c - the table of routes: who may call what, 404, 405 with Allow, 401 and 403.
  *
- * A path that is known with another method is 405; a path that is unknown is 404 for everyone, so that the
- * table need not be hidden. HEAD is GET whose body the server leaves out.
+ * A path that is known with another method is 405; a path that is unknown is 404 for everyone, so
+ * that the table need not be hidden. HEAD is GET whose body the server leaves out.
  */
 #include "daemon/coordinator/api/api.h"
 #include <stdio.h>
@@ -50,7 +50,8 @@ static bool matches(const char *pattern, const struct api_call *c)
 
         if (!segment)
             return false;
-        if (pattern[1] != '{' && (strlen(segment) != len || strncmp(segment, pattern + 1, len) != 0))
+        if (pattern[1] != '{' &&
+            (strlen(segment) != len || strncmp(segment, pattern + 1, len) != 0))
             return false;
         pattern += 1 + len;
         n++;
@@ -92,16 +93,17 @@ static void answer_unmatched(struct api_call *c)
     for (size_t i = 0; i < LH_ARRAY_LEN(routes); i++)
         if (matches(routes[i].pattern, c)) {
             get = strcmp(routes[i].method, "GET") == 0;
-            (void)snprintf(allow + strlen(allow), sizeof(allow) - strlen(allow), "%s%s", allow[0] ? ", " : "",
-                           get ? "GET, HEAD" : routes[i].method);
+            (void)snprintf(allow + strlen(allow), sizeof(allow) - strlen(allow), "%s%s",
+                           allow[0] ? ", " : "", get ? "GET, HEAD" : routes[i].method);
         }
     if (!allow[0]) {
-        http_answer_problem(c->q, 404, "not_found", NULL, "there is nothing at '%s'; GET / lists what there is",
-                            http_path(c->q));
+        http_answer_problem(c->q, 404, "not_found", NULL,
+                            "there is nothing at '%s'; GET / lists what there is", http_path(c->q));
         return;
     }
     http_set_header(c->q, "Allow", allow);
-    http_answer_problem(c->q, 405, "method_not_allowed", NULL, "'%s' takes %s", http_path(c->q), allow);
+    http_answer_problem(c->q, 405, "method_not_allowed", NULL, "'%s' takes %s", http_path(c->q),
+                        allow);
 }
 
 static void answer_forbidden(struct api_call *c)
@@ -110,12 +112,14 @@ static void answer_forbidden(struct api_call *c)
         http_answer_problem(c->q, 401, "token_needed", NULL,
                             "this needs a token: send it as 'Authorization: Bearer TOKEN'");
     else
-        http_answer_problem(c->q, 403, "forbidden", NULL, "the token of '%s' may not do this", http_principal(c->q));
+        http_answer_problem(c->q, 403, "forbidden", NULL, "the token of '%s' may not do this",
+                            http_principal(c->q));
 }
 
 static void node_request(struct api_call *c)
 {
-    static const char *const names[] = {"/v1/node/register", "/v1/node/poll", "/v1/node/reports", "/v1/node/files"};
+    static const char *const names[] = {"/v1/node/register", "/v1/node/poll", "/v1/node/reports",
+                                        "/v1/node/files"};
     enum http_role role = http_role(c->q);
 
     http_set_route(c->q, "/v1/node");
@@ -134,7 +138,8 @@ void api_request(struct app *a, struct http_request *q)
     const char *method = strcmp(http_method(q), "HEAD") == 0 ? "GET" : http_method(q);
     bool good = strcmp(http_path(q), "/") == 0 || split(&c);
 
-    if (good && c.n_segments >= 2 && strcmp(c.segment[0], "v1") == 0 && strcmp(c.segment[1], "node") == 0) {
+    if (good && c.n_segments >= 2 && strcmp(c.segment[0], "v1") == 0 &&
+        strcmp(c.segment[1], "node") == 0) {
         node_request(&c);
         return;
     }

@@ -1,7 +1,8 @@
 /* api.h - the API: HTTP requests of users, the CLI and Prometheus, translated to app.h and back.
  *
- * api_request (app.h) is the door; everything here runs on the loop thread. What a route takes and answers is
- * written down in proto/spec/openapi.yaml, and tests/system/test_openapi.py holds the two together.
+ * api_request (app.h) is the door; everything here runs on the loop thread. What a route takes and
+ * answers is written down in proto/spec/openapi.yaml, and tests/system/test_openapi.py holds the
+ * two together.
  */
 #pragma once
 #include "daemon/coordinator/app.h"
@@ -12,6 +13,9 @@
 #define API_LIMIT_DEFAULT 50
 #define API_LIMIT_MAX 500
 #define API_WAIT_MAX_S 60
+/* A request looks at so many jobs at most, some 5 ms: a filtered page may then be short, its cursor
+ * goes on. */
+#define API_SCAN_MAX 20000u
 #define API_SEGMENTS_MAX 6
 
 /* ---- routes (api.c) ---- */
@@ -24,8 +28,9 @@ struct api_call {
 };
 typedef void api_handler_fn(struct api_call *c);
 
-/* jobs.c */
+/* list.c */
 void api_jobs_list(struct api_call *c);
+/* jobs.c */
 void api_jobs_submit(struct api_call *c);
 void api_job_show(struct api_call *c);
 void api_job_action(struct api_call *c);
@@ -55,14 +60,16 @@ const struct core_job *api_find_job(struct api_call *c);
 
 /* ---- parameters (params.c) ---- */
 /* A whole number in [min, max]; otherwise when absent. false: *c is answered with 400. */
-LH_MUST_CHECK bool api_param_u64(struct api_call *c, const char *name, uint64_t min, uint64_t max, uint64_t otherwise,
-                                 uint64_t *ret_value);
+LH_MUST_CHECK bool api_param_u64(struct api_call *c, const char *name, uint64_t min, uint64_t max,
+                                 uint64_t otherwise, uint64_t *ret_value);
 /* 1, true, yes, or empty; 0, false, no; absent is false. false: answered. */
 LH_MUST_CHECK bool api_param_bool(struct api_call *c, const char *name, bool *ret_value);
 /* 400 bad_parameter with the parameter's name. */
 void api_bad_param(struct api_call *c, const char *name, const char *detail);
-/* The revision in If-Match or If-None-Match: 0 when absent. false: answered. *ret_any (may be NULL): the value was "*". */
-LH_MUST_CHECK bool api_etag(struct api_call *c, const char *header, uint64_t *ret_revision, bool *ret_any);
+/* The revision in If-Match or If-None-Match: 0 when absent. false: answered. *ret_any (may be
+ * NULL): the value was "*". */
+LH_MUST_CHECK bool api_etag(struct api_call *c, const char *header, uint64_t *ret_revision,
+                            bool *ret_any);
 /* True when the Accept header admits the media type, "type/subtype"; also when there is none. */
 bool api_accepts(const struct http_request *q, const char *type);
 /* True when the header asks for the media type by its name. */
@@ -80,12 +87,14 @@ json_t *api_node_json(const struct core_node *n);
 void api_set_etag(struct http_request *q, uint64_t revision);
 
 /* ---- progress (progress.c) ---- */
-/* What the newest lines of the attempt's journal say: {phase, done, phase_of, unit, step, of, loss, ...}, or null. */
+/* What the newest lines of the attempt's journal say: {phase, done, phase_of, unit, step, of, loss,
+ * ...}, or null. */
 json_t *api_progress(const struct app *a, const struct core_job *j);
 /* PATH of a file of an attempt below STATE/jobs/ID. */
-const char *api_attempt_file(const struct app *a, const struct core_job *j, uint64_t attempt, const char *file, char *buf,
-                             size_t cap);
+const char *api_attempt_file(const struct app *a, const struct core_job *j, uint64_t attempt,
+                             const char *file, char *buf, size_t cap);
 
-/* ---- the served document, made at build time from proto/spec/openapi.yaml (embed_openapi.c) ---- */
+/* ---- the served document, made at build time from proto/spec/openapi.yaml (embed_openapi.c) ----
+ */
 extern const char api_openapi_json[];
 extern const unsigned long api_openapi_json_len;

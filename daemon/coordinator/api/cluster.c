@@ -21,7 +21,8 @@ void api_node(struct api_call *c)
     const struct core_node *n = core_find_node(app_core(c->app), c->segment[2]);
 
     if (!n)
-        http_answer_problem(c->q, 404, "no_such_node", NULL, "there is no node '%s'", c->segment[2]);
+        http_answer_problem(c->q, 404, "no_such_node", NULL, "there is no node '%s'",
+                            c->segment[2]);
     else if (api_only(c, "application/json"))
         http_answer_json(c->q, 200, api_node_json(n), NULL);
 }
@@ -37,7 +38,8 @@ void api_live(struct api_call *c)
     if (app_is_live(c->app))
         http_answer_json(c->q, 200, json_pack("{s:s}", "status", "live"), NULL);
     else
-        http_answer_problem(c->q, 503, "not_live", NULL, "the loop or the database thread does not move");
+        http_answer_problem(c->q, 503, "not_live", NULL,
+                            "the loop or the database thread does not move");
 }
 
 void api_ready(struct api_call *c)
@@ -54,17 +56,20 @@ void api_root(struct api_call *c)
 {
     if (api_only(c, "application/json"))
         http_answer_json(c->q, 200,
-                         json_pack("{s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}}", "name", "longhauld",
-                                   "version", LH_VERSION, "links", "jobs", "/v1/jobs", "events", "/v1/events", "nodes",
-                                   "/v1/nodes", "status", "/v1/status", "openapi", "/v1/openapi.json", "job_schema",
-                                   "/v1/job-schema.json", "metrics", "/metrics", "live", "/livez", "ready", "/readyz"),
+                         json_pack("{s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}}",
+                                   "name", "longhauld", "version", LH_VERSION, "links", "jobs",
+                                   "/v1/jobs", "events", "/v1/events", "nodes", "/v1/nodes",
+                                   "status", "/v1/status", "openapi", "/v1/openapi.json",
+                                   "job_schema", "/v1/job-schema.json", "metrics", "/metrics",
+                                   "live", "/livez", "ready", "/readyz"),
                          NULL);
 }
 
 void api_openapi(struct api_call *c)
 {
     if (api_only(c, "application/json"))
-        http_answer_bytes(c->q, 200, "application/json", api_openapi_json, api_openapi_json_len, NULL);
+        http_answer_bytes(c->q, 200, "application/json", api_openapi_json, api_openapi_json_len,
+                          NULL);
 }
 
 void api_job_schema(struct api_call *c)

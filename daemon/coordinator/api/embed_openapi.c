@@ -1,10 +1,12 @@
-/* embed_openapi.c - a tool of the build: proto/spec/openapi.yaml becomes the C array that longhauld serves as JSON.
+/* embed_openapi.c - a tool of the build: proto/spec/openapi.yaml becomes the C array that longhauld
+ * serves as JSON.
  *
  *   embed_openapi openapi.yaml VERSION OUT.c
  *
- * components.schemas.JobSpec of the YAML is a placeholder; the schema that proto/job makes from its table of
- * members stands in its place, so that the document cannot fall behind the parser. Plain scalars are read by
- * YAML's core schema, quoted ones are strings; anchors are followed, merges are not.
+ * components.schemas.JobSpec of the YAML is a placeholder; the schema that proto/job makes from its
+ * table of members stands in its place, so that the document cannot fall behind the parser. Plain
+ * scalars are read by YAML's core schema, quoted ones are strings; anchors are followed, merges are
+ * not.
  */
 #include "proto/base/json.h"
 #include "proto/job.h"
@@ -55,22 +57,26 @@ static json_t *convert(yaml_document_t *doc, yaml_node_t *n, unsigned depth)
         return scalar(n);
     if (n->type == YAML_SEQUENCE_NODE) {
         value = json_array();
-        for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top; i++)
-            if (json_array_append_new(value, convert(doc, yaml_document_get_node(doc, *i), depth + 1)) < 0)
+        for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top;
+             i++)
+            if (json_array_append_new(value,
+                                      convert(doc, yaml_document_get_node(doc, *i), depth + 1)) < 0)
                 return NULL;
         return value;
     }
     value = json_object();
     for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top; p++) {
         yaml_node_t *key = yaml_document_get_node(doc, p->key);
-        const char *name = key && key->type == YAML_SCALAR_NODE ? (const char *)key->data.scalar.value : NULL;
+        const char *name =
+            key && key->type == YAML_SCALAR_NODE ? (const char *)key->data.scalar.value : NULL;
 
         if (!name || json_object_get(value, name)) {
-            fprintf(stderr, "line %zu: a key is no word, or is there twice: %s\n", n->start_mark.line + 1,
-                    name ? name : "?");
+            fprintf(stderr, "line %zu: a key is no word, or is there twice: %s\n",
+                    n->start_mark.line + 1, name ? name : "?");
             return NULL;
         }
-        if (json_object_set_new(value, name, convert(doc, yaml_document_get_node(doc, p->value), depth + 1)) < 0)
+        if (json_object_set_new(value, name,
+                                convert(doc, yaml_document_get_node(doc, p->value), depth + 1)) < 0)
             return NULL;
     }
     return value;

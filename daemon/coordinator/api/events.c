@@ -1,11 +1,13 @@
 /* events.c - the event log: lists, and the stream of server-sent events.
  *
- * A stream first reads the log from where the client stopped, page by page, then goes over to the live feed.
- * Between the two it must neither lose nor repeat an event, so the feed is opened first: what it brings while
- * pages are read is only noted, and the log is read again until it has had that.
+ * A stream first reads the log from where the client stopped, page by page, then goes over to the
+ * live feed. Between the two it must neither lose nor repeat an event, so the feed is opened first:
+ * what it brings while pages are read is only noted, and the log is read again until it has had
+ * that.
  *
- *   OPENING ──first page──► READING ──caught up──► LIVE        the client leaves: the feed is closed;
- *      └──gone: 410                                            a page under way ends the stream when it comes
+ *   OPENING ──first page──► READING ──caught up──► LIVE        the client leaves: the feed is
+ * closed; └──gone: 410                                            a page under way ends the stream
+ * when it comes
  */
 #include "daemon/coordinator/api/api.h"
 #include "proto/base/json.h"
@@ -18,7 +20,7 @@
 #define EVENTS_LIMIT_MAX 500
 #define TYPES_MAX 201
 
-/* ---- lists -------------------------------------------------------------------------------------------------------- */
+/* ---- lists ---------------------------------------------------------------------------------- */
 
 struct event_list {
     struct http_request *q;
@@ -51,7 +53,8 @@ static bool take_types(struct api_call *c, char types[static TYPES_MAX])
     types[0] = 0;
     if (given && (!*given || strlen(given) >= TYPES_MAX ||
                   strspn(given, "abcdefghijklmnopqrstuvwxyz0123456789_.,*") != strlen(given))) {
-        api_bad_param(c, "types", "takes types of events separated by commas, 200 characters at most");
+        api_bad_param(c, "types",
+                      "takes types of events separated by commas, 200 characters at most");
         return false;
     }
     if (given)
@@ -59,7 +62,8 @@ static bool take_types(struct api_call *c, char types[static TYPES_MAX])
     return true;
 }
 
-/* Where to begin: Last-Event-ID (browsers send it by themselves), else ?after=, else `otherwise`. */
+/* Where to begin: Last-Event-ID (browsers send it by themselves), else ?after=, else `otherwise`.
+ */
 static bool take_start(struct api_call *c, uint64_t otherwise, uint64_t *ret_after)
 {
     const char *id = http_header(c->q, "Last-Event-ID");
@@ -73,14 +77,16 @@ static bool take_start(struct api_call *c, uint64_t otherwise, uint64_t *ret_aft
         *ret_after = (uint64_t)value;
         return true;
     }
-    http_answer_problem(c->q, 400, "bad_event_id", NULL, "Last-Event-ID takes the number of an event");
+    http_answer_problem(c->q, 400, "bad_event_id", NULL,
+                        "Last-Event-ID takes the number of an event");
     return false;
 }
 
 static void answer_gone(struct http_request *q)
 {
-    http_answer_problem(q, 410, "events_gone", NULL,
-                        "events so old are no longer kept; list the jobs and go on with newer events");
+    http_answer_problem(
+        q, 410, "events_gone", NULL,
+        "events so old are no longer kept; list the jobs and go on with newer events");
 }
 
 static void list_on_events(void *arg, json_t *events, bool gone)
@@ -97,12 +103,15 @@ static void list_on_events(void *arg, json_t *events, bool gone)
         http_answer_problem(l->q, 503, "unreadable", NULL, "the event log cannot be read now");
         json_decref(kept);
     } else {
-        json_array_foreach (events, i, e) {
+        json_array_foreach(events, i, e)
+        {
             l->after = (uint64_t)lh_json_i64(e, "seq", (int64_t)l->after);
             if (type_admitted(l->types, lh_json_str(e, "type", "")))
                 (void)json_array_append(kept, (json_t *)(uintptr_t)e);
         }
-        http_answer_json(l->q, 200, json_pack("{s:o, s:I}", "events", kept, "next_after", (json_int_t)l->after), NULL);
+        http_answer_json(
+            l->q, 200, json_pack("{s:o, s:I}", "events", kept, "next_after", (json_int_t)l->after),
+            NULL);
     }
     json_decref(events);
     free(l);
@@ -138,7 +147,7 @@ void api_job_events(struct api_call *c)
         list_events(c, j->id);
 }
 
-/* ---- the stream --------------------------------------------------------------------------------------------------- */
+/* ---- the stream ----------------------------------------------------------------------------- */
 
 struct event_stream {
     struct app *app;
@@ -146,11 +155,12 @@ struct event_stream {
     struct http_stream *stream; /* NULL: not open yet, or closed */
     char job[CORE_ID_MAX];      /* "": of all jobs */
     char types[TYPES_MAX];
-    uint64_t sent;    /* the last sequence number that was looked at */
-    uint64_t noted;   /* the newest that the feed brought while pages were read */
-    uint64_t covered; /* what was noted when the page was asked for: the page has it, if it is wanted */
-    uint64_t ticket;  /* of the feed; 0: none */
-    bool reading;     /* a page is under way: its callback frees after a close */
+    uint64_t sent;  /* the last sequence number that was looked at */
+    uint64_t noted; /* the newest that the feed brought while pages were read */
+    uint64_t
+        covered; /* what was noted when the page was asked for: the page has it, if it is wanted */
+    uint64_t ticket; /* of the feed; 0: none */
+    bool reading;    /* a page is under way: its callback frees after a close */
     bool closed;
 };
 
@@ -177,7 +187,8 @@ static bool stream_wants(const struct event_stream *s, const char *type, const c
     return (!s->job[0] || (job && strcmp(s->job, job) == 0)) && type_admitted(s->types, type);
 }
 
-static void stream_on_feed(void *arg, uint64_t seq, const char *type, const char *job, const char *data)
+static void stream_on_feed(void *arg, uint64_t seq, const char *type, const char *job,
+                           const char *data)
 {
     struct event_stream *s = arg;
 
@@ -212,7 +223,8 @@ static void stream_send_page(struct event_stream *s, const json_t *events)
     const json_t *e;
     size_t i;
 
-    json_array_foreach (events, i, e) {
+    json_array_foreach(events, i, e)
+    {
         const char *type = lh_json_str(e, "type", "");
         uint64_t seq = (uint64_t)lh_json_i64(e, "seq", 0);
         char *text;
@@ -313,7 +325,8 @@ void api_events(struct api_call *c)
             return;
         }
     }
-    if (api_accepts_named(c->q, "application/json") && !api_accepts_named(c->q, "text/event-stream"))
+    if (api_accepts_named(c->q, "application/json") &&
+        !api_accepts_named(c->q, "text/event-stream"))
         list_events(c, j ? j->id : NULL);
     else if (api_only(c, "text/event-stream"))
         open_stream(c, j ? j->id : NULL);

@@ -1,7 +1,8 @@
 /* files.c - what an attempt's files hold: logs by byte offset, and the journal's numbers.
  *
- * Both files only grow, so an offset stays good for ever. A read is bounded; a client comes back with the
- * offset of the answer. With follow=1 a read at the end waits for more, for at most `wait` seconds.
+ * Both files only grow, so an offset stays good for ever. A read is bounded; a client comes back
+ * with the offset of the answer. With follow=1 a read at the end waits for more, for at most `wait`
+ * seconds.
  */
 #include "daemon/coordinator/api/api.h"
 #include "proto/base/buf.h"
@@ -36,7 +37,8 @@ static const struct core_attempt *find_attempt(struct api_call *c, const struct 
     if (!api_param_u64(c, "attempt", 1, INT64_MAX, 0, &number))
         return NULL;
     if (j->n_attempts == 0) {
-        http_answer_problem(c->q, 404, "no_attempt", NULL, "job '%s' has not been started yet", c->segment[2]);
+        http_answer_problem(c->q, 404, "no_attempt", NULL, "job '%s' has not been started yet",
+                            c->segment[2]);
         return NULL;
     }
     if (number == 0)
@@ -44,8 +46,8 @@ static const struct core_attempt *find_attempt(struct api_call *c, const struct 
     for (unsigned i = 0; i < j->n_attempts; i++)
         if (j->attempts[i].number == number)
             return &j->attempts[i];
-    http_answer_problem(c->q, 404, "no_attempt", NULL, "job '%s' has no attempt %llu", c->segment[2],
-                        (unsigned long long)number);
+    http_answer_problem(c->q, 404, "no_attempt", NULL, "job '%s' has no attempt %llu",
+                        c->segment[2], (unsigned long long)number);
     return NULL;
 }
 
@@ -72,7 +74,8 @@ static bool log_answer(struct log_read *r, bool may_wait)
 {
     int fd = open(r->path, O_RDONLY | O_CLOEXEC);
     struct stat st = {0};
-    bool over = attempt_is_over(r->app, r->job, r->attempt); /* before the read: then it is all there */
+    bool over =
+        attempt_is_over(r->app, r->job, r->attempt); /* before the read: then it is all there */
     char *bytes;
     ssize_t n = 0;
 
@@ -134,12 +137,13 @@ static bool take_rank(struct api_call *c, const struct core_job *j, char *file, 
         return true;
     }
     if (rank && !lh_parse_i64(rank, 0, INT32_MAX, &number)) {
-        api_bad_param(c, "rank", "must be a rank's number, or launch for the launcher's own output");
+        api_bad_param(c, "rank",
+                      "must be a rank's number, or launch for the launcher's own output");
         return false;
     }
     if (number >= j->job->resources.slots) {
-        http_answer_problem(c->q, 404, "no_rank", NULL, "job '%s' has %lld ranks, the first is 0", c->segment[2],
-                            (long long)j->job->resources.slots);
+        http_answer_problem(c->q, 404, "no_rank", NULL, "job '%s' has %lld ranks, the first is 0",
+                            c->segment[2], (long long)j->job->resources.slots);
         return false;
     }
     (void)snprintf(file, cap, "%lld.log", (long long)number);
@@ -155,7 +159,8 @@ void api_job_logs(struct api_call *c)
     char file[32];
     bool follow;
 
-    if (!j || !api_only(c, "text/plain") || !api_param_bool(c, "follow", &follow) || !take_rank(c, j, file, sizeof(file)))
+    if (!j || !api_only(c, "text/plain") || !api_param_bool(c, "follow", &follow) ||
+        !take_rank(c, j, file, sizeof(file)))
         return;
     t = find_attempt(c, j);
     r = t ? calloc(1, sizeof(*r)) : NULL;
@@ -185,7 +190,7 @@ void api_job_logs(struct api_call *c)
     http_on_tick(c->q, log_on_tick, r);
 }
 
-/* ---- the journal's numbers ------------------------------------------------------------------------------------------ */
+/* ---- the journal's numbers ------------------------------------------------------------------ */
 
 static bool wanted(const char *types, const char *type)
 {
@@ -204,8 +209,8 @@ static bool wanted(const char *types, const char *type)
 }
 
 /* Copies the wanted whole lines of text[0..len) to out; *ret_used is what was looked at. */
-static int filter_lines(const char *text, size_t len, const char *types, uint64_t limit, struct lh_buf *out,
-                        size_t *ret_used)
+static int filter_lines(const char *text, size_t len, const char *types, uint64_t limit,
+                        struct lh_buf *out, size_t *ret_used)
 {
     size_t at = 0;
     uint64_t n = 0;
@@ -218,7 +223,8 @@ static int filter_lines(const char *text, size_t len, const char *types, uint64_
 
         if (!end)
             break;
-        if (lh_json_parse(text + at, line_len, 8, &line, NULL) == 0 && wanted(types, lh_json_str(line, "type", ""))) {
+        if (lh_json_parse(text + at, line_len, 8, &line, NULL) == 0 &&
+            wanted(types, lh_json_str(line, "type", ""))) {
             rc = lh_buf_append(out, text + at, line_len + 1);
             n++;
         }
@@ -242,11 +248,14 @@ void api_job_metrics(struct api_call *c)
     ssize_t n = 0;
     int fd;
 
-    if (!j || !api_only(c, "application/x-ndjson") || !api_param_u64(c, "offset", 0, INT64_MAX, 0, &offset) ||
+    if (!j || !api_only(c, "application/x-ndjson") ||
+        !api_param_u64(c, "offset", 0, INT64_MAX, 0, &offset) ||
         !api_param_u64(c, "limit", 1, METRICS_LINES_MAX, METRICS_LINES_MAX, &limit))
         return;
-    if (types && (!*types || strlen(types) > 200 || strspn(types, "abcdefghijklmnopqrstuvwxyz_,") != strlen(types))) {
-        api_bad_param(c, "types", "takes types of reports separated by commas, 200 characters at most");
+    if (types && (!*types || strlen(types) > 200 ||
+                  strspn(types, "abcdefghijklmnopqrstuvwxyz_,") != strlen(types))) {
+        api_bad_param(c, "types",
+                      "takes types of reports separated by commas, 200 characters at most");
         return;
     }
     t = find_attempt(c, j);
@@ -260,11 +269,13 @@ void api_job_metrics(struct api_call *c)
     if (fd >= 0)
         (void)close(fd);
     lh_buf_init(&out, METRICS_BYTES_MAX);
-    if (!text || n < 0 || filter_lines(text, (size_t)n, types ? types : "step,eval", limit, &out, &used) < 0) {
+    if (!text || n < 0 ||
+        filter_lines(text, (size_t)n, types ? types : "step,eval", limit, &out, &used) < 0) {
         http_answer_problem(c->q, 503, "unreadable", NULL, "the journal cannot be read");
     } else {
         set_number(c->q, "X-Longhaul-Offset", offset + used);
-        http_answer_bytes(c->q, 200, "application/x-ndjson", out.data ? out.data : "", out.len, NULL);
+        http_answer_bytes(c->q, 200, "application/x-ndjson", out.data ? out.data : "", out.len,
+                          NULL);
     }
     lh_buf_release(&out);
     free(text);

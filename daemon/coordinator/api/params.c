@@ -1,4 +1,5 @@
-/* params.c - query parameters and header values of API requests, checked strictly: a mistyped value is 400. */
+/* params.c - query parameters and header values of API requests, checked strictly: a mistyped value
+ * is 400. */
 #include "daemon/coordinator/api/api.h"
 #include "proto/base/str.h"
 #include <stdio.h>
@@ -8,13 +9,14 @@
 
 void api_bad_param(struct api_call *c, const char *name, const char *detail)
 {
-    json_t *errors = json_pack("[{s:s, s:s, s:s}]", "pointer", name, "code", "bad_parameter", "detail", detail);
+    json_t *errors =
+        json_pack("[{s:s, s:s, s:s}]", "pointer", name, "code", "bad_parameter", "detail", detail);
 
     http_answer_problem(c->q, 400, "bad_parameter", errors, "%s: %s", name, detail);
 }
 
-bool api_param_u64(struct api_call *c, const char *name, uint64_t min, uint64_t max, uint64_t otherwise,
-                   uint64_t *ret_value)
+bool api_param_u64(struct api_call *c, const char *name, uint64_t min, uint64_t max,
+                   uint64_t otherwise, uint64_t *ret_value)
 {
     const char *text = http_query(c->q, name);
     char detail[128];
@@ -26,12 +28,13 @@ bool api_param_u64(struct api_call *c, const char *name, uint64_t min, uint64_t 
     }
     if (max > INT64_MAX)
         max = INT64_MAX;
-    if (strspn(text, "0123456789") == strlen(text) && lh_parse_i64(text, (int64_t)min, (int64_t)max, &value)) {
+    if (strspn(text, "0123456789") == strlen(text) &&
+        lh_parse_i64(text, (int64_t)min, (int64_t)max, &value)) {
         *ret_value = (uint64_t)value;
         return true;
     }
-    (void)snprintf(detail, sizeof(detail), "must be a whole number from %llu to %llu", (unsigned long long)min,
-                   (unsigned long long)max);
+    (void)snprintf(detail, sizeof(detail), "must be a whole number from %llu to %llu",
+                   (unsigned long long)min, (unsigned long long)max);
     api_bad_param(c, name, detail);
     return false;
 }
@@ -82,7 +85,8 @@ bool api_etag(struct api_call *c, const char *header, uint64_t *ret_revision, bo
             return true;
         }
     }
-    http_answer_problem(c->q, 400, "bad_etag", NULL, "%s takes one ETag of a job, as \"12\" with its quotes", header);
+    http_answer_problem(c->q, 400, "bad_etag", NULL,
+                        "%s takes one ETag of a job, as \"12\" with its quotes", header);
     return false;
 }
 
@@ -146,7 +150,7 @@ bool api_only(struct api_call *c, const char *type)
 {
     if (api_accepts(c->q, type))
         return true;
-    http_answer_problem(c->q, 406, "not_acceptable", NULL, "this answers %s, which the Accept header does not admit",
-                        type);
+    http_answer_problem(c->q, 406, "not_acceptable", NULL,
+                        "this answers %s, which the Accept header does not admit", type);
     return false;
 }

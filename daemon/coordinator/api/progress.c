@@ -1,7 +1,8 @@
 /* progress.c - where a job stands, from the newest lines of its attempt's journal (events.md).
  *
- * The journal is a file that only grows and is read from its end: one pread of PROGRESS_TAIL_MAX bytes. A phase
- * or step report comes at least once a second of a run's time, so the newest of both are in that tail.
+ * The journal is a file that only grows and is read from its end: one pread of PROGRESS_TAIL_MAX
+ * bytes. A phase or step report comes at least once a second of a run's time, so the newest of both
+ * are in that tail.
  */
 #include "daemon/coordinator/api/api.h"
 #include "proto/base/json.h"
@@ -13,12 +14,13 @@
 
 #define PROGRESS_TAIL_MAX ((size_t)32 * 1024) /* some hundred lines */
 
-const char *api_attempt_file(const struct app *a, const struct core_job *j, uint64_t attempt, const char *file, char *buf,
-                             size_t cap)
+const char *api_attempt_file(const struct app *a, const struct core_job *j, uint64_t attempt,
+                             const char *file, char *buf, size_t cap)
 {
     char dir[1024];
 
-    (void)snprintf(buf, cap, "%s/%llu/%s", app_job_dir(a, j->id, dir, sizeof(dir)), (unsigned long long)attempt, file);
+    (void)snprintf(buf, cap, "%s/%llu/%s", app_job_dir(a, j->id, dir, sizeof(dir)),
+                   (unsigned long long)attempt, file);
     return buf;
 }
 
@@ -67,8 +69,8 @@ static void take_phase(json_t *progress, const json_t *line)
 
 static void take_step(json_t *progress, const json_t *line)
 {
-    static const char *const names[] = {"step",   "of",           "loss",  "grad_norm", "learning_rate",
-                                        "step_s", "tokens_per_s", "tokens"};
+    static const char *const names[] = {"step",          "of",     "loss",         "grad_norm",
+                                        "learning_rate", "step_s", "tokens_per_s", "tokens"};
     double left = lh_json_num(line, "of", 0) - lh_json_num(line, "step", 0);
     double step_s = lh_json_num(line, "step_s", -1);
 
@@ -89,7 +91,8 @@ json_t *api_progress(const struct app *a, const struct core_job *j)
         json_decref(progress);
         return json_null();
     }
-    api_attempt_file(a, j, j->attempts[j->n_attempts - 1].number, "events.jsonl", path, sizeof(path));
+    api_attempt_file(a, j, j->attempts[j->n_attempts - 1].number, "events.jsonl", path,
+                     sizeof(path));
     text = read_tail(path);
     for (at = text; at && (line = strsep(&at, "\n"));) {
         bool phase = strstr(line, "\"phase\"") != NULL;

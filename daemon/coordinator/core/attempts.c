@@ -1,14 +1,18 @@
 /* attempts.c - the life of an attempt, from claimed slots to processes that are gone.
  *
  *     allocated ──all prepared──> prepared ──> launching ──all ranks──> running
- *         └──────────┴─────stop (cancel, limit, failure, node lost)─────┤  └──exited (head)──> exited
- *                                                                    stopping ──exited──────────┘ │
- *                                               nothing was launched  └──────> cleaned <──────────┘ all nodes clean
- *                                               a node is down: lost
+ *         └────────────┴──────stop──────┴──────────────────────────────────┤
+ *                                │                                   exited (head)
+ *                             stopping ──exited (head)──> exited <─────────┘
+ *                                │ nothing was launched      │ every node is clean
+ *                                └────────> cleaned <────────┘      a node is down: lost
  *
- * An attempt that was launched ends with the head's exit record, or with the head itself. Slots are freed claim by claim, by the node's `cleaned`, or when the node has been down past its lease. A lost
- * attempt is over for its job, which goes on elsewhere: what is left of it cannot publish under its number. A
- * cancelled job alone waits for the lease, because cancelled says that its ranks are gone.
+ * Stops come from users, limits, failures to prepare or launch, and lost nodes.
+ * An attempt that was launched ends with the head's exit record, or with the head itself. Slots are
+ * freed claim by claim, by the node's `cleaned`, or when the node has been down past its lease. A
+ * lost attempt is over for its job, which goes on elsewhere: what is left of it cannot publish
+ * under its number. A cancelled job alone waits for the lease, because cancelled says that its
+ * ranks are gone.
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -17,7 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WALL_SLACK_MS 60000 /* the shim enforces the limit; the coordinator only when the shim does not */
+#define WALL_SLACK_MS                                                                              \
+    60000 /* the shim enforces the limit; the coordinator only when the shim does not */
 
 struct core_attempt *live_attempt(struct entry *e)
 {
@@ -27,19 +32,21 @@ struct core_attempt *live_attempt(struct entry *e)
     return a && !lh_attempt_is_final(a->state) ? a : NULL;
 }
 
-static struct change_event *log_attempt(struct core *c, struct entry *e, struct core_attempt *a, const char *type)
+static struct change_event *log_attempt(struct core *c, struct entry *e, struct core_attempt *a,
+                                        const char *type)
 {
     json_t *nodes = json_array();
     struct change_event *ev;
 
     for (unsigned i = 0; i < a->n_claims; i++)
-        (void)json_array_append_new(nodes, json_pack("{s:s,s:i}", "node", a->claims[i].node, "slots",
-                                                     (int)a->claims[i].slots));
+        (void)json_array_append_new(nodes, json_pack("{s:s,s:i}", "node", a->claims[i].node,
+                                                     "slots", (int)a->claims[i].slots));
     e->pub.revision++;
-    ev = log_event(c, type, e->pub.id, a->number,
-                   json_pack("{s:s,s:s,s:s,s:s,s:o,s:I}", "state", lh_attempt_state_name(a->state), "outcome",
-                             a->outcome, "class", a->class, "stop_reason", a->stop_reason, "nodes", nodes,
-                             "revision", (json_int_t)e->pub.revision));
+    ev =
+        log_event(c, type, e->pub.id, a->number,
+                  json_pack("{s:s,s:s,s:s,s:s,s:o,s:I}", "state", lh_attempt_state_name(a->state),
+                            "outcome", a->outcome, "class", a->class, "stop_reason", a->stop_reason,
+                            "nodes", nodes, "revision", (json_int_t)e->pub.revision));
     change_row_add(ev, "attempt", row_attempt(e, a));
     change_row_add(ev, "job_update", row_job_update(e));
     return ev;
@@ -159,7 +166,8 @@ void attempt_stop(struct core *c, struct entry *e, const char *reason, json_t *f
             command_stop(c, e, a, i, reason);
 }
 
-void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, const char *type)
+void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim,
+                           const char *type)
 {
     struct core_claim *k = &a->claims[claim];
     struct node *n = find_node(c, k->node);
@@ -172,18 +180,22 @@ void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt 
     ev = log_event(c, type, e->pub.id, a->number,
                    json_pack("{s:s,s:i}", "node", k->node, "slots", (int)k->slots));
     rows_claim(ev, &e->pub, a, claim);
+    if (a->exit)
+        change_row_add(ev, "attempt", row_attempt(e, a));
     c->queue_changed = true;
     if (e->list == LIST_CANCEL)
         job_cancel_waiting(c, e);
 }
 
-/* Down so long that the attempt has ended itself: lease, 2 % drift of clocks, and the time to kill. */
+/* Down so long that the attempt has ended itself: lease, 2 % drift of clocks, time to kill. */
 static bool past_lease(const struct core *c, const struct entry *e, const struct node *n)
 {
-    uint64_t lease = e->pub.job->limits.lease_s ? (uint64_t)e->pub.job->limits.lease_s * 1000 : c->config.lease_ms;
+    uint64_t lease = e->pub.job->limits.lease_s ? (uint64_t)e->pub.job->limits.lease_s * 1000
+                                                : c->config.lease_ms;
 
     return n->pub.state == LH_NODE_DOWN &&
-           c->now_ms - n->pub.seen_ms > lease + lease / 50 + c->config.stop_grace_ms + c->config.down_ms;
+           c->now_ms - n->pub.seen_ms >
+               lease + lease / 50 + c->config.stop_grace_ms + c->config.down_ms;
 }
 
 void dirty_tick(struct core *c)
@@ -211,14 +223,18 @@ void dirty_tick(struct core *c)
     c->n_dirty = kept;
 }
 
-static void finish(struct core *c, struct entry *e, struct core_attempt *a, enum lh_attempt_event event)
+static void finish(struct core *c, struct entry *e, struct core_attempt *a,
+                   enum lh_attempt_event event)
 {
     unsigned n_dirty = 0;
 
-    if (!a->exit && !a->outcome[0]) { /* it ended without an exit record */
+    if (!a->outcome[0]) { /* it ended without an exit record */
         bool lost = event == LH_ATTEMPT_EV_LOST;
 
-        copy_text(a->outcome, sizeof(a->outcome), lost ? "lost" : e->failure ? "failed" : "stopped");
+        copy_text(a->outcome, sizeof(a->outcome),
+                  lost         ? "lost"
+                  : e->failure ? "failed"
+                               : "stopped");
         copy_text(a->class, sizeof(a->class), lh_json_str(e->failure, "class", "infra"));
     }
     attempt_move(c, e, a, event);
@@ -230,7 +246,8 @@ static void finish(struct core *c, struct entry *e, struct core_attempt *a, enum
     }
     if (n_dirty > 0) {
         c->dirty = core_grow(c->dirty, c->n_dirty + 1, sizeof(*c->dirty));
-        c->dirty[c->n_dirty++] = (struct dirty){.entry = e, .attempt = (unsigned)(a - e->pub.attempts)};
+        c->dirty[c->n_dirty++] =
+            (struct dirty){.entry = e, .attempt = (unsigned)(a - e->pub.attempts)};
     }
     retry_decide(c, e, a);
 }
@@ -275,7 +292,8 @@ void attempt_settle(struct core *c, struct entry *e)
         if (n && e->pub.cancel && !past_lease(c, e, n))
             return;
     }
-    /* The exit record comes when logs and uploads are settled, which may be long after the processes are gone. */
+    /* The exit record comes when logs and uploads are settled, which may be long after the
+     * processes are gone. */
     if (attempt_awaits_exit(c, a) && !e->head_gone)
         return;
     if (e->pub.cancel && strcmp(a->outcome, "ok") != 0 && older_unclean(&e->pub))
@@ -283,13 +301,16 @@ void attempt_settle(struct core *c, struct entry *e)
     finish(c, e, a, all_clean ? LH_ATTEMPT_EV_CLEANED : LH_ATTEMPT_EV_LOST);
 }
 
-/* A node of the gang is down, or has come back without the attempt (clean: nothing of it is left there). */
-void attempt_node_gone(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, bool clean)
+/* A node of the gang is down, or has come back without the attempt (clean: nothing of it is left
+ * there). */
+void attempt_node_gone(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim,
+                       bool clean)
 {
     char detail[320];
 
-    (void)snprintf(detail, sizeof(detail), clean ? "Node %s came back without the attempt that it was working on."
-                                                 : "Node %s was not heard of for too long.",
+    (void)snprintf(detail, sizeof(detail),
+                   clean ? "Node %s came back without the attempt that it was working on."
+                         : "Node %s was not heard of for too long.",
                    a->claims[claim].node);
     attempt_stop(c, e, "node_lost", error_json("node_lost", "infra", "", detail));
     if (claim == 0)
@@ -317,14 +338,16 @@ void attempt_tick(struct core *c, struct entry *e)
         attempt_stop(c, e, "time_limit", NULL);
     } else if (a->state == LH_ATTEMPT_LAUNCHING) {
         attempt_stop(c, e, "launch_timeout",
-                     error_json("launch_timeout", "launch", "", "Not all ranks reported in time after the launch."));
+                     error_json("launch_timeout", "launch", "",
+                                "Not all ranks reported in time after the launch."));
     } else {
-        attempt_stop(c, e, "prepare_timeout",
-                     error_json("prepare_timeout", "infra", "", "Not all nodes staged the inputs in time."));
+        attempt_stop(
+            c, e, "prepare_timeout",
+            error_json("prepare_timeout", "infra", "", "Not all nodes staged the inputs in time."));
     }
 }
 
-/* ---- reports --------------------------------------------------------------------------------------------------- */
+/* ---- reports --------------------------------------------------------------------------------- */
 
 static void on_prepared(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim)
 {
@@ -333,7 +356,8 @@ static void on_prepared(struct core *c, struct entry *e, struct core_attempt *a,
     if (a->claims[claim].prepared || a->state != LH_ATTEMPT_ALLOCATED)
         return;
     a->claims[claim].prepared = true;
-    ev = log_event(c, "claim.prepared", e->pub.id, a->number, json_pack("{s:s}", "node", a->claims[claim].node));
+    ev = log_event(c, "claim.prepared", e->pub.id, a->number,
+                   json_pack("{s:s}", "node", a->claims[claim].node));
     rows_claim(ev, &e->pub, a, claim);
     for (unsigned i = 0; i < a->n_claims; i++)
         if (!a->claims[i].prepared)
@@ -343,7 +367,8 @@ static void on_prepared(struct core *c, struct entry *e, struct core_attempt *a,
     command_launch(c, e);
 }
 
-static void on_prepare_failed(struct core *c, struct entry *e, const char *node, const json_t *report)
+static void on_prepare_failed(struct core *c, struct entry *e, const char *node,
+                              const json_t *report)
 {
     const json_t *problem = json_object_get(report, "problem");
     const char *detail = lh_json_str(problem, "detail", "a node could not prepare the attempt");
@@ -351,45 +376,53 @@ static void on_prepare_failed(struct core *c, struct entry *e, const char *node,
 
     (void)snprintf(text, sizeof(text), "%s: %s", node, detail);
     attempt_stop(c, e, "prepare_failed",
-                 error_json(lh_json_str(problem, "code", "prepare"), lh_json_str(report, "class", "infra"),
+                 error_json(lh_json_str(problem, "code", "prepare"),
+                            lh_json_str(report, "class", "infra"),
                             lh_json_str(problem, "pointer", ""), text));
 }
 
 static void on_orted(struct core *c, struct entry *e, struct core_attempt *a, const json_t *report)
 {
-    const char *node = lh_json_str(report, "node", ""), *command = lh_json_str(report, "command", "");
+    const char *node = lh_json_str(report, "node", ""),
+               *command = lh_json_str(report, "command", "");
     bool member = false;
     size_t i;
     json_t *known;
 
     for (unsigned k = 1; k < a->n_claims; k++)
         member = member || strcmp(a->claims[k].node, node) == 0;
-    if (!member || !command[0] || (a->state != LH_ATTEMPT_LAUNCHING && a->state != LH_ATTEMPT_RUNNING))
+    if (!member || !command[0] ||
+        (a->state != LH_ATTEMPT_LAUNCHING && a->state != LH_ATTEMPT_RUNNING))
         return;
-    json_array_foreach(e->orted, i, known)
+    json_array_foreach (e->orted, i, known)
         if (strcmp(lh_json_str(known, "node", ""), node) == 0)
             return;
     if (!e->orted)
         e->orted = json_array();
     (void)json_array_append_new(e->orted, json_pack("{s:s,s:s}", "node", node, "command", command));
     log_attempt(c, e, a, "attempt.orted");
-    command_add(c, node, json_pack("{s:s,s:s,s:I,s:s}", "type", "orted", "job", e->pub.id, "attempt",
-                                   (json_int_t)a->number, "command", command));
+    command_add(c, node,
+                json_pack("{s:s,s:s,s:I,s:s}", "type", "orted", "job", e->pub.id, "attempt",
+                          (json_int_t)a->number, "command", command));
 }
 
 static void on_exited(struct core *c, struct entry *e, struct core_attempt *a, const json_t *report)
 {
+    LH_CLEANUP(lh_json_decrefp)
+    json_t *told = a->exit; /* ranks of members that were clean before */
     const json_t *result = json_object_get(report, "result");
     struct change_event *ev;
 
-    json_decref(a->exit);
     a->exit = json_deep_copy(report);
     (void)json_object_del(a->exit, "id");
+    attempt_take_ranks(a, json_object_get(told, "ranks"));
     copy_text(a->outcome, sizeof(a->outcome), lh_json_str(report, "outcome", "failed"));
     copy_text(a->class, sizeof(a->class), lh_json_str(report, "class", ""));
-    if (e->failure && strcmp(a->outcome, "ok") != 0) /* why it was stopped counts, not how it took that */
+    if (e->failure &&
+        strcmp(a->outcome, "ok") != 0) /* why it was stopped counts, not how it took that */
         copy_text(a->class, sizeof(a->class), lh_json_str(e->failure, "class", "infra"));
-    if (!a->class[0] && strcmp(a->outcome, "ok") != 0) /* every failure counts against some budget */
+    if (!a->class[0] &&
+        strcmp(a->outcome, "ok") != 0) /* every failure counts against some budget */
         copy_text(a->class, sizeof(a->class), strcmp(a->outcome, "failed") == 0 ? "app" : "infra");
     if (json_is_object(result)) {
         json_decref(e->pub.result);
@@ -398,7 +431,8 @@ static void on_exited(struct core *c, struct entry *e, struct core_attempt *a, c
     ev = attempt_move(c, e, a, LH_ATTEMPT_EV_EXITED);
     if (json_is_object(result))
         change_row_add(ev, "job_result", row_job_result(e));
-    for (unsigned i = 1; i < a->n_claims; i++) /* the head's shim has cleaned up; members wait for this */
+    for (unsigned i = 1; i < a->n_claims;
+         i++) /* the head's shim has cleaned up; members wait for this */
         if (!a->claims[i].cleaned)
             command_stop(c, e, a, i, "exited");
 }
@@ -430,8 +464,10 @@ void attempt_report(struct core *c, struct node *n, const char *type, const json
         return;
     }
     if (strcmp(type, "cleaned") == 0) {
-        if (!a->claims[claim].cleaned)
+        if (!a->claims[claim].cleaned) {
+            attempt_take_ranks(a, json_object_get(report, "ranks"));
             attempt_claim_cleaned(c, e, a, claim, "claim.cleaned");
+        }
         if (a == live_attempt(e))
             attempt_settle(c, e);
         else

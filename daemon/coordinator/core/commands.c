@@ -1,4 +1,5 @@
-/* commands.c - what nodes are told (proto/spec/node-protocol.md §3). All are idempotent and may be sent again. */
+/* commands.c - what nodes are told (proto/spec/node-protocol.md §3). All are idempotent and may be
+ * sent again. */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
 #include "proto/base/str.h"
@@ -65,20 +66,23 @@ static void resolve(void *arg, const char *pointer, const char *text)
     if (r->error || lh_uri_parse(text, &uri, NULL) < 0 || uri.scheme == LH_URI_FILE)
         return;
     if (uri.scheme == LH_URI_S3) {
-        (void)json_object_set_new(r->inputs, text, json_pack("{s:s,s:n}", "uri", text, "manifest_sha256"));
+        (void)json_object_set_new(r->inputs, text,
+                                  json_pack("{s:s,s:n}", "uri", text, "manifest_sha256"));
         return;
     }
     job = dep_named(r, uri.authority);
     if (job)
         k = newest_done(job, strcmp(uri.path, "checkpoint") == 0 ? NULL : uri.path);
     if (!k) {
-        (void)snprintf(detail, sizeof(detail), "Job %.127s has left no stored output '%.100s'.", uri.authority, uri.path);
+        (void)snprintf(detail, sizeof(detail), "Job %.127s has left no stored output '%.100s'.",
+                       uri.authority, uri.path);
         lh_utf8_trim(detail);
         r->error = error_json("input_missing", "app", pointer, detail);
         return;
     }
-    (void)json_object_set_new(r->inputs, text,
-                              json_pack("{s:s,s:s}", "uri", k->uri, "manifest_sha256", k->manifest_sha256));
+    (void)json_object_set_new(
+        r->inputs, text,
+        json_pack("{s:s,s:s}", "uri", k->uri, "manifest_sha256", k->manifest_sha256));
 }
 
 json_t *command_inputs(struct core *c, struct entry *e, json_t **ret_error)
@@ -103,8 +107,9 @@ static json_t *inputs_or_none(struct core *c, struct entry *e)
 
 void command_preflight(struct core *c, struct entry *e, const char *node)
 {
-    command_add(c, node, json_pack("{s:s,s:s,s:O,s:o}", "type", "preflight", "job", e->pub.id, "spec",
-                                   e->pub.job->spec, "inputs", inputs_or_none(c, e)));
+    command_add(c, node,
+                json_pack("{s:s,s:s,s:O,s:o}", "type", "preflight", "job", e->pub.id, "spec",
+                          e->pub.job->spec, "inputs", inputs_or_none(c, e)));
 }
 
 static json_t *gang_json(const struct core *c, const struct core_attempt *a)
@@ -118,9 +123,9 @@ static json_t *gang_json(const struct core *c, const struct core_attempt *a)
         for (unsigned s = 0; s < CORE_SLOTS_MAX; s++)
             if (a->claims[i].slot_mask[s / 64] >> (s % 64) & 1)
                 (void)json_array_append_new(ids, json_integer((json_int_t)s));
-        (void)json_array_append_new(gang, json_pack("{s:s,s:s,s:i,s:o}", "node", a->claims[i].node, "address",
-                                                    n ? n->pub.address : "", "slots", (int)a->claims[i].slots,
-                                                    "slot_ids", ids));
+        (void)json_array_append_new(gang, json_pack("{s:s,s:s,s:i,s:o}", "node", a->claims[i].node,
+                                                    "address", n ? n->pub.address : "", "slots",
+                                                    (int)a->claims[i].slots, "slot_ids", ids));
     }
     return gang;
 }
@@ -130,7 +135,8 @@ void command_prepare(struct core *c, struct entry *e, unsigned claim)
     const struct core_job *j = &e->pub;
     const struct core_attempt *a = live_attempt(e);
     const struct core_checkpoint *k = newest_done(j, NULL);
-    uint64_t lease_s = j->job->limits.lease_s ? (uint64_t)j->job->limits.lease_s : c->config.lease_ms / 1000;
+    uint64_t lease_s =
+        j->job->limits.lease_s ? (uint64_t)j->job->limits.lease_s : c->config.lease_ms / 1000;
     uint64_t wall_ms = attempt_wall_left_ms(c, e);
     unsigned rank0 = 0;
     json_t *body;
@@ -138,19 +144,22 @@ void command_prepare(struct core *c, struct entry *e, unsigned claim)
     assert(a && claim < a->n_claims);
     for (unsigned i = 0; i < claim; i++)
         rank0 += a->claims[i].slots;
-    body = json_pack("{s:s,s:s,s:I,s:s,s:O,s:o,s:o,s:i}", "type", "prepare", "job", j->id, "attempt",
-                     (json_int_t)a->number, "role", claim == 0 ? "head" : "member", "spec", j->job->spec, "inputs",
-                     inputs_or_none(c, e), "gang", gang_json(c, a), "rank0", (int)rank0);
+    body = json_pack("{s:s,s:s,s:I,s:s,s:O,s:o,s:o,s:i}", "type", "prepare", "job", j->id,
+                     "attempt", (json_int_t)a->number, "role", claim == 0 ? "head" : "member",
+                     "spec", j->job->spec, "inputs", inputs_or_none(c, e), "gang", gang_json(c, a),
+                     "rank0", (int)rank0);
     (void)json_object_set_new(body, "resume",
-                              k ? json_pack("{s:s,s:s,s:I}", "uri", k->uri, "manifest_sha256", k->manifest_sha256,
-                                            "step", (json_int_t)k->step)
+                              k ? json_pack("{s:s,s:s,s:I}", "uri", k->uri, "manifest_sha256",
+                                            k->manifest_sha256, "step", (json_int_t)k->step)
                                 : json_null());
-    (void)json_object_set_new(body, "upload",
-                              json_string(j->job->checkpoint.upload ? j->job->checkpoint.upload : c->config.store));
+    (void)json_object_set_new(
+        body, "upload",
+        json_string(j->job->checkpoint.upload ? j->job->checkpoint.upload : c->config.store));
     (void)json_object_set_new(body, "lease_s", json_integer((json_int_t)lease_s));
     /* 0 means no limit; a job that has used its limit up gets one second, and its `timed_out`. */
-    (void)json_object_set_new(body, "wall_s",
-                              json_integer(wall_ms == UINT64_MAX ? 0 : (json_int_t)LH_MAX(wall_ms / 1000, (uint64_t)1)));
+    (void)json_object_set_new(
+        body, "wall_s",
+        json_integer(wall_ms == UINT64_MAX ? 0 : (json_int_t)LH_MAX(wall_ms / 1000, (uint64_t)1)));
     (void)json_object_set_new(body, "ports", json_string(c->config.ports));
     command_add(c, a->claims[claim].node, body);
 }
@@ -159,11 +168,13 @@ void command_launch(struct core *c, struct entry *e)
 {
     const struct core_attempt *a = live_attempt(e);
 
-    command_add(c, a->claims[0].node, json_pack("{s:s,s:s,s:I}", "type", "launch", "job", e->pub.id, "attempt",
-                                                (json_int_t)a->number));
+    command_add(c, a->claims[0].node,
+                json_pack("{s:s,s:s,s:I}", "type", "launch", "job", e->pub.id, "attempt",
+                          (json_int_t)a->number));
 }
 
-void command_stop(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, const char *reason)
+void command_stop(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim,
+                  const char *reason)
 {
     double grace_s = strcmp(reason, "exited") == 0 ? 0 : (double)c->config.stop_grace_ms / 1000;
 
@@ -174,6 +185,7 @@ void command_stop(struct core *c, struct entry *e, struct core_attempt *a, unsig
 
 void command_forget(struct core *c, const char *node, const char *job, uint64_t attempt)
 {
-    command_add(c, node,
-                json_pack("{s:s,s:s,s:I}", "type", "forget", "job", job, "attempt", (json_int_t)attempt));
+    command_add(
+        c, node,
+        json_pack("{s:s,s:s,s:I}", "type", "forget", "job", job, "attempt", (json_int_t)attempt));
 }

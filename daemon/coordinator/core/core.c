@@ -1,7 +1,8 @@
 /* core.c - the tables themselves: making, finding, listing, loading; and the door, core_step.
  *
- * core_step hands the event to the file that knows it, then lets queue.c act on what changed. Memory: a failed
- * allocation aborts, because a step that is half done can neither be undone nor go on; the database is the recovery.
+ * core_step hands the event to the file that knows it, then lets queue.c act on what changed.
+ * Memory: a failed allocation aborts, because a step that is half done can neither be undone nor go
+ * on; the database is the recovery.
  */
 #include "daemon/coordinator/core/core.h"
 #include "daemon/coordinator/core/table.h"
@@ -159,7 +160,7 @@ void core_effects_release(struct core_effects *fx)
     memset(fx, 0, sizeof(*fx));
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 void *core_alloc(size_t n)
 {
@@ -197,7 +198,7 @@ uint64_t core_random(struct core *c)
     return z ^ (z >> 31);
 }
 
-/* ---- lists: the queue by priority, then number; the others by number ------------------------------------------- */
+/* ---- lists: the queue by priority, then number; the others by number ------------------------- */
 
 static bool goes_before(enum list_id list, const struct entry *a, const struct entry *b)
 {
@@ -236,7 +237,7 @@ void list_move(struct core *c, struct entry *e, enum list_id to)
     }
 }
 
-/* ---- finding --------------------------------------------------------------------------------------------------- */
+/* ---- finding --------------------------------------------------------------------------------- */
 
 static uint64_t hash(const char *s)
 {
@@ -268,7 +269,8 @@ static void grow_buckets(struct core *c)
     c->n_buckets *= 4;
     c->by_id = core_alloc(c->n_buckets * sizeof(*c->by_id));
     c->by_name = core_alloc(c->n_buckets * sizeof(*c->by_name));
-    for (unsigned i = 0; i < c->n_jobs; i++) /* in order of number: the newest of a name comes first */
+    for (unsigned i = 0; i < c->n_jobs;
+         i++) /* in order of number: the newest of a name comes first */
         hash_insert(c, c->jobs[i]);
 }
 

@@ -37,7 +37,7 @@ struct core_config {
     const char *ports;                      /* "LOW-HIGH" */
 };
 
-/* ---- what the API shows; pointers live until the next core_step ------------------------------------------------ */
+/* ---- what the API shows; pointers live until the next core_step ------------------------------ */
 struct core_job {
     char id[CORE_ID_MAX];
     uint64_t number;   /* short, for people; grows with submission */
@@ -109,7 +109,7 @@ unsigned core_count_uploads(const struct core *c, const char *state, uint64_t *r
 void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms, char ret_reason[static 64],
                   char ret_detail[static 320]);
 
-/* ---- events ---------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 enum core_event_type {
     CORE_EV_TICK,     /* time has passed; at least once a second */
     CORE_EV_SUBMIT,   /* one job, or a pipeline */
@@ -147,7 +147,7 @@ struct core_event {
     } u;
 };
 
-/* ---- effects --------------------------------------------------------------------------------------------------- */
+/* ---- effects --------------------------------------------------------------------------------- */
 /* To deliver after the commit, in order. body: a command without seq. NULL: forget what waits for this node, it
  * has registered anew and what it must still do follows. */
 struct core_command {

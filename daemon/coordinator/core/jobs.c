@@ -1,7 +1,7 @@
 /* jobs.c - transitions of jobs, and what users may do to them.
  *
- * job_move is the only place where a job's state changes: it asks the table of proto/state.h, counts, and adds the
- * one event row.
+ * job_move is the only place where a job's state changes: it asks the table of proto/state.h,
+ * counts, and adds the one event row.
  */
 #include "daemon/coordinator/core/table.h"
 #include <assert.h>
@@ -19,8 +19,8 @@ static void set_reason(struct core_job *j, const char *reason, const char *fmt, 
     copy_text(j->reason, sizeof(j->reason), reason);
 }
 
-struct change_event *job_move(struct core *c, struct entry *e, enum lh_job_event ev, const char *reason,
-                              const char *fmt, ...)
+struct change_event *job_move(struct core *c, struct entry *e, enum lh_job_event ev,
+                              const char *reason, const char *fmt, ...)
 {
     struct core_job *j = &e->pub;
     int to = lh_job_next(j->state, ev);
@@ -65,7 +65,8 @@ void job_note(struct core *c, struct entry *e, const char *reason, const char *f
 
 json_t *error_json(const char *code, const char *class, const char *pointer, const char *detail)
 {
-    return json_pack("{s:s,s:s,s:s,s:s}", "code", code, "class", class, "pointer", pointer, "detail", detail);
+    return json_pack("{s:s,s:s,s:s,s:s}", "code", code, "class", class, "pointer", pointer,
+                     "detail", detail);
 }
 
 void job_fail(struct core *c, struct entry *e, json_t *error, const char *reason)
@@ -77,9 +78,10 @@ void job_fail(struct core *c, struct entry *e, json_t *error, const char *reason
     job_move(c, e, LH_JOB_EV_FAIL, reason, "%s", detail ? detail : "");
 }
 
-/* ---- what users do --------------------------------------------------------------------------------------------- */
+/* ---- what users do --------------------------------------------------------------------------- */
 
-static void refuse(struct core *c, int status, const char *code, const char *fmt, ...) LH_PRINTF(4, 5);
+static void refuse(struct core *c, int status, const char *code, const char *fmt, ...)
+    LH_PRINTF(4, 5);
 
 static void refuse(struct core *c, int status, const char *code, const char *fmt, ...)
 {
@@ -108,9 +110,13 @@ void job_cancel_waiting(struct core *c, struct entry *e)
 
     if (node) {
         list_move(c, e, LIST_CANCEL);
-        job_note(c, e, "cancel", "Cancelled; node %s is down and may still run a lost attempt until its lease ends.", node);
+        job_note(
+            c, e, "cancel",
+            "Cancelled; node %s is down and may still run a lost attempt until its lease ends.",
+            node);
     } else {
-        job_move(c, e, LH_JOB_EV_CANCEL, "user", "Cancelled before it ran%s.", e->pub.n_attempts ? " again" : "");
+        job_move(c, e, LH_JOB_EV_CANCEL, "user", "Cancelled before it ran%s.",
+                 e->pub.n_attempts ? " again" : "");
     }
 }
 
@@ -132,8 +138,8 @@ static void cancel(struct core *c, struct entry *e, const char *principal)
         return;
     }
     if (j->state != LH_JOB_STOPPING)
-        job_move(c, e, LH_JOB_EV_STOP, "cancel", "Cancelled by %s; waits until its processes are gone.",
-                 principal);
+        job_move(c, e, LH_JOB_EV_STOP, "cancel",
+                 "Cancelled by %s; waits until its processes are gone.", principal);
     attempt_stop(c, e, "cancel", NULL);
     attempt_settle(c, e);
 }
@@ -180,7 +186,8 @@ void job_action(struct core *c, const struct core_event *ev)
         return;
     }
     if (ev->u.action.if_match && ev->u.action.if_match != e->pub.revision) {
-        refuse(c, 412, "revision_mismatch", "job %s is at revision %llu, not %llu; look at it again", e->pub.id,
+        refuse(c, 412, "revision_mismatch",
+               "job %s is at revision %llu, not %llu; look at it again", e->pub.id,
                (unsigned long long)e->pub.revision, (unsigned long long)ev->u.action.if_match);
         return;
     }

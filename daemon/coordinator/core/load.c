@@ -1,7 +1,7 @@
 /* load.c - the way back from the store's rows to the tables, at start.
  *
- * What was monotonic time before the restart is counted afresh from now; what nodes were told is told again when they
- * register.
+ * What was monotonic time before the restart is counted afresh from now; what nodes were told is
+ * told again when they register.
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -31,9 +31,10 @@ static json_t *parsed(const json_t *row, const char *key)
 
 static int bad(struct lh_err *reterr, const char *table, const json_t *row, const char *what)
 {
-    return lh_err_set(reterr, LH_ESTATE, "the database holds a row of table %s (%s) that makes no sense: %s",
-                      table, lh_json_str(row, "id", lh_json_str(row, "job", lh_json_str(row, "name", "?"))),
-                      what);
+    return lh_err_set(
+        reterr, LH_ESTATE, "the database holds a row of table %s (%s) that makes no sense: %s",
+        table, lh_json_str(row, "id", lh_json_str(row, "job", lh_json_str(row, "name", "?"))),
+        what);
 }
 
 static void load_deps(struct entry *e, const json_t *row)
@@ -43,7 +44,7 @@ static void load_deps(struct entry *e, const json_t *row)
     json_t *d;
 
     e->deps = core_alloc(json_array_size(all) * sizeof(*e->deps));
-    json_array_foreach(all, i, d) {
+    json_array_foreach (all, i, d) {
         struct dep *dep = &e->deps[e->n_deps++];
         const char *when = lh_json_str(d, "when", "ok");
 
@@ -89,7 +90,8 @@ static int load_job(struct core *c, const json_t *row, struct lh_err *reterr)
     j->result = parsed(row, "result");
     j->error = parsed(row, "error");
     if (j->not_before_ms > c->wall_ms) /* a clock that went back must not stretch a wait */
-        e->not_before_ms = c->now_ms + LH_MIN(j->not_before_ms - c->wall_ms, c->config.retry_max_ms);
+        e->not_before_ms =
+            c->now_ms + LH_MIN(j->not_before_ms - c->wall_ms, c->config.retry_max_ms);
     load_deps(e, row);
     entry_insert(c, e);
     return 0;
@@ -181,7 +183,8 @@ static int load_node(struct core *c, const json_t *row, struct lh_err *reterr)
     int state = lh_node_state_parse(lh_json_str(row, "state", ""));
     struct core_node *n;
 
-    if (state < 0 || u64(row, "slots") > CORE_SLOTS_MAX || find_node(c, lh_json_str(row, "name", "")))
+    if (state < 0 || u64(row, "slots") > CORE_SLOTS_MAX ||
+        find_node(c, lh_json_str(row, "name", "")))
         return bad(reterr, "node", row, "state, slots or name");
     n = &node_add(c, lh_json_str(row, "name", ""))->pub;
     TEXT(n->agent_id, row, "agent_id");

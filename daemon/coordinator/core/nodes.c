@@ -1,9 +1,11 @@
-/* nodes.c - nodes: registering, being heard of, being missed; and what each must still do when it registers anew.
+/* nodes.c - nodes: registering, being heard of, being missed; and what each must still do when it
+ * registers anew.
  *
  *     up ──not heard for suspect_ms──> suspect ──for down_ms──> down ──register──> up
  *          <──────────heard──────────┘
  *
- * Suspect frees nothing, it only gets no new work. Down starts another attempt elsewhere (attempts.c).
+ * Suspect frees nothing, it only gets no new work. Down starts another attempt elsewhere
+ * (attempts.c).
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -34,8 +36,9 @@ static void node_log(struct core *c, struct node *n, const char *type)
 {
     struct change_event *ev =
         log_event(c, type, NULL, 0,
-                  json_pack("{s:s,s:s,s:s,s:i,s:s}", "node", n->pub.name, "state", lh_node_state_name(n->pub.state),
-                            "reason", n->pub.reason, "slots", (int)n->pub.slots, "device", n->pub.device));
+                  json_pack("{s:s,s:s,s:s,s:i,s:s}", "node", n->pub.name, "state",
+                            lh_node_state_name(n->pub.state), "reason", n->pub.reason, "slots",
+                            (int)n->pub.slots, "device", n->pub.device));
 
     change_row_add(ev, "node", row_node(&n->pub));
     c->capacity_changed = c->queue_changed = true;
@@ -78,7 +81,6 @@ static void node_down(struct core *c, struct node *n)
     }
 }
 
-
 void nodes_tick(struct core *c)
 {
     uint64_t gap = c->now_ms - c->last_tick_ms;
@@ -87,7 +89,8 @@ void nodes_tick(struct core *c)
         struct node *n = c->nodes[i];
         uint64_t silent;
 
-        /* We ourselves stood still (stopped, suspended, starved): nobody could reach us, so nobody is blamed. */
+        /* We ourselves stood still (stopped, suspended, starved): nobody could reach us, so nobody
+         * is blamed. */
         if (gap > c->config.stall_ms)
             n->pub.seen_ms = LH_MIN(n->pub.seen_ms + gap, c->now_ms);
         silent = c->now_ms - n->pub.seen_ms;
@@ -99,15 +102,16 @@ void nodes_tick(struct core *c)
     dirty_tick(c);
 }
 
-/* ---- registering ----------------------------------------------------------------------------------------------- */
+/* ---- registering ----------------------------------------------------------------------------- */
 
 static bool listed(const json_t *attempts, const char *job, uint64_t number)
 {
     size_t i;
     json_t *a;
 
-    json_array_foreach(attempts, i, a)
-        if ((uint64_t)lh_json_i64(a, "attempt", 0) == number && strcmp(lh_json_str(a, "job", ""), job) == 0)
+    json_array_foreach (attempts, i, a)
+        if ((uint64_t)lh_json_i64(a, "attempt", 0) == number &&
+            strcmp(lh_json_str(a, "job", ""), job) == 0)
             return true;
     return false;
 }
@@ -127,11 +131,12 @@ static void tell_again(struct core *c, struct entry *e, struct core_attempt *a, 
     case LH_ATTEMPT_LAUNCHING:
         if (claim == 0)
             command_launch(c, e);
-        json_array_foreach(e->orted, i, relay)
+        json_array_foreach (e->orted, i, relay)
             if (strcmp(lh_json_str(relay, "node", ""), a->claims[claim].node) == 0)
                 command_add(c, a->claims[claim].node,
-                            json_pack("{s:s,s:s,s:I,s:s}", "type", "orted", "job", e->pub.id, "attempt",
-                                      (json_int_t)a->number, "command", lh_json_str(relay, "command", "")));
+                            json_pack("{s:s,s:s,s:I,s:s}", "type", "orted", "job", e->pub.id,
+                                      "attempt", (json_int_t)a->number, "command",
+                                      lh_json_str(relay, "command", "")));
         break;
     case LH_ATTEMPT_STOPPING:
         command_stop(c, e, a, claim, a->stop_reason);
@@ -152,10 +157,12 @@ static void reconcile_job(struct core *c, struct entry *e, struct node *n, const
     for (unsigned i = 0; a && i < a->n_claims; i++) {
         struct core_claim *k = &a->claims[i];
 
-        if (strcmp(k->node, n->pub.name) != 0 || (k->cleaned && !(i == 0 && attempt_awaits_exit(c, a))))
+        if (strcmp(k->node, n->pub.name) != 0 ||
+            (k->cleaned && !(i == 0 && attempt_awaits_exit(c, a))))
             continue;
         /* One that never confirmed its `prepare` may not have heard of it. */
-        if (listed(attempts, e->pub.id, a->number) || (!k->prepared && a->state == LH_ATTEMPT_ALLOCATED)) {
+        if (listed(attempts, e->pub.id, a->number) ||
+            (!k->prepared && a->state == LH_ATTEMPT_ALLOCATED)) {
             tell_again(c, e, a, i);
         } else {
             attempt_node_gone(c, e, a, i, true);
@@ -164,7 +171,8 @@ static void reconcile_job(struct core *c, struct entry *e, struct node *n, const
     }
 }
 
-/* Old attempts: what the node holds is either to be killed or to be forgotten; what it lacks is clean. */
+/* Old attempts: what the node holds is either to be killed or to be forgotten; what it lacks is
+ * clean. */
 static void reconcile_dirty(struct core *c, struct node *n, const json_t *attempts)
 {
     for (unsigned d = 0; d < c->n_dirty; d++) {
@@ -178,7 +186,8 @@ static void reconcile_dirty(struct core *c, struct node *n, const json_t *attemp
     }
 }
 
-/* An attempt that the node holds: NULL when it is welcome, else whether to kill it, or (clean) to forget it. */
+/* An attempt that the node holds: NULL when it is welcome, else whether to kill it, or (clean) to
+ * forget it. */
 static void reconcile_held(struct core *c, struct node *n, const json_t *held, json_t *kill)
 {
     const char *job = lh_json_str(held, "job", "");
@@ -199,7 +208,8 @@ static void reconcile_held(struct core *c, struct node *n, const json_t *held, j
             }
         }
     }
-    (void)json_array_append_new(kill, json_pack("{s:s,s:I}", "job", job, "attempt", (json_int_t)number));
+    (void)json_array_append_new(kill,
+                                json_pack("{s:s,s:I}", "job", job, "attempt", (json_int_t)number));
 }
 
 static bool name_taken(const struct core *c, const struct node *n, const json_t *body)
@@ -238,7 +248,8 @@ void node_register(struct core *c, const json_t *body)
         c->fx->status = 409;
         c->fx->code = "name_taken";
         (void)snprintf(c->fx->detail, sizeof(c->fx->detail),
-                       "a node named %s is alive on another machine; give this one another --name", name);
+                       "a node named %s is alive on another machine; give this one another --name",
+                       name);
         json_decref(kill);
         return;
     }
@@ -254,7 +265,7 @@ void node_register(struct core *c, const json_t *body)
     }
     node_log(c, n, "node.registered");
     command_add(c, name, NULL);
-    json_array_foreach(attempts, i, held)
+    json_array_foreach (attempts, i, held)
         reconcile_held(c, n, held, kill);
     reconcile_dirty(c, n, attempts);
     for (struct entry *e = c->lists[LIST_ACTIVE].first; e; e = next) {

@@ -1,8 +1,8 @@
 /* place.c - which nodes a gang gets: all its slots or none, on as few nodes as possible.
  *
- * Greedy and exact for that goal: while no single node holds what remains, the node with the most free slots is
- * taken; the last node is the fullest one that still fits, so that large holes stay whole. Ties go by name, so that
- * the same cluster gives the same gang.
+ * Greedy and exact for that goal: while no single node holds what remains, the node with the most
+ * free slots is taken; the last node is the fullest one that still fits, so that large holes stay
+ * whole. Ties go by name, so that the same cluster gives the same gang.
  */
 #include "daemon/coordinator/core/table.h"
 #include <assert.h>
@@ -65,7 +65,8 @@ static unsigned slots_on(const struct node *n, const struct lh_job *job, enum pl
         return 0;
     if (on == PLACE_UP)
         return n->pub.slots;
-    if (s != LH_NODE_UP || !n->registered) /* until it has registered anew, nobody knows what runs there */
+    if (s != LH_NODE_UP ||
+        !n->registered) /* until it has registered anew, nobody knows what runs there */
         return 0;
     /* After a node came back with fewer slots, more may be in use than there are. */
     return n->pub.slots > n->pub.slots_used ? n->pub.slots - n->pub.slots_used : 0;
@@ -83,7 +84,8 @@ static bool better(const struct node *a, unsigned a_slots, const struct node *b,
     return strcmp(a->pub.name, b->pub.name) < 0;
 }
 
-bool place_gang(const struct core *c, const struct lh_job *job, enum place_on on, struct gang *ret_gang)
+bool place_gang(const struct core *c, const struct lh_job *job, enum place_on on,
+                struct gang *ret_gang)
 {
     unsigned need = (unsigned)job->resources.slots;
     struct gang g = {.n = 0};

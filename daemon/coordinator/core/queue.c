@@ -1,8 +1,9 @@
 /* queue.c - from submitted to placed: dependencies, feasibility, preflight, and the queue itself.
  *
- * The queue is strict: by priority, then by number; the head waits for its slots and whoever is behind it waits too.
- * Two kinds never stand at the head: a job that no cluster of nodes that are up could hold (it is blocked,
- * `infeasible` or `nodes_down`), and one that waits for its next attempt.
+ * The queue is strict: by priority, then by number; the head waits for its slots and whoever is
+ * behind it waits too. Two kinds never stand at the head: a job that no cluster of nodes that are
+ * up could hold (it is blocked, `infeasible` or `nodes_down`), and one that waits for its next
+ * attempt.
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -11,14 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PREFLIGHT_LOOK_MAX 64  /* waiting jobs looked at in one step: a full node must not stop the others' */
-#define PREFLIGHT_TRIES_MAX 5  /* for the cluster's own failures (storage, network) */
+#define PREFLIGHT_LOOK_MAX                                                                         \
+    64 /* waiting jobs looked at in one step: a full node must not stop the others' */
+#define PREFLIGHT_TRIES_MAX 5 /* for the cluster's own failures (storage, network) */
 
-/* ---- dependencies ---------------------------------------------------------------------------------------------- */
+/* ---- dependencies ---------------------------------------------------------------------------- */
 
 enum deps { DEPS_MET, DEPS_WAIT, DEPS_NEVER };
 
-static enum deps dep_state(const struct core *c, const struct dep *d, const struct core_job **ret_job)
+static enum deps dep_state(const struct core *c, const struct dep *d,
+                           const struct core_job **ret_job)
 {
     const struct entry *t = find_id(c, d->job);
     bool ok;
@@ -59,18 +62,20 @@ bool queue_is_doomed(const struct core *c, const struct entry *e)
     return deps_state(c, e, &dep, &job) == DEPS_NEVER;
 }
 
-static void fail_for_dep(struct core *c, struct entry *e, const struct dep *d, const struct core_job *job)
+static void fail_for_dep(struct core *c, struct entry *e, const struct dep *d,
+                         const struct core_job *job)
 {
-    static const char *const wanted[] = {
-        [LH_WHEN_OK] = "succeed", [LH_WHEN_NOT_OK] = "end otherwise than succeeded", [LH_WHEN_ANY] = "end"};
+    static const char *const wanted[] = {[LH_WHEN_OK] = "succeed",
+                                         [LH_WHEN_NOT_OK] = "end otherwise than succeeded",
+                                         [LH_WHEN_ANY] = "end"};
     char detail[320];
 
-    (void)snprintf(detail, sizeof(detail), "Job %s (%s) was to %s, but is %s.", d->job, d->as, wanted[d->when],
-                   job ? lh_job_state_name(job->state) : "gone");
+    (void)snprintf(detail, sizeof(detail), "Job %s (%s) was to %s, but is %s.", d->job, d->as,
+                   wanted[d->when], job ? lh_job_state_name(job->state) : "gone");
     job_fail(c, e, error_json("dependency", "app", d->implicit ? "" : "/after", detail), "after");
 }
 
-/* ---- a blocked job, looked at afresh --------------------------------------------------------------------------- */
+/* ---- a blocked job, looked at afresh --------------------------------------------------------- */
 
 static bool fits(struct core *c, struct entry *e)
 {
@@ -83,12 +88,13 @@ static bool fits(struct core *c, struct entry *e)
     if (c->n_nodes == 0)
         job_note(c, e, "no_nodes", "No node has registered yet; start longhaul-node on a machine.");
     else if (place_gang(c, job, PLACE_ANY, NULL))
-        job_note(c, e, "nodes_down", "Needs %u %s slots; nodes that hold them are down or drained.", slots,
-                 lh_device_name(job->resources.device));
+        job_note(c, e, "nodes_down", "Needs %u %s slots; nodes that hold them are down or drained.",
+                 slots, lh_device_name(job->resources.device));
     else
         job_note(c, e, "infeasible",
-                 "Needs %u %s slots, more than all known nodes have; it starts when such nodes register.", slots,
-                 lh_device_name(job->resources.device));
+                 "Needs %u %s slots, more than all known nodes have; it starts when such nodes "
+                 "register.",
+                 slots, lh_device_name(job->resources.device));
     return false;
 }
 
@@ -122,7 +128,7 @@ void queue_enter(struct core *c, struct entry *e)
     job_note(c, e, "preflight", "Waits until its inputs are staged and its plan is made.");
 }
 
-/* ---- preflight ------------------------------------------------------------------------------------------------- */
+/* ---- preflight ------------------------------------------------------------------------------- */
 
 /* The nodes that the gang would use on the empty cluster, when all can take one more. */
 static bool preflight_send(struct core *c, struct entry *e)
@@ -196,7 +202,8 @@ void queue_preflight_node_gone(struct core *c, struct node *n)
     n->preflights = 0;
 }
 
-static void preflight_failed(struct core *c, struct entry *e, const struct node *n, const json_t *problem)
+static void preflight_failed(struct core *c, struct entry *e, const struct node *n,
+                             const json_t *problem)
 {
     const char *class = lh_json_str(problem, "class", "app");
     const char *detail = lh_json_str(problem, "detail", "the preflight failed without saying why");
@@ -210,8 +217,9 @@ static void preflight_failed(struct core *c, struct entry *e, const struct node 
         return;
     }
     queue_leave_preflight(c, e);
-    job_fail(c, e, error_json(lh_json_str(problem, "code", "preflight"), class,
-                              lh_json_str(problem, "pointer", ""), detail),
+    job_fail(c, e,
+             error_json(lh_json_str(problem, "code", "preflight"), class,
+                        lh_json_str(problem, "pointer", ""), detail),
              "preflight");
 }
 
@@ -240,10 +248,12 @@ void queue_preflight_report(struct core *c, struct node *n, const json_t *report
         return;
     queue_leave_preflight(c, e);
     json_decref(e->pub.plan);
-    e->pub.plan = json_is_object(json_object_get(report, "plan")) ? json_deep_copy(json_object_get(report, "plan"))
-                                                                   : json_object();
+    e->pub.plan = json_is_object(json_object_get(report, "plan"))
+                      ? json_deep_copy(json_object_get(report, "plan"))
+                      : json_object();
     list_move(c, e, LIST_QUEUE);
-    change_row_add(job_move(c, e, LH_JOB_EV_READY, "order", "Waits for its turn."), "job_plan", row_job_plan(e));
+    change_row_add(job_move(c, e, LH_JOB_EV_READY, "order", "Waits for its turn."), "job_plan",
+                   row_job_plan(e));
     c->queue_changed = true;
 }
 
@@ -252,14 +262,15 @@ static void preflight_run(struct core *c)
     struct entry *next;
     unsigned looked = 0;
 
-    for (struct entry *e = c->lists[LIST_PREFLIGHT_WAIT].first; e && looked < PREFLIGHT_LOOK_MAX; e = next, looked++) {
+    for (struct entry *e = c->lists[LIST_PREFLIGHT_WAIT].first; e && looked < PREFLIGHT_LOOK_MAX;
+         e = next, looked++) {
         next = e->next;
         if (e->preflight_after_ms <= c->now_ms)
             (void)preflight_send(c, e);
     }
 }
 
-/* ---- the queue ------------------------------------------------------------------------------------------------- */
+/* ---- the queue ------------------------------------------------------------------------------- */
 
 static void schedule(struct core *c)
 {
@@ -284,7 +295,8 @@ static void schedule(struct core *c)
     }
 }
 
-/* Jobs whose dependencies or nodes changed. A job that fails here may decide others: until nothing changes. */
+/* Jobs whose dependencies or nodes changed. A job that fails here may decide others: until nothing
+ * changes. */
 static void look_again(struct core *c)
 {
     struct entry *next;
@@ -316,8 +328,8 @@ void queue_run(struct core *c)
     c->queue_changed = false;
 }
 
-void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms, char ret_reason[static 64],
-                  char ret_detail[static 320])
+void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms,
+                  char ret_reason[static 64], char ret_detail[static 320])
 {
     const struct entry *head = c->lists[LIST_QUEUE].first;
 
@@ -337,7 +349,8 @@ void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_
         unsigned free_slots = 0;
 
         for (unsigned i = 0; i < c->n_nodes; i++)
-            if (c->nodes[i]->pub.state == LH_NODE_UP && c->nodes[i]->pub.slots > c->nodes[i]->pub.slots_used)
+            if (c->nodes[i]->pub.state == LH_NODE_UP &&
+                c->nodes[i]->pub.slots > c->nodes[i]->pub.slots_used)
                 free_slots += c->nodes[i]->pub.slots - c->nodes[i]->pub.slots_used;
         copy_text(ret_reason, 64, "resources");
         (void)snprintf(ret_detail, 320, "Is next; needs %lld slots, %u are free.",

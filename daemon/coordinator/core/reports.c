@@ -1,7 +1,8 @@
-/* reports.c - checkpoints and other outputs: written by the worker, uploaded by the node, kept as rows.
+/* reports.c - checkpoints and other outputs: written by the worker, uploaded by the node, kept as
+ * rows. How ranks ended.
  *
- * A row is named by attempt and step (or output). Rows are taken for attempts that are over, too: an upload may end
- * after a later attempt has begun, and what it stored is good.
+ * A row is named by attempt and step (or output). Rows are taken for attempts that are over, too:
+ * an upload may end after a later attempt has begun, and what it stored is good.
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -39,8 +40,8 @@ unsigned core_count_uploads(const struct core *c, const char *state, uint64_t *r
     return i < 0 ? 0 : c->uploads[i];
 }
 
-static struct core_checkpoint *find_or_add(struct core_job *j, uint64_t attempt, int64_t step, const char *output,
-                                           bool *ret_new)
+static struct core_checkpoint *find_or_add(struct core_job *j, uint64_t attempt, int64_t step,
+                                           const char *output, bool *ret_new)
 {
     struct core_checkpoint *k;
 
@@ -68,7 +69,8 @@ void checkpoint_report(struct core *c, struct entry *e, const char *type, const 
     bool written = strcmp(type, "checkpoint") == 0, is_new;
     const char *output = lh_json_str(report, "output", "");
     const char *state = written ? "written" : lh_json_str(report, "state", "");
-    int64_t step = output[0] ? -1 : lh_json_i64(report, "step", -1), bytes = lh_json_i64(report, "bytes", 0);
+    int64_t step = output[0] ? -1 : lh_json_i64(report, "step", -1),
+            bytes = lh_json_i64(report, "bytes", 0);
     const char *uri = lh_json_str(report, written ? "path" : "uri", "");
     struct core_checkpoint *k;
     struct change_event *ev;
@@ -86,7 +88,8 @@ void checkpoint_report(struct core *c, struct entry *e, const char *type, const 
     if (uri[0])
         copy_text(k->uri, sizeof(k->uri), uri);
     if (lh_json_str(report, "manifest_sha256", "")[0])
-        copy_text(k->manifest_sha256, sizeof(k->manifest_sha256), lh_json_str(report, "manifest_sha256", ""));
+        copy_text(k->manifest_sha256, sizeof(k->manifest_sha256),
+                  lh_json_str(report, "manifest_sha256", ""));
     if (bytes > 0)
         k->bytes = (uint64_t)bytes;
     copy_text(k->error, sizeof(k->error), lh_json_str(report, "error", ""));
@@ -94,10 +97,11 @@ void checkpoint_report(struct core *c, struct entry *e, const char *type, const 
     count_checkpoint(c, k, 1);
     j->revision++;
     (void)snprintf(event, sizeof(event), "checkpoint.%s", state);
-    ev = log_event(c, event, j->id, k->attempt,
-                   json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:I}", "step", (json_int_t)step, "output", k->output, "state",
-                             state, "uri", k->uri, "bytes", (json_int_t)k->bytes, "error", k->error, "revision",
-                             (json_int_t)j->revision));
+    ev =
+        log_event(c, event, j->id, k->attempt,
+                  json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:I}", "step", (json_int_t)step, "output",
+                            k->output, "state", state, "uri", k->uri, "bytes", (json_int_t)k->bytes,
+                            "error", k->error, "revision", (json_int_t)j->revision));
     change_row_add(ev, "checkpoint", row_checkpoint(j, k));
     change_row_add(ev, "job_update", row_job_update(e));
 }
@@ -115,4 +119,43 @@ const struct core_checkpoint *newest_done(const struct core_job *j, const char *
             best = k;
     }
     return best;
+}
+
+static json_t *find_rank(json_t *ranks, int64_t rank)
+{
+    json_t *r;
+    size_t i;
+
+    json_array_foreach (ranks, i, r)
+        if (lh_json_i64(r, "rank", -1) == rank)
+            return r;
+    return NULL;
+}
+
+/* How ranks of one node ended, into the attempt's exit record. The head's record names all ranks of
+ * the gang, but knows the ends of its own only; each node tells its part with `cleaned`, which may
+ * come before the head's record or after it. */
+void attempt_take_ranks(struct core_attempt *a, const json_t *ranks)
+{
+    int64_t n_ranks = 0;
+    json_t *known, *to, *r;
+    size_t i;
+
+    for (unsigned k = 0; k < a->n_claims; k++)
+        n_ranks += a->claims[k].slots;
+    if (json_array_size(ranks) > 0 && !a->exit)
+        a->exit = json_pack("{s:[]}", "ranks");
+    known = json_object_get(a->exit, "ranks");
+    json_array_foreach (ranks, i, r) {
+        int64_t rank = lh_json_i64(r, "rank", -1);
+
+        to = find_rank(known, rank);
+        if (rank < 0 || rank >= n_ranks)
+            continue;
+        if (!to)
+            (void)json_array_append_new(known, json_deep_copy(r));
+        else if (!json_object_get(to, "ms") &&
+                 json_object_get(r, "ms")) /* without its node's word: a guess at best */
+            (void)json_object_update(to, r);
+    }
 }

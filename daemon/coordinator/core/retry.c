@@ -1,8 +1,9 @@
-/* retry.c - what follows the end of an attempt: the job's own end, or another attempt after a pause.
+/* retry.c - what follows the end of an attempt: the job's own end, or another attempt after a
+ * pause.
  *
- * Each class of failure has a budget of its own, so that a bad week of the cluster does not use up what a user granted
- * for their program. The program's verdicts (bad job, bad input, loss not finite) are final: the same input gives
- * the same verdict.
+ * Each class of failure has a budget of its own, so that a bad week of the cluster does not use up
+ * what a user granted for their program. The program's verdicts (bad job, bad input, loss not
+ * finite) are final: the same input gives the same verdict.
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -50,7 +51,8 @@ static unsigned without_progress(const struct core_job *j)
         if (j->attempts[i].started_ms == 0)
             continue;
         for (unsigned k = 0; k < j->n_checkpoints; k++)
-            if (j->checkpoints[k].attempt == j->attempts[i].number && strcmp(j->checkpoints[k].state, "done") == 0)
+            if (j->checkpoints[k].attempt == j->attempts[i].number &&
+                strcmp(j->checkpoints[k].state, "done") == 0)
                 step = LH_MAX(step, j->checkpoints[k].step);
         n = step > best ? 0 : n + 1;
         best = LH_MAX(best, step);
@@ -71,22 +73,26 @@ static json_t *error_of(const struct entry *e, const struct core_attempt *a, con
         error = json_deep_copy(said);
         (void)json_object_set_new(error, "class", json_string(class));
         if (!json_is_string(json_object_get(error, "detail")))
-            (void)json_object_set_new(error, "detail", json_string("the attempt failed without saying why"));
+            (void)json_object_set_new(error, "detail",
+                                      json_string("the attempt failed without saying why"));
         return error;
     }
     if (json_is_string(said))
         return error_json(a->outcome, class, "", json_string_value(said));
-    (void)snprintf(detail, sizeof(detail), "Attempt %llu ended: %s, exit code %lld.", (unsigned long long)a->number,
-                   a->outcome, (long long)lh_json_i64(a->exit, "exit", -1));
+    (void)snprintf(detail, sizeof(detail), "Attempt %llu ended: %s, exit code %lld.",
+                   (unsigned long long)a->number, a->outcome,
+                   (long long)lh_json_i64(a->exit, "exit", -1));
     return error_json(a->outcome, class, "", detail);
 }
 
-static void fail(struct core *c, struct entry *e, const struct core_attempt *a, const char *class, const char *reason)
+static void fail(struct core *c, struct entry *e, const struct core_attempt *a, const char *class,
+                 const char *reason)
 {
     job_fail(c, e, error_of(e, a, class), reason);
 }
 
-static void requeue(struct core *c, struct entry *e, const struct core_attempt *a, const char *class)
+static void requeue(struct core *c, struct entry *e, const struct core_attempt *a,
+                    const char *class)
 {
     struct core_job *j = &e->pub;
     uint64_t wait = c->config.retry_base_ms;
@@ -95,10 +101,12 @@ static void requeue(struct core *c, struct entry *e, const struct core_attempt *
     for (unsigned i = 1; i < j->n_attempts && wait < c->config.retry_max_ms; i++)
         wait *= 2;
     wait = LH_MIN(wait, c->config.retry_max_ms);
-    wait = wait ? core_random(c) % (wait + 1) : 0; /* full jitter: a cluster's worth of retries spreads out */
+    wait = wait ? core_random(c) % (wait + 1)
+                : 0; /* full jitter: a cluster's worth of retries spreads out */
     e->not_before_ms = c->now_ms + wait;
     j->not_before_ms = c->wall_ms + wait;
-    job_move(c, e, LH_JOB_EV_REQUEUE, "retry_wait", "Attempt %llu ended (%s); the next one starts in %.1f s at the earliest: %s",
+    job_move(c, e, LH_JOB_EV_REQUEUE, "retry_wait",
+             "Attempt %llu ended (%s); the next one starts in %.1f s at the earliest: %s",
              (unsigned long long)a->number, class[0] ? class : a->outcome, (double)wait / 1000,
              lh_json_str(error, "detail", ""));
     list_move(c, e, LIST_QUEUE);
@@ -133,7 +141,8 @@ void retry_decide(struct core *c, struct entry *e, struct core_attempt *a)
         job_move(c, e, LH_JOB_EV_CANCEL, "user", "Cancelled; all its processes are gone.");
     } else if (limit) {
         json_decref(j->error);
-        j->error = error_json("time_limit", "app", "/limits/wall_s", "The job ran for limits.wall_s seconds.");
+        j->error = error_json("time_limit", "app", "/limits/wall_s",
+                              "The job ran for limits.wall_s seconds.");
         job_move(c, e, LH_JOB_EV_TIME_OUT, "time_limit", "Ran for limits.wall_s (%lld s).",
                  (long long)j->job->limits.wall_s);
     } else {

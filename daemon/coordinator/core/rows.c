@@ -1,4 +1,5 @@
-/* rows.c - jobs, attempts, claims, checkpoints and nodes as rows of the store, and the event rows that carry them.
+/* rows.c - jobs, attempts, claims, checkpoints and nodes as rows of the store, and the event rows
+ * that carry them.
  *
  * The column names here are those of store/schema.c. load.c reads the same rows back.
  */
@@ -193,7 +194,8 @@ struct change_event *log_job(struct core *c, struct entry *e, const char *type)
                      j->job->name, "state", lh_job_state_name(j->state), "reason", j->reason,
                      "detail", j->detail, "revision", (json_int_t)j->revision);
     if (j->error && lh_job_is_final(j->state))
-        (void)json_object_set_new(data, "error", json_deep_copy(j->error)); /* not shared with the writer */
+        (void)json_object_set_new(data, "error",
+                                  json_deep_copy(j->error)); /* not shared with the writer */
     ev = log_event(c, type, j->id, 0, data);
     change_row_add(ev, "job_update", row_job_update(e));
     return ev;

@@ -1,7 +1,7 @@
 /* submit.c - new jobs: idempotency keys, references to other jobs, one job or a whole pipeline.
  *
- * A pipeline is taken whole or not at all: everything is checked before the first job is inserted. The key goes into
- * the same change set as the jobs.
+ * A pipeline is taken whole or not at all: everything is checked before the first job is inserted.
+ * The key goes into the same change set as the jobs.
  */
 #include "daemon/coordinator/core/table.h"
 #include "proto/base/json.h"
@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void refuse(struct core *c, int status, const char *code, const char *fmt, ...) LH_PRINTF(4, 5);
+static void refuse(struct core *c, int status, const char *code, const char *fmt, ...)
+    LH_PRINTF(4, 5);
 
 static void refuse(struct core *c, int status, const char *code, const char *fmt, ...)
 {
@@ -25,7 +26,7 @@ static void refuse(struct core *c, int status, const char *code, const char *fmt
     c->fx->code = code;
 }
 
-/* ---- idempotency keys ------------------------------------------------------------------------------------------ */
+/* ---- idempotency keys ------------------------------------------------------------------------ */
 
 static struct idem **idem_bucket(const struct core *c, const char *who)
 {
@@ -54,8 +55,8 @@ static void idem_grow(struct core *c)
     free(old);
 }
 
-static void idem_add(struct core *c, const char *principal, const char *key, const char *fingerprint,
-                     json_t *jobs, uint64_t time_ms)
+static void idem_add(struct core *c, const char *principal, const char *key,
+                     const char *fingerprint, json_t *jobs, uint64_t time_ms)
 {
     struct idem *k = core_alloc(sizeof(*k));
     struct idem **b;
@@ -130,8 +131,9 @@ static bool replay(struct core *c, const struct core_event *ev)
     if (!k)
         return false;
     if (strcmp(k->fingerprint, ev->u.submit.fingerprint) != 0) {
-        refuse(c, 422, "idempotency_key_reused",
-               "this Idempotency-Key came with another body before; take a new key for a new request");
+        refuse(
+            c, 422, "idempotency_key_reused",
+            "this Idempotency-Key came with another body before; take a new key for a new request");
         return true;
     }
     c->fx->status = 201;
@@ -146,14 +148,15 @@ static void idem_store(struct core *c, const struct core_event *ev, json_t *ids)
 
     if (!text)
         abort();
-    c->fx->changes.idem = json_pack("{s:s,s:s,s:s,s:s,s:I}", "principal", ev->u.submit.principal, "key",
-                                    ev->u.submit.key, "fingerprint", ev->u.submit.fingerprint, "jobs", text,
-                                    "time_ms", (json_int_t)c->wall_ms);
+    c->fx->changes.idem = json_pack(
+        "{s:s,s:s,s:s,s:s,s:I}", "principal", ev->u.submit.principal, "key", ev->u.submit.key,
+        "fingerprint", ev->u.submit.fingerprint, "jobs", text, "time_ms", (json_int_t)c->wall_ms);
     free(text);
-    idem_add(c, ev->u.submit.principal, ev->u.submit.key, ev->u.submit.fingerprint, ids, c->wall_ms);
+    idem_add(c, ev->u.submit.principal, ev->u.submit.key, ev->u.submit.fingerprint, ids,
+             c->wall_ms);
 }
 
-/* ---- references ------------------------------------------------------------------------------------------------ */
+/* ---- references ------------------------------------------------------------------------------ */
 
 struct finder {
     struct core *c;
@@ -164,7 +167,8 @@ struct finder {
     unsigned n_batch; /* the jobs of the pipeline before this one */
 };
 
-static void find_problem(struct finder *f, const char *pointer, const char *fmt, ...) LH_PRINTF(3, 4);
+static void find_problem(struct finder *f, const char *pointer, const char *fmt, ...)
+    LH_PRINTF(3, 4);
 
 static void find_problem(struct finder *f, const char *pointer, const char *fmt, ...)
 {
@@ -176,11 +180,12 @@ static void find_problem(struct finder *f, const char *pointer, const char *fmt,
     va_end(ap);
     lh_utf8_trim(detail);
     (void)snprintf(where, sizeof(where), "%s%s", f->prefix, pointer);
-    (void)json_array_append_new(f->errors, json_pack("{s:s,s:s,s:s}", "pointer", where, "code", "no_such_job",
-                                                     "detail", detail));
+    (void)json_array_append_new(f->errors, json_pack("{s:s,s:s,s:s}", "pointer", where, "code",
+                                                     "no_such_job", "detail", detail));
 }
 
-static void add_dep(struct finder *f, const char *pointer, const char *as, enum lh_when when, bool implicit)
+static void add_dep(struct finder *f, const char *pointer, const char *as, enum lh_when when,
+                    bool implicit)
 {
     struct entry *target = NULL;
     struct dep *d;
@@ -191,9 +196,10 @@ static void add_dep(struct finder *f, const char *pointer, const char *as, enum 
     if (!target)
         target = find_any(f->c, as);
     if (!target) {
-        find_problem(f, pointer,
-                     "there is no job '%s'; give the id or name of a job that was submitted before%s", as,
-                     f->prefix[0] ? ", or stands earlier in this pipeline" : "");
+        find_problem(
+            f, pointer,
+            "there is no job '%s'; give the id or name of a job that was submitted before%s", as,
+            f->prefix[0] ? ", or stands earlier in this pipeline" : "");
         return;
     }
     for (unsigned i = 0; i < f->e->n_deps; i++)
@@ -220,7 +226,8 @@ static void find_in_uri(void *arg, const char *pointer, const char *text)
 void submit_find_deps(struct core *c, struct entry *e, json_t *errors, const char *prefix,
                       struct entry *const *batch, unsigned n_batch)
 {
-    struct finder f = {.c = c, .e = e, .errors = errors, .prefix = prefix, .batch = batch, .n_batch = n_batch};
+    struct finder f = {
+        .c = c, .e = e, .errors = errors, .prefix = prefix, .batch = batch, .n_batch = n_batch};
     const struct lh_job *job = e->pub.job;
 
     for (unsigned i = 0; i < job->n_after; i++) {
@@ -232,7 +239,7 @@ void submit_find_deps(struct core *c, struct entry *e, json_t *errors, const cha
     each_uri(job, find_in_uri, &f);
 }
 
-/* ---- submitting ------------------------------------------------------------------------------------------------ */
+/* ---- submitting ------------------------------------------------------------------------------ */
 
 static unsigned n_unfinished(const struct core *c)
 {
@@ -244,7 +251,8 @@ static unsigned n_unfinished(const struct core *c)
 }
 
 /* Makes entries that nothing knows yet, and finds what they refer to. */
-static void make_entries(struct core *c, const struct core_event *ev, struct entry **batch, json_t *errors)
+static void make_entries(struct core *c, const struct core_event *ev, struct entry **batch,
+                         json_t *errors)
 {
     for (unsigned i = 0; i < ev->u.submit.n_jobs; i++) {
         struct core_new_job *new = &ev->u.submit.jobs[i];
@@ -283,10 +291,10 @@ static void insert(struct core *c, struct entry *e)
         queue_enter(c, e); /* the first reason goes into the row itself */
     j->revision = 1;
     ev = log_event(c, "job.submitted", j->id, 0,
-                   json_pack("{s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "number", (json_int_t)j->number, "name",
-                             j->job->name, "kind", lh_kind_name(j->job->kind), "state",
-                             lh_job_state_name(j->state), "reason", j->reason, "detail", j->detail, "principal",
-                             j->principal, "revision", (json_int_t)j->revision));
+                   json_pack("{s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "number", (json_int_t)j->number,
+                             "name", j->job->name, "kind", lh_kind_name(j->job->kind), "state",
+                             lh_job_state_name(j->state), "reason", j->reason, "detail", j->detail,
+                             "principal", j->principal, "revision", (json_int_t)j->revision));
     change_row_add(ev, "job", row_job(e));
     if (doomed)
         queue_enter(c, e);
@@ -305,17 +313,18 @@ static json_t *dry_run(struct core *c, struct entry *const *batch, unsigned n)
 
         if (place_gang(c, job, now ? PLACE_FREE : PLACE_UP, &g)) {
             for (unsigned k = 0; k < g.n; k++)
-                (void)json_array_append_new(placement, json_pack("{s:s,s:i}", "node", g.at[k].node->pub.name,
-                                                                 "slots", (int)g.at[k].slots));
+                (void)json_array_append_new(placement,
+                                            json_pack("{s:s,s:i}", "node", g.at[k].node->pub.name,
+                                                      "slots", (int)g.at[k].slots));
             gang_release(&g);
         }
         (void)json_object_set(o, "spec", job->spec);
         (void)json_object_set_new(o, "fits", json_boolean(json_array_size(placement) > 0));
         (void)json_object_set_new(o, "now", json_boolean(now && c->lists[LIST_QUEUE].n == 0));
         if (json_array_size(placement) == 0)
-            (void)json_object_set_new(o, "reason", json_string(place_gang(c, job, PLACE_ANY, NULL)
-                                                                   ? "nodes_down"
-                                                                   : "infeasible"));
+            (void)json_object_set_new(
+                o, "reason",
+                json_string(place_gang(c, job, PLACE_ANY, NULL) ? "nodes_down" : "infeasible"));
         (void)json_object_set_new(o, "placement", placement);
         (void)json_array_append_new(all, o);
     }
@@ -340,7 +349,8 @@ void submit_step(struct core *c, const struct core_event *ev)
         c->fx->status = 200;
         c->fx->body = dry_run(c, batch, n);
     } else if (n_unfinished(c) + n > c->config.queue_max) {
-        refuse(c, 429, "queue_full", "%u jobs wait or run already, the most that this coordinator takes; try later",
+        refuse(c, 429, "queue_full",
+               "%u jobs wait or run already, the most that this coordinator takes; try later",
                n_unfinished(c));
     } else {
         taken = true;

@@ -185,7 +185,8 @@ void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt 
 /* ---- retry.c */
 void retry_decide(struct core *c, struct entry *e, struct core_attempt *a);
 
-/* ---- reports.c: checkpoints and uploads */
+/* ---- reports.c: checkpoints and uploads, ends of ranks */
+void attempt_take_ranks(struct core_attempt *a, const json_t *ranks);
 void checkpoint_report(struct core *c, struct entry *e, const char *type, const json_t *report);
 void count_checkpoint(struct core *c, const struct core_checkpoint *k, int by); /* +1, -1 */
 const struct core_checkpoint *newest_done(const struct core_job *j, const char *output /* NULL: checkpoints */);

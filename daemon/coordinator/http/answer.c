@@ -1,8 +1,8 @@
 /* answer.c - answers: JSON, bytes and RFC 9457 problems, with the headers that each of them has.
  *
- * Handlers may answer from inside the handler, or later from anywhere on the loop; in the second case the
- * connection is suspended and resumed here. An answer to a client that left, or that the stopping server
- * has answered, is dropped.
+ * Handlers may answer from inside the handler, or later from anywhere on the loop; in the second
+ * case the connection is suspended and resumed here. An answer to a client that left, or that the
+ * stopping server has answered, is dropped.
  */
 #include "daemon/coordinator/http/internal.h"
 #include "proto/base/clock.h"
@@ -56,7 +56,8 @@ enum MHD_Result answer_queue(struct http_request *q)
 
     (void)snprintf(code, sizeof(code), "%d", q->status);
     metrics_add(s->m_requests,
-                metrics_labels(labels, sizeof(labels), 2, names, (const char *[]){q->route, code}), 1);
+                metrics_labels(labels, sizeof(labels), 2, names, (const char *[]){q->route, code}),
+                1);
     metrics_observe(s->m_seconds, metrics_labels(labels, sizeof(labels), 1, names, &q->route),
                     (double)(lh_mono_ns() - q->started_ns) * 1e-9);
     lh_debug("http.answer", "request=%s method=%s path=%s status=%d principal=%s", q->id, q->method,
@@ -86,8 +87,8 @@ void answer_give(struct http_request *q, int status, struct MHD_Response *respon
     connection_resume(q->conn);
 }
 
-static void answer_text(struct http_request *q, int status, const char *content_type, char *text, size_t len,
-                        const char *const *headers)
+static void answer_text(struct http_request *q, int status, const char *content_type, char *text,
+                        size_t len, const char *const *headers)
 {
     struct MHD_Response *response =
         text ? MHD_create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE) : NULL;
@@ -109,8 +110,8 @@ void http_answer_json(struct http_request *q, int status, json_t *body, const ch
     answer_text(q, status, "application/json", text, text ? strlen(text) : 0, headers);
 }
 
-void http_answer_bytes(struct http_request *q, int status, const char *content_type, const void *bytes,
-                       size_t len, const char *const *headers)
+void http_answer_bytes(struct http_request *q, int status, const char *content_type,
+                       const void *bytes, size_t len, const char *const *headers)
 {
     char *copy = malloc(len + 1);
 
@@ -166,7 +167,8 @@ void answer_refusal(struct http_request *q)
     answer_problem(q, q->refuse_status, q->refuse_code, NULL, q->refuse_text);
 }
 
-/* The handler has q and has not answered: the client gets 503 now, the handler's answer will be dropped. */
+/* The handler has q and has not answered: the client gets 503 now, the handler's answer will be
+ * dropped. */
 void answer_unavailable(struct http_request *q)
 {
     void (*cancelled)(void *arg) = q->cancelled;

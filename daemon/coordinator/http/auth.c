@@ -1,9 +1,10 @@
 /* auth.c - who is asking: bearer tokens, or local callers without one.
  *
- * A token's role is looked up by its SHA-256; all entries are compared, each in constant time. With auth local a
- * caller on loopback or a unix socket is the operator. Browsers on the same machine reach loopback too, so
- * such a caller must name the server by an address or localhost (a foreign name that resolves to 127.0.0.1 is
- * DNS rebinding), and must not come from another origin. What a role may do is decided by the routes.
+ * A token's role is looked up by its SHA-256; all entries are compared, each in constant time. With
+ * auth local a caller on loopback or a unix socket is the operator. Browsers on the same machine
+ * reach loopback too, so such a caller must name the server by an address or localhost (a foreign
+ * name that resolves to 127.0.0.1 is DNS rebinding), and must not come from another origin. What a
+ * role may do is decided by the routes.
  */
 #include "daemon/coordinator/http/internal.h"
 #include "proto/base/fs.h"
@@ -45,19 +46,22 @@ static int load_line(struct http_server *s, char *line, unsigned number, struct 
     if (!role || role[0] == '#')
         return 0;
     if (!name || !sha256 || strtok_r(NULL, " \t\r", &save))
-        return lh_err_set(reterr, LH_EINPUT, "token file '%s' line %u: expected ROLE NAME SHA256-OF-TOKEN",
+        return lh_err_set(reterr, LH_EINPUT,
+                          "token file '%s' line %u: expected ROLE NAME SHA256-OF-TOKEN",
                           s->config.token_file, number);
     if (role_parse(role) < 0)
-        return lh_err_set(reterr, LH_EINPUT,
-                          "token file '%s' line %u: role '%s' is none of viewer, submitter, node, operator",
-                          s->config.token_file, number, role);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "token file '%s' line %u: role '%s' is none of viewer, submitter, node, operator",
+            s->config.token_file, number, role);
     if (!is_sha256(sha256))
-        return lh_err_set(reterr, LH_EINPUT,
-                          "token file '%s' line %u: the third word is not a SHA-256 in 64 hex digits",
-                          s->config.token_file, number);
+        return lh_err_set(
+            reterr, LH_EINPUT,
+            "token file '%s' line %u: the third word is not a SHA-256 in 64 hex digits",
+            s->config.token_file, number);
     if (s->n_tokens == HTTP_TOKENS_MAX)
-        return lh_err_set(reterr, LH_EINPUT, "token file '%s' has more than %d tokens", s->config.token_file,
-                          HTTP_TOKENS_MAX);
+        return lh_err_set(reterr, LH_EINPUT, "token file '%s' has more than %d tokens",
+                          s->config.token_file, HTTP_TOKENS_MAX);
     t = &s->tokens[s->n_tokens];
     t->name = strdup(name);
     if (!t->name)
@@ -170,7 +174,8 @@ void auth_check(struct http_request *q)
         if (strncasecmp(authorization, "Bearer ", 7) == 0 && strlen(authorization) < TOKEN_MAX)
             t = find_token(s, authorization + 7 + strspn(authorization + 7, " "));
         if (!t) {
-            refuse(q, 401, "bad_token", "the Authorization header has no bearer token that is known here");
+            refuse(q, 401, "bad_token",
+                   "the Authorization header has no bearer token that is known here");
             return;
         }
         q->role = t->role;
@@ -180,11 +185,13 @@ void auth_check(struct http_request *q)
     if (s->config.auth != HTTP_AUTH_LOCAL || !q->conn->local_peer)
         return;
     if (host && !host_is_own(s, host)) {
-        refuse(q, 403, "foreign_host", "without a token this server is only reached as localhost or by address");
+        refuse(q, 403, "foreign_host",
+               "without a token this server is only reached as localhost or by address");
         return;
     }
     if (origin && !origin_is_own(origin, host)) {
-        refuse(q, 403, "cross_origin", "without a token, pages of other origins may not call this server");
+        refuse(q, 403, "cross_origin",
+               "without a token, pages of other origins may not call this server");
         return;
     }
     q->role = HTTP_OPERATOR;

@@ -3,9 +3,10 @@
  *   IDLE ──request line──► RECEIVING ──body complete──► WAITING ──answer──► SENDING ──sent──► IDLE
  *                                                          └──http_stream_open──► STREAM
  *
- * IDLE, RECEIVING and SENDING have absolute deadlines. WAITING and STREAM connections are suspended most of the
- * time, libmicrohttpd does not look at them then, so a client that leaves is noticed by the sweep's poll().
- * A connection is ended by shutdown() of its socket: libmicrohttpd sees the end of file, and closes.
+ * IDLE, RECEIVING and SENDING have absolute deadlines. WAITING and STREAM connections are suspended
+ * most of the time, libmicrohttpd does not look at them then, so a client that leaves is noticed by
+ * the sweep's poll(). A connection is ended by shutdown() of its socket: libmicrohttpd sees the end
+ * of file, and closes.
  */
 #include "daemon/coordinator/http/internal.h"
 #include "proto/base/clock.h"
@@ -16,7 +17,8 @@
 
 #define SWEEP_BATCH 256
 
-static void connection_open(struct http_server *s, struct MHD_Connection *mhd, void **socket_context)
+static void connection_open(struct http_server *s, struct MHD_Connection *mhd,
+                            void **socket_context)
 {
     const union MHD_ConnectionInfo *info;
     struct connection *c = calloc(1, sizeof(*c));
@@ -141,7 +143,8 @@ void connection_sweep(struct http_server *s)
         if (c->phase == CONN_WAITING || c->phase == CONN_STREAM) {
             if (c->phase == CONN_STREAM && c->request && c->request->stream)
                 stream_on_sweep(c->request->stream, now);
-            if (c->phase == CONN_WAITING && c->request && c->request->tick && c->request->handler_owns)
+            if (c->phase == CONN_WAITING && c->request && c->request->tick &&
+                c->request->handler_owns)
                 c->request->tick(c->request->tick_arg);
             watched[n] = c;
             fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLRDHUP};

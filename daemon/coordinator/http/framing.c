@@ -1,13 +1,15 @@
-/* framing.c - refuses requests whose header another program could read differently than libmicrohttpd does.
+/* framing.c - refuses requests whose header another program could read differently than
+ * libmicrohttpd does.
  *
- * libmicrohttpd 0.9.75 takes bare LF as line ends, unfolds continued lines, stops values at NUL, and takes the first
- * of several Content-Length or Transfer-Encoding fields. Most of that can be seen in the fields it hands out. What
- * cannot (bare LF, folding, NUL) is seen by where they lie: it parses in place, in one buffer, writing a 0
- * over each colon and line end. So in a plain request each string begins exactly where the one before it
- * ends, plus its separator; anything else moves one of them. Only addresses are compared, and nothing is
- * read between the strings but the blanks behind a colon. Later versions (>= 0.9.76) refuse these requests themselves
- * and may lay the strings out differently, so the comparison is made with 0.9.75 only. tests/unit/test_http.c
- * sends all of these over real sockets, so that a change of layout is seen.
+ * libmicrohttpd 0.9.75 takes bare LF as line ends, unfolds continued lines, stops values at NUL,
+ * and takes the first of several Content-Length or Transfer-Encoding fields. Most of that can be
+ * seen in the fields it hands out. What cannot (bare LF, folding, NUL) is seen by where they lie:
+ * it parses in place, in one buffer, writing a 0 over each colon and line end. So in a plain
+ * request each string begins exactly where the one before it ends, plus its separator; anything
+ * else moves one of them. Only addresses are compared, and nothing is read between the strings but
+ * the blanks behind a colon. Later versions (>= 0.9.76) refuse these requests themselves and may
+ * lay the strings out differently, so the comparison is made with 0.9.75 only.
+ * tests/unit/test_http.c sends all of these over real sockets, so that a change of layout is seen.
  */
 #include "daemon/coordinator/http/internal.h"
 #include <stdint.h>
@@ -71,8 +73,8 @@ static void scan_layout(struct scan *sc, const char *name, size_t name_len, cons
     sc->next = at + value_len + 2;
 }
 
-static enum MHD_Result scan_field(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_len,
-                                  const char *value, size_t value_len)
+static enum MHD_Result scan_field(void *cls, enum MHD_ValueKind kind, const char *name,
+                                  size_t name_len, const char *value, size_t value_len)
 {
     struct scan *sc = cls;
     struct http_request *q = sc->q;
@@ -116,7 +118,8 @@ static bool refuse(struct http_request *q, int status, const char *code, const c
 static bool check_fields(struct http_request *q, const struct scan *sc, bool http_1_0)
 {
     if (sc->bad_name)
-        return refuse(q, 400, "bad_header", "a header field name has a character that is not allowed there");
+        return refuse(q, 400, "bad_header",
+                      "a header field name has a character that is not allowed there");
     if (sc->bad_value)
         return refuse(q, 400, "bad_header", "a header field value has a control character");
     if (sc->n_host > 1 || (sc->n_host == 0 && !http_1_0))
@@ -124,15 +127,18 @@ static bool check_fields(struct http_request *q, const struct scan *sc, bool htt
     if (sc->n_length > 1)
         return refuse(q, 400, "bad_framing", "Content-Length is there more than once");
     if (sc->n_length > 0 && sc->n_coding > 0)
-        return refuse(q, 400, "bad_framing", "Content-Length and Transfer-Encoding exclude each other");
+        return refuse(q, 400, "bad_framing",
+                      "Content-Length and Transfer-Encoding exclude each other");
     if (sc->n_coding > 1 || (sc->n_coding == 1 && http_1_0))
-        return refuse(q, 400, "bad_framing", "Transfer-Encoding is there more than once, or in HTTP/1.0");
+        return refuse(q, 400, "bad_framing",
+                      "Transfer-Encoding is there more than once, or in HTTP/1.0");
     if (sc->n_coding == 1 && strcasecmp(sc->coding, "chunked") != 0)
         return refuse(q, 501, "transfer_encoding", "the only transfer encoding here is chunked");
     return false;
 }
 
-bool framing_check(struct http_request *q, struct MHD_Connection *mhd, const char *method, const char *version)
+bool framing_check(struct http_request *q, struct MHD_Connection *mhd, const char *method,
+                   const char *version)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
@@ -153,7 +159,8 @@ bool framing_check(struct http_request *q, struct MHD_Connection *mhd, const cha
     if (q->uri_len > HTTP_URI_MAX)
         return refuse(q, 414, "uri_too_long", "the request target has more than 8 KiB");
     if (!is_token(method, method_len))
-        return refuse(q, 400, "bad_request_line", "the method has a character that is not allowed there");
+        return refuse(q, 400, "bad_request_line",
+                      "the method has a character that is not allowed there");
     if (strchr(q->raw_uri, ' '))
         return refuse(q, 400, "bad_request_line", "the request line has more than two spaces");
     if (check_fields(q, &sc, strcmp(version, "HTTP/1.0") == 0))
@@ -162,6 +169,7 @@ bool framing_check(struct http_request *q, struct MHD_Connection *mhd, const cha
         return false;
     if (!sc.layout || sc.next + 2 != (uintptr_t)method + header_size)
         return refuse(q, 400, "bad_header",
-                      "the header has a bare LF, a continued line, a NUL or a request line that is not plain");
+                      "the header has a bare LF, a continued line, a NUL or a request line that is "
+                      "not plain");
     return false;
 }

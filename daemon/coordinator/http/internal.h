@@ -1,9 +1,10 @@
 /* internal.h - what the files of http/ share: the server, its connections, requests and streams.
  *
- * Owners. A connection lives from libmicrohttpd's STARTED to its CLOSED notice. A request has two owners,
- * libmicrohttpd (until its COMPLETED notice) and the handler (from the call of the handler until it
- * answers); the last one frees it. So a client may go away, or the server stop, while a handler works.
- * A stream likewise: libmicrohttpd's response, and the handler until closed or http_stream_end.
+ * Owners. A connection lives from libmicrohttpd's STARTED to its CLOSED notice. A request has two
+ * owners, libmicrohttpd (until its COMPLETED notice) and the handler (from the call of the handler
+ * until it answers); the last one frees it. So a client may go away, or the server stop, while a
+ * handler works. A stream likewise: libmicrohttpd's response, and the handler until closed or
+ * http_stream_end.
  */
 #pragma once
 #include "daemon/coordinator/http/http.h"
@@ -13,21 +14,25 @@
 #include <microhttpd.h>
 #include <sys/socket.h>
 
-#define HTTP_HEADER_MAX ((size_t)16 * 1024) /* the whole header block: ten times what browsers send */
+#define HTTP_HEADER_MAX                                                                            \
+    ((size_t)16 * 1024) /* the whole header block: ten times what browsers send */
 #define HTTP_URI_MAX ((size_t)8 * 1024)
-#define HTTP_PARAMS_MAX 64    /* query parameters */
-#define HTTP_HEADERS_MAX 100  /* header fields */
-#define HTTP_ARENA_MAX ((size_t)256 * 1024) /* copies of header and URI, each at most HTTP_HEADER_MAX */
-/* The connection's memory in libmicrohttpd. Its own error pages are HTML, so it is far above HTTP_HEADER_MAX: what is
- * between the two gets our problem document. Pages that are not touched cost nothing. */
+#define HTTP_PARAMS_MAX 64   /* query parameters */
+#define HTTP_HEADERS_MAX 100 /* header fields */
+#define HTTP_ARENA_MAX                                                                             \
+    ((size_t)256 * 1024) /* copies of header and URI, each at most HTTP_HEADER_MAX */
+/* The connection's memory in libmicrohttpd. Its own error pages are HTML, so it is far above
+ * HTTP_HEADER_MAX: what is between the two gets our problem document. Pages that are not touched
+ * cost nothing. */
 #define HTTP_POOL_BYTES ((size_t)96 * 1024)
-/* An oversized body is read and dropped up to here before 413 is answered, so that the client reads the answer
- * instead of a reset; beyond, the connection is cut. */
+/* An oversized body is read and dropped up to here before 413 is answered, so that the client reads
+ * the answer instead of a reset; beyond, the connection is cut. */
 #define HTTP_DISCARD_MAX ((uint64_t)64 << 20)
 #define HTTP_SWEEP_MS 250
 #define HTTP_STREAM_MAX ((size_t)256 * 1024)
 #define HTTP_PING_MS 15000
-#define HTTP_SLOWEST_BYTES_MS 4 /* an answer may take idle_ms plus a millisecond per so many bytes */
+#define HTTP_SLOWEST_BYTES_MS                                                                      \
+    4096 /* an answer may take idle_ms, plus a millisecond for each 4 KiB */
 #define HTTP_TOKENS_MAX 4096
 
 struct http_token {
@@ -52,9 +57,9 @@ struct connection {
     enum connection_phase phase;
     uint64_t deadline_ms; /* of IDLE, RECEIVING, SENDING */
     bool served;          /* it has had an answer: the next request may wait for idle_ms */
-    bool suspended; /* by us: libmicrohttpd leaves it alone until it is resumed */
-    bool cut; /* its socket is shut down; libmicrohttpd will see it and close */
-    bool local_peer; /* loopback or a unix socket */
+    bool suspended;       /* by us: libmicrohttpd leaves it alone until it is resumed */
+    bool cut;             /* its socket is shut down; libmicrohttpd will see it and close */
+    bool local_peer;      /* loopback or a unix socket */
     struct http_request *request;
 };
 
@@ -71,8 +76,8 @@ struct http_request {
     uint64_t started_ns;
 
     /* request line */
-    const char *raw_uri;       /* a copy */
-    const char *uri_at;        /* libmicrohttpd's own bytes: compared by framing.c, never read later */
+    const char *raw_uri; /* a copy */
+    const char *uri_at;  /* libmicrohttpd's own bytes: compared by framing.c, never read later */
     size_t uri_len;
     char *method, *path;
     unsigned n_params;
@@ -132,19 +137,22 @@ struct http_server {
     uint64_t n_requests;
     unsigned n_connections;
     struct connection connections; /* head of a ring */
-    uv_poll_t poll;   /* libmicrohttpd's epoll descriptor */
-    uv_timer_t again; /* when it has more to do at once */
-    uv_timer_t sweep; /* deadlines, disconnects, pings */
+    uv_poll_t poll;                /* libmicrohttpd's epoll descriptor */
+    uv_timer_t again;              /* when it has more to do at once */
+    uv_timer_t sweep;              /* deadlines, disconnects, pings */
+    unsigned n_again;              /* runs in a row that wanted another */
     unsigned handles_open;
     bool running, stopping;
     char *tls_cert, *tls_key;
     struct metrics *metrics;
-    struct metrics_family *m_requests, *m_seconds, *m_connections, *m_cut, *m_streams, *m_dropped, *m_lag;
+    struct metrics_family *m_requests, *m_seconds, *m_connections, *m_cut, *m_streams, *m_dropped,
+        *m_lag;
     uint64_t swept_ns; /* when the sweep ran last: how late it comes is the loop's lag */
 };
 
 /* server.c */
-void server_run(struct http_server *s);  /* lets libmicrohttpd work now; not from inside one of its callbacks */
+void server_run(
+    struct http_server *s); /* lets libmicrohttpd work now; not from inside one of its callbacks */
 void server_kick(struct http_server *s); /* the same, from the loop, soon */
 
 /* listen.c: opens the socket of config->listen; fills port, host, address, unix_path. */
@@ -162,8 +170,9 @@ void connection_sweep(struct http_server *s);
 
 /* request.c: libmicrohttpd's callbacks. */
 void *request_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
-enum MHD_Result request_on_data(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
-                                const char *version, const char *data, size_t *size, void **context);
+enum MHD_Result request_on_data(void *cls, struct MHD_Connection *mhd, const char *url,
+                                const char *method, const char *version, const char *data,
+                                size_t *size, void **context);
 void request_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
                           enum MHD_RequestTerminationCode code);
 void request_release(struct http_request *q); /* frees it when neither owner is left */
@@ -171,9 +180,10 @@ void request_release(struct http_request *q); /* frees it when neither owner is 
 /* uri.c: splits and decodes q->raw_uri; false: not a URI we take. */
 LH_MUST_CHECK bool uri_split(struct http_request *q);
 
-/* framing.c: sets q->refuse_* when the header is ambiguous or broken; true: answer at once and close. */
-LH_MUST_CHECK bool framing_check(struct http_request *q, struct MHD_Connection *mhd, const char *method,
-                                 const char *version);
+/* framing.c: sets q->refuse_* when the header is ambiguous or broken; true: answer at once and
+ * close. */
+LH_MUST_CHECK bool framing_check(struct http_request *q, struct MHD_Connection *mhd,
+                                 const char *method, const char *version);
 
 /* auth.c */
 LH_MUST_CHECK int auth_load(struct http_server *s, struct lh_err *reterr);

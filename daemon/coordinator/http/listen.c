@@ -39,14 +39,16 @@ static bool is_wildcard(const struct sockaddr *sa)
     return false;
 }
 
-static int refuse_plain(const struct http_server *s, const struct sockaddr *sa, struct lh_err *reterr)
+static int refuse_plain(const struct http_server *s, const struct sockaddr *sa,
+                        struct lh_err *reterr)
 {
     if (sockaddr_is_local(sa) || s->tls_cert || s->config.insecure)
         return 0;
-    return lh_err_set(reterr, LH_EINPUT,
-                      "listening on '%s' would send tokens and jobs in the clear: give a TLS certificate and "
-                      "key, listen on 127.0.0.1, or say insecure",
-                      s->config.listen ? s->config.listen : "the passed socket");
+    return lh_err_set(
+        reterr, LH_EINPUT,
+        "listening on '%s' would send tokens and jobs in the clear: give --tls-cert and --tls-key, "
+        "listen on 127.0.0.1, or allow it with --insecure on a network you trust",
+        s->config.listen ? s->config.listen : "the passed socket");
 }
 
 /* Fills port and address from what the socket is bound to. */
@@ -86,8 +88,8 @@ static int note_address(struct http_server *s, int fd, struct lh_err *reterr)
     return lh_err_set(reterr, LH_EINPUT, "the passed socket is neither TCP nor a unix socket");
 }
 
-static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len, const char *listen_text,
-                           struct lh_err *reterr)
+static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
+                           const char *listen_text, struct lh_err *reterr)
 {
     int one = 1;
 
@@ -129,7 +131,8 @@ static int open_unix(struct http_server *s, const char *path, int *ret_fd, struc
     int r;
 
     if (path[0] != '/' || strlen(path) >= sizeof(un.sun_path))
-        return lh_err_set(reterr, LH_EINPUT, "'unix:%s' needs an absolute path of at most %zu bytes", path,
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'unix:%s' needs an absolute path of at most %zu bytes", path,
                           sizeof(un.sun_path) - 1);
     memcpy(un.sun_path, path, strlen(path) + 1);
     r = remove_stale(path, &un, reterr);
@@ -138,7 +141,8 @@ static int open_unix(struct http_server *s, const char *path, int *ret_fd, struc
     *ret_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* Whoever can open it may act as operator when auth is local: the owner and the group. */
     old_mask = umask(0117);
-    r = bind_and_listen(*ret_fd, (const struct sockaddr *)&un, sizeof(un), s->config.listen, reterr);
+    r = bind_and_listen(*ret_fd, (const struct sockaddr *)&un, sizeof(un), s->config.listen,
+                        reterr);
     (void)umask(old_mask);
     if (r == 0)
         s->unix_path = strdup(path);
@@ -147,7 +151,8 @@ static int open_unix(struct http_server *s, const char *path, int *ret_fd, struc
 
 static int open_tcp(struct http_server *s, const char *text, int *ret_fd, struct lh_err *reterr)
 {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     const char *colon = strrchr(text, ':');
     struct addrinfo *found = NULL;
     size_t n = colon ? (size_t)(colon - text) : 0;
@@ -155,7 +160,8 @@ static int open_tcp(struct http_server *s, const char *text, int *ret_fd, struct
     int r;
 
     if (!colon || n == 0 || n >= sizeof(s->host) || !lh_parse_i64(colon + 1, 0, 65535, &port))
-        return lh_err_set(reterr, LH_EINPUT, "listen '%s' is neither HOST:PORT nor unix:/PATH", text);
+        return lh_err_set(reterr, LH_EINPUT, "listen '%s' is neither HOST:PORT nor unix:/PATH",
+                          text);
     if (text[0] == '[' && text[n - 1] == ']') {
         text++;
         n -= 2;
@@ -164,7 +170,8 @@ static int open_tcp(struct http_server *s, const char *text, int *ret_fd, struct
     s->host[n] = 0;
     r = getaddrinfo(s->host, colon + 1, &hints, &found);
     if (r != 0)
-        return lh_err_set(reterr, LH_EINPUT, "listen on '%s': %s", s->config.listen, gai_strerror(r));
+        return lh_err_set(reterr, LH_EINPUT, "listen on '%s': %s", s->config.listen,
+                          gai_strerror(r));
     r = refuse_plain(s, found->ai_addr, reterr);
     if (r == 0) {
         *ret_fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -1,10 +1,11 @@
-/* request.c - one request from libmicrohttpd's callbacks to the handler, and what handlers may ask of it.
+/* request.c - one request from libmicrohttpd's callbacks to the handler, and what handlers may ask
+ * of it.
  *
- * libmicrohttpd calls request_on_uri with the request line, request_on_data first without data (the header is
- * there), then with the body's pieces, then without data again (complete), and once more when a suspended
- * connection goes on. A refusal found early is answered only when the body has been read, unless the body's
- * end cannot be told or the client waits for a 100: an answer before the end makes libmicrohttpd close, and
- * the reset that follows can overtake the answer.
+ * libmicrohttpd calls request_on_uri with the request line, request_on_data first without data (the
+ * header is there), then with the body's pieces, then without data again (complete), and once more
+ * when a suspended connection goes on. A refusal found early is answered only when the body has
+ * been read, unless the body's end cannot be told or the client waits for a 100: an answer before
+ * the end makes libmicrohttpd close, and the reset that follows can overtake the answer.
  */
 #include "daemon/coordinator/http/internal.h"
 #include "proto/base/clock.h"
@@ -37,7 +38,8 @@ void *request_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
     q->uri_at = uri;
     q->uri_len = strlen(uri);
     q->raw_uri = lh_arena_strdup(&q->arena, uri);
-    (void)snprintf(q->id, sizeof(q->id), "%s-%llx", s->id_prefix, (unsigned long long)++s->n_requests);
+    (void)snprintf(q->id, sizeof(q->id), "%s-%llx", s->id_prefix,
+                   (unsigned long long)++s->n_requests);
     lh_buf_init(&q->body, s->config.body_max);
     assert(!c->request);
     c->request = q;
@@ -56,8 +58,8 @@ static void take_request_id(struct http_request *q)
     for (size_t i = 0; i < n; i++) {
         char c = given[i];
 
-        if (!((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' ||
-              c == '_' || c == '.'))
+        if (!((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+              c == '-' || c == '_' || c == '.'))
             return;
     }
     memcpy(q->id, given, n + 1);
@@ -72,9 +74,18 @@ static void refuse(struct http_request *q, int status, const char *code, const c
     q->refuse_text = text;
 }
 
+static void refuse_large(struct http_request *q)
+{
+    const char *text = lh_arena_printf(
+        &q->arena, "the body has more than the %zu bytes that are taken (limits.body_bytes)",
+        q->server->config.body_max);
+
+    refuse(q, 413, "body_too_large", text ? text : "the body is larger than this server takes");
+}
+
 /* The header is complete. */
-static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connection *mhd, const char *method,
-                                     const char *version)
+static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connection *mhd,
+                                     const char *method, const char *version)
 {
     const char *length;
     int64_t n = 0;
@@ -90,12 +101,14 @@ static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connecti
         if (q->server->stopping)
             refuse(q, 503, "stopping", "the server is stopping; try again in a moment");
         if (!uri_split(q))
-            refuse(q, 400, "bad_uri", "the request target is not a valid URI: control characters, spaces and "
-                                      "bytes that are not UTF-8 are refused, also when percent-encoded");
+            refuse(q, 400, "bad_uri",
+                   "the request target is not a valid URI: control characters, spaces and "
+                   "bytes that are not UTF-8 are refused, also when percent-encoded");
         auth_check(q);
         length = http_header(q, "Content-Length");
-        if (length && (!lh_parse_i64(length, 0, INT64_MAX, &n) || (uint64_t)n > q->server->config.body_max))
-            refuse(q, 413, "body_too_large", "the body is larger than this server takes");
+        if (length &&
+            (!lh_parse_i64(length, 0, INT64_MAX, &n) || (uint64_t)n > q->server->config.body_max))
+            refuse_large(q);
         at_once = q->refuse_status && (http_header(q, "Expect") || (uint64_t)n > HTTP_DISCARD_MAX);
     }
     if (!at_once)
@@ -108,7 +121,7 @@ static enum MHD_Result request_begin(struct http_request *q, struct MHD_Connecti
 static enum MHD_Result request_take_body(struct http_request *q, const char *data, size_t *size)
 {
     if (!q->refuse_status && lh_buf_append(&q->body, data, *size) < 0) {
-        refuse(q, 413, "body_too_large", "the body is larger than this server takes");
+        refuse_large(q);
         lh_buf_release(&q->body);
     }
     if (q->refuse_status) {
@@ -141,8 +154,9 @@ static enum MHD_Result request_dispatch(struct http_request *q)
     return MHD_YES;
 }
 
-enum MHD_Result request_on_data(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
-                                const char *version, const char *data, size_t *size, void **context)
+enum MHD_Result request_on_data(void *cls, struct MHD_Connection *mhd, const char *url,
+                                const char *method, const char *version, const char *data,
+                                size_t *size, void **context)
 {
     struct http_request *q = *context;
 
@@ -212,7 +226,8 @@ const char *http_path(const struct http_request *q)
     return q->path;
 }
 
-bool http_query_at(const struct http_request *q, unsigned i, const char **ret_name, const char **ret_value)
+bool http_query_at(const struct http_request *q, unsigned i, const char **ret_name,
+                   const char **ret_value)
 {
     if (i >= q->n_params)
         return false;

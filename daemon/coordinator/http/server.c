@@ -1,8 +1,9 @@
 /* server.c - the server: libmicrohttpd in external epoll mode, driven by the libuv loop.
  *
- * libmicrohttpd's epoll descriptor sits in a uv_poll; after each run its own timeout says whether it has more
- * to do at once. All its callbacks come from MHD_run on the loop thread. Its timeouts are off: they restart
- * with each byte, so a client that drips would hold a connection for ever. connection.c has the deadlines.
+ * libmicrohttpd's epoll descriptor sits in a uv_poll; after each run its own timeout says whether
+ * it has more to do at once. All its callbacks come from MHD_run on the loop thread. Its timeouts
+ * are off: they restart with each byte, so a client that drips would hold a connection for ever.
+ * connection.c has the deadlines.
  */
 #include "daemon/coordinator/http/internal.h"
 #include "proto/base/clock.h"
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #define TLS_FILE_MAX ((size_t)1 << 20)
+#define AGAIN_MAX 8 /* runs in a row; then the loop gets a millisecond for other things */
 
 static void server_on_again(uv_timer_t *h);
 
@@ -29,8 +31,16 @@ void server_run(struct http_server *s)
     s->running = true;
     (void)MHD_run(s->daemon);
     s->running = false;
-    if (MHD_get_timeout(s->daemon, &timeout) == MHD_YES)
-        (void)uv_timer_start(&s->again, server_on_again, timeout, 0);
+    if (MHD_get_timeout(s->daemon, &timeout) != MHD_YES) {
+        s->n_again = 0;
+        return;
+    }
+    /* It asks for another run at once while a connection may have more, and for ever while a TLS
+     * handshake waits for its client. libuv runs a timer of 0 that is started anew from its own
+     * callback before anything else. */
+    if (timeout == 0 && ++s->n_again > AGAIN_MAX)
+        timeout = 1;
+    (void)uv_timer_start(&s->again, server_on_again, timeout, 0);
 }
 
 void server_kick(struct http_server *s)
@@ -41,9 +51,12 @@ void server_kick(struct http_server *s)
 
 static void server_on_ready(uv_poll_t *h, int status, int events)
 {
+    struct http_server *s = h->data;
+
     (void)status;
     (void)events;
-    server_run(h->data);
+    s->n_again = 0;
+    server_run(s);
 }
 
 static void server_on_again(uv_timer_t *h)
@@ -77,7 +90,8 @@ static void server_on_log(void *cls, const char *fmt, va_list ap)
     lh_debug("http.library", "text=\"%s\"", text);
 }
 
-/* libmicrohttpd decodes the path in place before the handler sees it; uri.c does that on its own copy. */
+/* libmicrohttpd decodes the path in place before the handler sees it; uri.c does that on its own
+ * copy. */
 static size_t server_no_unescape(void *cls, struct MHD_Connection *c, char *s)
 {
     (void)cls;
@@ -110,21 +124,24 @@ static int start_daemon(struct http_server *s, struct lh_err *reterr)
 
     if (s->tls_cert)
         flags |= MHD_USE_TLS;
-    /* Strict level 0: what level 1 adds (Host, spaces in the URI) framing.c refuses with a problem document,
-     * where libmicrohttpd would answer HTML. */
+    /* Strict level 0: what level 1 adds (Host, spaces in the URI) framing.c refuses with a problem
+     * document, where libmicrohttpd would answer HTML. */
     s->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, request_on_data, s, MHD_OPTION_EXTERNAL_LOGGER, server_on_log, s,
-        MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_CONNECTION_LIMIT, s->config.connections_max,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, HTTP_POOL_BYTES, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
-        MHD_OPTION_STRICT_FOR_CLIENT, 0, MHD_OPTION_URI_LOG_CALLBACK, request_on_uri, s,
-        MHD_OPTION_UNESCAPE_CALLBACK, server_no_unescape, s, MHD_OPTION_NOTIFY_COMPLETED,
-        request_on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, connection_notify, s, MHD_OPTION_ARRAY,
+        MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+        s->config.connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT, HTTP_POOL_BYTES,
+        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 0,
+        MHD_OPTION_URI_LOG_CALLBACK, request_on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK,
+        server_no_unescape, s, MHD_OPTION_NOTIFY_COMPLETED, request_on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, connection_notify, s, MHD_OPTION_ARRAY,
         s->tls_cert ? tls : none, MHD_OPTION_END);
     if (!s->daemon)
-        return lh_err_set(reterr, LH_EINPUT, s->tls_cert ? "the HTTP server does not start; are '%s' and '%s' a "
-                                                           "PEM certificate and its key?"
-                                                         : "the HTTP server does not start%s%s",
-                          s->tls_cert ? s->config.tls_cert : "", s->tls_cert ? s->config.tls_key : "");
+        return lh_err_set(reterr, LH_EINPUT,
+                          s->tls_cert ? "the HTTP server does not start; are '%s' and '%s' a "
+                                        "PEM certificate and its key?"
+                                      : "the HTTP server does not start%s%s",
+                          s->tls_cert ? s->config.tls_cert : "",
+                          s->tls_cert ? s->config.tls_key : "");
     return 0;
 }
 
@@ -162,7 +179,8 @@ static int make_metrics(struct http_server *s)
         metrics_family(s->metrics, METRICS_GAUGE, "longhaul_http_connections", "Open connections.");
     s->m_cut = metrics_family(s->metrics, METRICS_COUNTER, "longhaul_http_connections_cut_total",
                               "Connections that the server cut, by reason.");
-    s->m_streams = metrics_family(s->metrics, METRICS_GAUGE, "longhaul_sse_clients", "Open event streams.");
+    s->m_streams =
+        metrics_family(s->metrics, METRICS_GAUGE, "longhaul_sse_clients", "Open event streams.");
     s->m_dropped = metrics_family(s->metrics, METRICS_COUNTER, "longhaul_sse_dropped_total",
                                   "Event streams dropped because the client read too slowly.");
     s->m_lag = metrics_family(s->metrics, METRICS_GAUGE, "longhaul_loop_lag_seconds",
@@ -197,8 +215,8 @@ static void server_release(struct http_server *s)
     free(s);
 }
 
-int http_server_new(uv_loop_t *loop, const struct http_config *config, http_handler_fn *handler, void *arg,
-                    struct http_server **ret_server, struct lh_err *reterr)
+int http_server_new(uv_loop_t *loop, const struct http_config *config, http_handler_fn *handler,
+                    void *arg, struct http_server **ret_server, struct lh_err *reterr)
 {
     struct http_server *s = calloc(1, sizeof(*s));
     int r;
@@ -272,9 +290,11 @@ void http_server_free(struct http_server *s)
     if (!s)
         return;
     http_server_stop(s);
-    /* Two runs send the 503s; then each run closes what was cut, resumed connections need a second one. */
+    /* Two runs send the 503s; then each run closes what was cut, resumed connections need a second
+     * one. */
     for (int i = 0; i < 10 && s->connections.next != &s->connections; i++) {
-        for (struct connection *c = s->connections.next; i >= 2 && c != &s->connections; c = c->next)
+        for (struct connection *c = s->connections.next; i >= 2 && c != &s->connections;
+             c = c->next)
             connection_cut(c, "stopping");
         server_run(s);
     }

@@ -53,8 +53,8 @@ int http_stream_open(struct http_request *q, void (*closed)(void *arg), void *ar
     if (!st)
         return -ENOMEM;
     lh_buf_init(&st->out, HTTP_STREAM_MAX);
-    response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, stream_on_read, st,
-                                                 NULL);
+    response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES,
+                                                 stream_on_read, st, NULL);
     if (!response || lh_buf_append(&st->out, STREAM_HELLO, strlen(STREAM_HELLO)) < 0) {
         if (response)
             MHD_destroy_response(response);

@@ -1,7 +1,7 @@
 /* uri.c - the request target: splits path and query, and decodes both strictly.
  *
- * libmicrohttpd's own decoding is switched off or not read: it drops repeated parameters' order and lets %00
- * through. Called once a request, before the header is looked at.
+ * libmicrohttpd's own decoding is switched off or not read: it drops repeated parameters' order and
+ * lets %00 through. Called once a request, before the header is looked at.
  */
 #include "daemon/coordinator/http/internal.h"
 #include "proto/base/str.h"

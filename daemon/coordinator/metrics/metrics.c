@@ -1,7 +1,7 @@
 /* metrics.c - see metrics.h.
  *
- * Families and their series are short linked lists: a scrape writes them all, and a request touches two
- * series that are near the front of lists of tens.
+ * Families and their series are short linked lists: a scrape writes them all, and a request touches
+ * two series that are near the front of lists of tens.
  */
 #include "daemon/coordinator/metrics/metrics.h"
 #include <assert.h>
@@ -231,7 +231,8 @@ static int write_number(struct lh_buf *out, double v)
     return lh_buf_printf(out, " %.9g\n", v);
 }
 
-static int write_histogram(const struct metrics_family *f, const struct series *s, struct lh_buf *out)
+static int write_histogram(const struct metrics_family *f, const struct series *s,
+                           struct lh_buf *out)
 {
     const char *comma = s->labels[0] ? "," : "";
     uint64_t below = 0;

@@ -1,10 +1,10 @@
 /* metrics.h - counters, gauges and histograms, and their text form for Prometheus (version 0.0.4).
  *
- * A registry belongs to one thread, the loop. Families appear in the text in the order they were made.
- * Labels are given as one text, `state="queued",queue="default"`, made with metrics_labels when a
- * value is not a plain word. Always true: a family is written only when it has at least one sample, and a
- * registry never holds more than METRICS_SERIES_MAX samples: beyond that new label sets are dropped and
- * counted in `longhaul_metrics_dropped_total`.
+ * A registry belongs to one thread, the loop. Families appear in the text in the order they were
+ * made. Labels are given as one text, `state="queued",queue="default"`, made with metrics_labels
+ * when a value is not a plain word. Always true: a family is written only when it has at least one
+ * sample, and a registry never holds more than METRICS_SERIES_MAX samples: beyond that new label
+ * sets are dropped and counted in `longhaul_metrics_dropped_total`.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -22,8 +22,9 @@ struct metrics_family;
 struct metrics *metrics_new(void); /* NULL: no memory */
 void metrics_free(struct metrics *m);
 
-/* The family of that name, made when it is not there yet. name is given whole ("longhaul_http_requests_total");
- * name and help are copied. NULL only without memory; all functions below accept NULL and do nothing. */
+/* The family of that name, made when it is not there yet. name is given whole
+ * ("longhaul_http_requests_total"); name and help are copied. NULL only without memory; all
+ * functions below accept NULL and do nothing. */
 struct metrics_family *metrics_family(struct metrics *m, enum metrics_type type, const char *name,
                                       const char *help);
 
@@ -35,7 +36,8 @@ void metrics_add(struct metrics_family *f, const char *labels, double delta); /*
 void metrics_set(struct metrics_family *f, const char *labels, double value);
 void metrics_observe(struct metrics_family *f, const char *labels, double value);
 
-/* Writes `name="value"` pairs (n of each) into buf, escaped and cut to whole pairs that fit; returns buf. */
+/* Writes `name="value"` pairs (n of each) into buf, escaped and cut to whole pairs that fit;
+ * returns buf. */
 const char *metrics_labels(char *buf, size_t cap, size_t n, const char *const *names,
                            const char *const *values);
 

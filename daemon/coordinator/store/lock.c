@@ -16,9 +16,12 @@ static int held(int fd, const char *dir, struct lh_err *reterr)
 
     if (pid > 0)
         return lh_err_set(reterr, -EBUSY,
-                          "state directory '%s' is held by another longhauld, process %d; stop it or give another --state",
+                          "state directory '%s' is held by another longhauld, process %d; stop it "
+                          "or give another --state",
                           dir, pid);
-    return lh_err_set(reterr, -EBUSY, "state directory '%s' is held by another longhauld; give another --state", dir);
+    return lh_err_set(reterr, -EBUSY,
+                      "state directory '%s' is held by another longhauld; give another --state",
+                      dir);
 }
 
 int lock_take(const char *dir, int *ret_fd, struct lh_err *reterr)
@@ -27,25 +30,32 @@ int lock_take(const char *dir, int *ret_fd, struct lh_err *reterr)
     int fd, n, rc = lh_mkdir_p(dir, reterr);
 
     if (rc < 0)
-        return lh_err_prefix(reterr, rc, "the state directory cannot be made; give another --state");
+        return lh_err_prefix(reterr, rc,
+                             "the state directory cannot be made; give another --state");
     if (lh_is_network_fs(dir))
         return lh_err_set(reterr, LH_ESTATE,
-                          "state directory '%s' is on a network file system, whose locks and syncs cannot be relied on; "
+                          "state directory '%s' is on a network file system, whose locks and syncs "
+                          "cannot be relied on; "
                           "give a --state on a local disk",
                           dir);
     if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path))
         return lh_err_set(reterr, -ENAMETOOLONG, "--state");
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
-        return lh_err_set(reterr, -errno, "state directory '%s' cannot be written; give another --state or make it writable", dir);
+        return lh_err_set(
+            reterr, -errno,
+            "state directory '%s' cannot be written; give another --state or make it writable",
+            dir);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        rc = errno == EWOULDBLOCK ? held(fd, dir, reterr) : lh_err_set(reterr, -errno, "lock '%s'", path);
+        rc = errno == EWOULDBLOCK ? held(fd, dir, reterr)
+                                  : lh_err_set(reterr, -errno, "lock '%s'", path);
         (void)close(fd);
         return rc;
     }
     n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
     if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, (size_t)n, 0) != n) {
-        rc = lh_err_set(reterr, errno ? -errno : -ENOSPC, "state directory '%s' cannot be written", dir);
+        rc = lh_err_set(reterr, errno ? -errno : -ENOSPC, "state directory '%s' cannot be written",
+                        dir);
         (void)close(fd);
         return rc;
     }

@@ -1,7 +1,9 @@
-/* reader.c - reads that may take long, on threads of libuv's pool with a connection that cannot write. */
+/* reader.c - reads that may take long, on threads of libuv's pool with a connection that cannot
+ * write. */
 #include "daemon/coordinator/store/internal.h"
 #include "proto/base/clock.h"
 #include "proto/base/json.h"
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +31,8 @@ static json_t *event_json(sqlite3_stmt *stmt)
     if (lh_json_parse(text, strlen(text), 80, &data, NULL) < 0)
         data = json_object();
     (void)json_object_set(e, "seq", json_object_get(row, "seq"));
-    (void)json_object_set_new(e, "time", json_string(lh_rfc3339((uint64_t)lh_json_i64(row, "time_ms", 0), time)));
+    (void)json_object_set_new(
+        e, "time", json_string(lh_rfc3339((uint64_t)lh_json_i64(row, "time_ms", 0), time)));
     (void)json_object_set(e, "type", json_object_get(row, "type"));
     (void)json_object_set(e, "job", json_object_get(row, "job"));
     (void)json_object_set(e, "attempt", json_object_get(row, "attempt"));
@@ -43,10 +46,12 @@ static void read_events(uv_work_t *work)
     struct read *r = work->data;
     struct store *s = r->store;
     sqlite3_stmt *stmt = NULL;
-    const char *sql = r->job[0] ? "SELECT seq, time_ms, type, job, attempt, data FROM event WHERE job = ?3 AND seq > ?1"
-                                  " ORDER BY seq LIMIT ?2"
-                                : "SELECT seq, time_ms, type, job, attempt, data FROM event WHERE seq > ?1"
-                                  " ORDER BY seq LIMIT ?2";
+    const char *sql =
+        r->job[0]
+            ? "SELECT seq, time_ms, type, job, attempt, data FROM event WHERE job = ?3 AND seq > ?1"
+              " ORDER BY seq LIMIT ?2"
+            : "SELECT seq, time_ms, type, job, attempt, data FROM event WHERE seq > ?1"
+              " ORDER BY seq LIMIT ?2";
 
     (void)pthread_mutex_lock(&s->reader_lock);
     if (sqlite3_prepare_v2(s->reader, sql, -1, &stmt, NULL) == SQLITE_OK) {
@@ -89,7 +94,8 @@ static struct read *read_new(struct store *s, void *arg)
     return r;
 }
 
-void store_events(struct store *s, uint64_t after_seq, unsigned limit, const char *job, store_events_fn *done, void *arg)
+void store_events(struct store *s, uint64_t after_seq, unsigned limit, const char *job,
+                  store_events_fn *done, void *arg)
 {
     struct read *r = read_new(s, arg);
 
@@ -116,8 +122,13 @@ static void read_check(uv_work_t *work)
     sqlite3_stmt *stmt = NULL;
     sqlite3 *db = NULL;
     const char *text = "the database cannot be read";
+    const struct sched_param normal = {0};
 
-    /* A connection of its own: the check takes seconds on a large database, and lists must not wait. */
+    /* A service with real-time priority is there to answer soon; seconds of reading at it would
+     * hold up ranks. */
+    (void)pthread_setschedparam(pthread_self(), SCHED_OTHER, &normal);
+    /* A connection of its own: the check takes seconds on a large database, and lists must not
+     * wait. */
     if (connection_open(s->path, false, &db, NULL) == 0) {
         set_checking(s, db);
         if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &stmt, NULL) == SQLITE_OK &&

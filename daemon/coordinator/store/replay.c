@@ -1,4 +1,4 @@
-/* replay.c - the proof that the event log holds everything: rebuild the tables from it and compare. */
+/* replay.c - the proof that the event log holds everything: rebuild the tables from it, compare. */
 #include "daemon/coordinator/store/internal.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int apply_event(struct schema_writer *w, const char *text, int64_t seq, struct lh_err *reterr)
+static int apply_event(struct schema_writer *w, const char *text, int64_t seq,
+                       struct lh_err *reterr)
 {
     LH_CLEANUP(lh_json_decrefp) json_t *rows = NULL;
     size_t i;
@@ -16,7 +17,7 @@ static int apply_event(struct schema_writer *w, const char *text, int64_t seq, s
 
     if (rc < 0)
         return lh_err_prefix(reterr, rc, "event %lld", (long long)seq);
-    json_array_foreach(rows, i, pair) {
+    json_array_foreach (rows, i, pair) {
         rc = schema_apply(w, json_string_value(json_array_get(pair, 0)), json_array_get(pair, 1));
         if (rc != SQLITE_OK)
             return lh_err_set(reterr, LH_ESTATE, "event %lld cannot be applied: %s", (long long)seq,
@@ -33,10 +34,12 @@ static int replay(sqlite3 *from, sqlite3 *to, struct lh_err *reterr)
 
     if (rc < 0)
         return rc;
-    if (sqlite3_prepare_v2(from, "SELECT seq, rows FROM event ORDER BY seq", -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(from, "SELECT seq, rows FROM event ORDER BY seq", -1, &stmt, NULL) !=
+        SQLITE_OK)
         rc = schema_error(from, reterr, "read the event log");
     while (rc == 0 && sqlite3_step(stmt) == SQLITE_ROW)
-        rc = apply_event(&w, (const char *)sqlite3_column_text(stmt, 1), sqlite3_column_int64(stmt, 0), reterr);
+        rc = apply_event(&w, (const char *)sqlite3_column_text(stmt, 1),
+                         sqlite3_column_int64(stmt, 0), reterr);
     (void)sqlite3_finalize(stmt);
     schema_writer_release(&w);
     return rc;
@@ -56,8 +59,8 @@ static int compare_rows(const char *table, sqlite3_stmt *a, sqlite3_stmt *b, str
             continue;
         tx = x ? lh_json_text(x, 0) : NULL;
         ty = y ? lh_json_text(y, 0) : NULL;
-        (void)lh_err_set(reterr, LH_ESTATE, "table %s differs: stored %.250s, replayed %.250s", table, tx ? tx : "nothing",
-                         ty ? ty : "nothing");
+        (void)lh_err_set(reterr, LH_ESTATE, "table %s differs: stored %.250s, replayed %.250s",
+                         table, tx ? tx : "nothing", ty ? ty : "nothing");
         free(tx);
         free(ty);
         return LH_ESTATE;
@@ -72,8 +75,8 @@ static int compare(sqlite3 *stored, sqlite3 *replayed, struct lh_err *reterr)
         sqlite3_stmt *a = NULL, *b = NULL;
         char sql[200];
 
-        (void)sqlite3_snprintf(sizeof(sql), sql, "SELECT * FROM %s ORDER BY %s", schema_tables[i].name,
-                               schema_tables[i].order);
+        (void)sqlite3_snprintf(sizeof(sql), sql, "SELECT * FROM %s ORDER BY %s",
+                               schema_tables[i].name, schema_tables[i].order);
         if (sqlite3_prepare_v2(stored, sql, -1, &a, NULL) != SQLITE_OK ||
             sqlite3_prepare_v2(replayed, sql, -1, &b, NULL) != SQLITE_OK)
             rc = schema_error(stored, reterr, "compare the tables");

@@ -1,8 +1,8 @@
-/* schema.c - the tables. The database itself guards what must never be: STRICT types, CHECKs on states, and UNIQUE
- * indexes for a slot in two live claims and a job with two live attempts.
+/* schema.c - the tables. The database itself guards what must never be: STRICT types, CHECKs on
+ * states, and UNIQUE indexes for a slot in two live claims and a job with two live attempts.
  *
- * Everything but cluster, event and idem_key follows from the event log (store_replay_check). A migration is one more
- * entry of `steps`; user_version counts them.
+ * Everything but cluster, event and idem_key follows from the event log (store_replay_check). A
+ * migration is one more entry of `steps`; user_version counts them.
  */
 #include "daemon/coordinator/store/schema.h"
 #include <assert.h>
@@ -21,7 +21,8 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
     "  name TEXT NOT NULL, kind TEXT NOT NULL, principal TEXT NOT NULL,"
     "  spec TEXT NOT NULL CHECK (json_valid(spec)),"
     "  deps TEXT NOT NULL CHECK (json_valid(deps)),"
-    "  state TEXT NOT NULL CHECK (state IN ('held','blocked','queued','starting','running','stopping',"
+    "  state TEXT NOT NULL CHECK (state IN "
+    "('held','blocked','queued','starting','running','stopping',"
     "    'succeeded','failed','cancelled','timed_out')),"
     "  reason TEXT NOT NULL, detail TEXT NOT NULL,"
     "  submitted_ms INTEGER NOT NULL, started_ms INTEGER NOT NULL, ended_ms INTEGER NOT NULL,"
@@ -33,7 +34,8 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
 
     "CREATE TABLE attempt ("
     "  job TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL CHECK (number > 0),"
-    "  state TEXT NOT NULL CHECK (state IN ('allocated','prepared','launching','running','stopping',"
+    "  state TEXT NOT NULL CHECK (state IN "
+    "('allocated','prepared','launching','running','stopping',"
     "    'exited','cleaned','lost')),"
     "  outcome TEXT NOT NULL, class TEXT NOT NULL, stop_reason TEXT NOT NULL,"
     "  allocated_ms INTEGER NOT NULL, started_ms INTEGER NOT NULL, ended_ms INTEGER NOT NULL,"
@@ -46,7 +48,8 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
     "CREATE TABLE claim ("
     "  job TEXT NOT NULL, attempt INTEGER NOT NULL, node TEXT NOT NULL REFERENCES node (name),"
     "  slot INTEGER NOT NULL CHECK (slot >= 0), position INTEGER NOT NULL,"
-    "  prepared INTEGER NOT NULL CHECK (prepared IN (0, 1)), cleaned INTEGER NOT NULL CHECK (cleaned IN (0, 1)),"
+    "  prepared INTEGER NOT NULL CHECK (prepared IN (0, 1)), cleaned INTEGER NOT NULL CHECK "
+    "(cleaned IN (0, 1)),"
     "  PRIMARY KEY (job, attempt, node, slot),"
     "  FOREIGN KEY (job, attempt) REFERENCES attempt (job, number)) STRICT, WITHOUT ROWID;"
     "CREATE UNIQUE INDEX claim_live ON claim (node, slot) WHERE cleaned = 0;"
@@ -54,7 +57,8 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
     "CREATE TABLE node ("
     "  name TEXT PRIMARY KEY, agent_id TEXT NOT NULL, boot_id TEXT NOT NULL, version TEXT NOT NULL,"
     "  hostname TEXT NOT NULL, address TEXT NOT NULL, device TEXT NOT NULL,"
-    "  state TEXT NOT NULL CHECK (state IN ('up','suspect','down','drained')), reason TEXT NOT NULL,"
+    "  state TEXT NOT NULL CHECK (state IN ('up','suspect','down','drained')), reason TEXT NOT "
+    "NULL,"
     "  slots INTEGER NOT NULL, cores INTEGER NOT NULL, memory_bytes INTEGER NOT NULL,"
     "  registered_ms INTEGER NOT NULL) STRICT;"
 
@@ -62,7 +66,8 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
     "  job TEXT NOT NULL REFERENCES job (id), attempt INTEGER NOT NULL, step INTEGER NOT NULL,"
     "  output TEXT NOT NULL,"
     "  state TEXT NOT NULL CHECK (state IN ('written','uploading','done','failed')),"
-    "  uri TEXT NOT NULL, manifest_sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, time_ms INTEGER NOT NULL,"
+    "  uri TEXT NOT NULL, manifest_sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, time_ms INTEGER "
+    "NOT NULL,"
     "  error TEXT NOT NULL, PRIMARY KEY (job, attempt, step, output)) STRICT, WITHOUT ROWID;"
 
     "CREATE TABLE idem_key ("
@@ -72,64 +77,78 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
     "CREATE INDEX idem_key_time ON idem_key (time_ms);"
 
     "CREATE TABLE event ("
-    "  seq INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, type TEXT NOT NULL, job TEXT, attempt INTEGER,"
-    "  data TEXT NOT NULL CHECK (json_valid(data)), rows TEXT NOT NULL CHECK (json_valid(rows))) STRICT;"
+    "  seq INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, type TEXT NOT NULL, job TEXT, attempt "
+    "INTEGER,"
+    "  data TEXT NOT NULL CHECK (json_valid(data)), rows TEXT NOT NULL CHECK (json_valid(rows))) "
+    "STRICT;"
     "CREATE INDEX event_job ON event (job, seq) WHERE job IS NOT NULL;"
     "CREATE TRIGGER event_is_a_log BEFORE UPDATE ON event BEGIN"
     "  SELECT RAISE(ABORT, 'events are never changed'); END;",
 };
 
-static const char *const job_columns[] = {"id",         "number",       "revision",   "name",     "kind",
-                                          "principal",  "spec",         "deps",       "state",    "reason",
-                                          "detail",     "submitted_ms", "started_ms", "ended_ms", "not_before_ms",
-                                          "cancel",     "error",        NULL};
-static const char *const job_update_columns[] = {"id",         "revision", "state",         "reason", "detail",
-                                                 "started_ms", "ended_ms", "not_before_ms", "cancel", "error",
-                                                 NULL};
+static const char *const job_columns[] = {
+    "id",         "number",   "revision",      "name",   "kind",   "principal",
+    "spec",       "deps",     "state",         "reason", "detail", "submitted_ms",
+    "started_ms", "ended_ms", "not_before_ms", "cancel", "error",  NULL};
+static const char *const job_update_columns[] = {
+    "id",       "revision",      "state",  "reason", "detail", "started_ms",
+    "ended_ms", "not_before_ms", "cancel", "error",  NULL};
 static const char *const job_plan_columns[] = {"id", "plan", NULL};
 static const char *const job_result_columns[] = {"id", "result", NULL};
-static const char *const attempt_columns[] = {"job",        "number",   "state",       "outcome",
-                                              "class",      "stop_reason", "allocated_ms", "started_ms",
-                                              "ended_ms",   "exit",     "failure",     "orted",
-                                              NULL};
+static const char *const attempt_columns[] = {
+    "job",        "number",   "state", "outcome", "class", "stop_reason", "allocated_ms",
+    "started_ms", "ended_ms", "exit",  "failure", "orted", NULL};
 static const char *const claim_columns[] = {"job",      "attempt",  "node",    "slot",
                                             "position", "prepared", "cleaned", NULL};
-static const char *const checkpoint_columns[] = {"job",   "attempt",         "step",  "output",  "state", "uri",
-                                                 "manifest_sha256", "bytes", "time_ms", "error", NULL};
-static const char *const node_columns[] = {"name",   "agent_id", "boot_id", "version", "hostname",     "address",
-                                           "device", "state",    "reason",  "slots",   "cores",        "memory_bytes",
-                                           "registered_ms", NULL};
+static const char *const checkpoint_columns[] = {
+    "job",   "attempt", "step",  "output", "state", "uri", "manifest_sha256",
+    "bytes", "time_ms", "error", NULL};
+static const char *const node_columns[] = {
+    "name",  "agent_id", "boot_id", "version", "hostname",     "address",       "device",
+    "state", "reason",   "slots",   "cores",   "memory_bytes", "registered_ms", NULL};
 
 const struct schema_row schema_rows[STORE_ROW_TABLES] = {
     {"job",
-     "INSERT INTO job (id, number, revision, name, kind, principal, spec, deps, state, reason, detail, submitted_ms,"
-     " started_ms, ended_ms, not_before_ms, cancel, error) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,"
+     "INSERT INTO job (id, number, revision, name, kind, principal, spec, deps, state, reason, "
+     "detail, submitted_ms,"
+     " started_ms, ended_ms, not_before_ms, cancel, error) VALUES "
+     "(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,"
      "?15,?16,?17)",
      job_columns},
     {"job_update",
-     "UPDATE job SET revision=?2, state=?3, reason=?4, detail=?5, started_ms=?6, ended_ms=?7, not_before_ms=?8,"
+     "UPDATE job SET revision=?2, state=?3, reason=?4, detail=?5, started_ms=?6, ended_ms=?7, "
+     "not_before_ms=?8,"
      " cancel=?9, error=?10 WHERE id=?1",
      job_update_columns},
     {"job_plan", "UPDATE job SET plan=?2 WHERE id=?1", job_plan_columns},
     {"job_result", "UPDATE job SET result=?2 WHERE id=?1", job_result_columns},
     {"attempt",
-     "INSERT INTO attempt (job, number, state, outcome, class, stop_reason, allocated_ms, started_ms, ended_ms, exit,"
-     " failure, orted) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12) ON CONFLICT (job, number) DO UPDATE SET"
-     " state=?3, outcome=?4, class=?5, stop_reason=?6, started_ms=?8, ended_ms=?9, exit=?10, failure=?11, orted=?12",
+     "INSERT INTO attempt (job, number, state, outcome, class, stop_reason, allocated_ms, "
+     "started_ms, ended_ms, exit,"
+     " failure, orted) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12) ON CONFLICT (job, number) "
+     "DO UPDATE SET"
+     " state=?3, outcome=?4, class=?5, stop_reason=?6, started_ms=?8, ended_ms=?9, exit=?10, "
+     "failure=?11, orted=?12",
      attempt_columns},
     {"claim",
-     "INSERT INTO claim (job, attempt, node, slot, position, prepared, cleaned) VALUES (?1,?2,?3,?4,?5,?6,?7)"
+     "INSERT INTO claim (job, attempt, node, slot, position, prepared, cleaned) VALUES "
+     "(?1,?2,?3,?4,?5,?6,?7)"
      " ON CONFLICT (job, attempt, node, slot) DO UPDATE SET prepared=?6, cleaned=?7",
      claim_columns},
     {"checkpoint",
-     "INSERT INTO checkpoint (job, attempt, step, output, state, uri, manifest_sha256, bytes, time_ms, error)"
-     " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10) ON CONFLICT (job, attempt, step, output) DO UPDATE SET state=?5,"
+     "INSERT INTO checkpoint (job, attempt, step, output, state, uri, manifest_sha256, bytes, "
+     "time_ms, error)"
+     " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10) ON CONFLICT (job, attempt, step, output) DO UPDATE "
+     "SET state=?5,"
      " uri=?6, manifest_sha256=?7, bytes=?8, time_ms=?9, error=?10",
      checkpoint_columns},
     {"node",
-     "INSERT INTO node (name, agent_id, boot_id, version, hostname, address, device, state, reason, slots, cores,"
-     " memory_bytes, registered_ms) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13) ON CONFLICT (name)"
-     " DO UPDATE SET agent_id=?2, boot_id=?3, version=?4, hostname=?5, address=?6, device=?7, state=?8, reason=?9,"
+     "INSERT INTO node (name, agent_id, boot_id, version, hostname, address, device, state, "
+     "reason, slots, cores,"
+     " memory_bytes, registered_ms) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13) ON "
+     "CONFLICT (name)"
+     " DO UPDATE SET agent_id=?2, boot_id=?3, version=?4, hostname=?5, address=?6, device=?7, "
+     "state=?8, reason=?9,"
      " slots=?10, cores=?11, memory_bytes=?12, registered_ms=?13",
      node_columns},
 };
@@ -166,7 +185,8 @@ int schema_error(sqlite3 *db, struct lh_err *reterr, const char *what)
     default:
         break;
     }
-    return lh_err_set(reterr, code, "%s: %s (SQLite %d)", what, db ? sqlite3_errmsg(db) : "out of memory", rc);
+    return lh_err_set(reterr, code, "%s: %s (SQLite %d)", what,
+                      db ? sqlite3_errmsg(db) : "out of memory", rc);
 }
 
 int schema_writer_init(struct schema_writer *w, sqlite3 *db, struct lh_err *reterr)
@@ -174,8 +194,8 @@ int schema_writer_init(struct schema_writer *w, sqlite3 *db, struct lh_err *rete
     memset(w, 0, sizeof(*w));
     w->db = db;
     for (int i = 0; i < STORE_ROW_TABLES; i++)
-        if (sqlite3_prepare_v3(db, schema_rows[i].sql, -1, SQLITE_PREPARE_PERSISTENT, &w->rows[i], NULL) !=
-            SQLITE_OK) {
+        if (sqlite3_prepare_v3(db, schema_rows[i].sql, -1, SQLITE_PREPARE_PERSISTENT, &w->rows[i],
+                               NULL) != SQLITE_OK) {
             int rc = schema_error(db, reterr, "prepare a statement of the database");
 
             schema_writer_release(w);
@@ -195,7 +215,8 @@ static int bind(sqlite3_stmt *stmt, int at, const json_t *value)
 {
     switch (value ? json_typeof(value) : JSON_NULL) {
     case JSON_STRING:
-        return sqlite3_bind_text(stmt, at, json_string_value(value), (int)json_string_length(value), SQLITE_STATIC);
+        return sqlite3_bind_text(stmt, at, json_string_value(value), (int)json_string_length(value),
+                                 SQLITE_STATIC);
     case JSON_INTEGER:
         return sqlite3_bind_int64(stmt, at, json_integer_value(value));
     case JSON_NULL:
@@ -246,11 +267,13 @@ int schema_create(sqlite3 *db, bool tables_only, struct lh_err *reterr)
         return schema_error(db, reterr, "read the database");
     if (version > STORE_SCHEMA_VERSION)
         return lh_err_set(reterr, LH_ESTATE,
-                          "the database was written by a newer longhauld (schema %lld, this one knows %d); start that "
+                          "the database was written by a newer longhauld (schema %lld, this one "
+                          "knows %d); start that "
                           "version, or restore a backup",
                           (long long)version, STORE_SCHEMA_VERSION);
     if ((id != 0 || version != 0) && id != STORE_APPLICATION_ID)
-        return lh_err_set(reterr, LH_ESTATE, "longhauld.db is a database of another program (application id %lld)",
+        return lh_err_set(reterr, LH_ESTATE,
+                          "longhauld.db is a database of another program (application id %lld)",
                           (long long)id);
     if (version == STORE_SCHEMA_VERSION)
         return 0;
@@ -261,7 +284,8 @@ int schema_create(sqlite3 *db, bool tables_only, struct lh_err *reterr)
             goto failed;
     (void)sqlite3_snprintf(sizeof(sql), sql, "PRAGMA application_id=%d; PRAGMA user_version=%d;",
                            STORE_APPLICATION_ID, STORE_SCHEMA_VERSION);
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK || sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         goto failed;
     return 0;
 failed:
@@ -282,7 +306,8 @@ json_t *schema_row_json(sqlite3_stmt *stmt)
             v = json_integer(sqlite3_column_int64(stmt, i));
             break;
         case SQLITE_TEXT:
-            v = json_stringn((const char *)sqlite3_column_text(stmt, i), (size_t)sqlite3_column_bytes(stmt, i));
+            v = json_stringn((const char *)sqlite3_column_text(stmt, i),
+                             (size_t)sqlite3_column_bytes(stmt, i));
             break;
         default:
             v = json_null();

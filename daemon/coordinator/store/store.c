@@ -1,4 +1,4 @@
-/* store.c - opening, loading, the connection's settings, and the loop's side of the writer's queue. */
+/* store.c - opening, loading, a connection's settings, and the loop's side of the writer's queue. */
 #include "daemon/coordinator/store/internal.h"
 #include "daemon/coordinator/store/lock.h"
 #include "proto/base/clock.h"
@@ -40,18 +40,19 @@ struct store_op *queue_pop(struct store_queue *q)
     return op;
 }
 
-/* ---- opening --------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* trusted_schema stays on: this SQLite counts json_valid in a CHECK as unsafe without it. */
 int connection_open(const char *path, bool writer, sqlite3 **ret_db, struct lh_err *reterr)
 {
     static const char writer_settings[] =
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=0;"
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA "
+        "wal_autocheckpoint=0;"
         "PRAGMA journal_size_limit=67108864; PRAGMA cell_size_check=ON;"
         "PRAGMA temp_store=MEMORY;";
     static const char reader_settings[] = "PRAGMA query_only=ON; PRAGMA cell_size_check=ON;";
-    int flags = (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READWRITE) | SQLITE_OPEN_NOMUTEX |
-                SQLITE_OPEN_EXRESCODE;
+    int flags = (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READWRITE) |
+                SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     sqlite3 *db = NULL;
     char what[600];
 
@@ -79,14 +80,16 @@ static int load_cluster(struct store *s, struct lh_err *reterr)
     int rc;
 
     lh_random_hex(16, id);
-    (void)sqlite3_snprintf(sizeof(sql), sql, "INSERT INTO cluster VALUES (1, '%q', 0, %lld) ON CONFLICT DO NOTHING", id,
-                           (long long)lh_now_ms());
+    (void)sqlite3_snprintf(sizeof(sql), sql,
+                           "INSERT INTO cluster VALUES (1, '%q', 0, %lld) ON CONFLICT DO NOTHING",
+                           id, (long long)lh_now_ms());
     if (sqlite3_exec(s->db, sql, NULL, NULL, NULL) != SQLITE_OK ||
         sqlite3_prepare_v2(s->db, "SELECT id, epoch FROM cluster", -1, &stmt, NULL) != SQLITE_OK ||
         sqlite3_step(stmt) != SQLITE_ROW) {
         rc = schema_error(s->db, reterr, "read the cluster's id");
     } else {
-        (void)snprintf(s->cluster, sizeof(s->cluster), "%s", (const char *)sqlite3_column_text(stmt, 0));
+        (void)snprintf(s->cluster, sizeof(s->cluster), "%s",
+                       (const char *)sqlite3_column_text(stmt, 0));
         s->epoch = (uint64_t)sqlite3_column_int64(stmt, 1);
         rc = 0;
     }
@@ -115,10 +118,12 @@ int store_open(const struct store_config *config, struct store **ret_store, stru
     rc = lock_take(s->dir, &s->lock_fd, reterr);
     if (rc < 0)
         return rc;
-    if (lh_free_bytes(s->dir) < config->reserve_bytes)
+    /* One that was at work may start again on a full disk: its jobs go on, new ones are refused. */
+    if (!lh_path_exists(s->path) && lh_free_bytes(s->dir) < config->reserve_bytes)
         return lh_err_set(reterr, -ENOSPC,
-                          "state directory '%s' has fewer than %llu MiB free, the reserve that longhauld keeps; free some "
-                          "space or lower store_reserve_mib",
+                          "state directory '%s' has fewer than %llu MiB free, the reserve that "
+                          "longhauld keeps; free some "
+                          "space, give a --state on a larger disk, or lower limits.reserve_mib",
                           s->dir, (unsigned long long)(config->reserve_bytes >> 20));
     rc = connection_open(s->path, true, &s->db, reterr);
     if (rc == 0)
@@ -134,10 +139,10 @@ int store_open(const struct store_config *config, struct store **ret_store, stru
     return 0;
 }
 
-/* ---- loading --------------------------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
-static int load_table(struct store *s, const char *table, const char *order, store_row_fn *fn, void *arg,
-                      struct lh_err *reterr)
+static int load_table(struct store *s, const char *table, const char *order, store_row_fn *fn,
+                      void *arg, struct lh_err *reterr)
 {
     sqlite3_stmt *stmt = NULL;
     char sql[200];
@@ -158,7 +163,8 @@ static int load_table(struct store *s, const char *table, const char *order, sto
     return rc;
 }
 
-int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq, struct lh_err *reterr)
+int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq,
+               struct lh_err *reterr)
 {
     sqlite3_stmt *stmt = NULL;
     int rc = 0;
@@ -170,7 +176,8 @@ int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq,
         rc = load_table(s, "idem_key", "time_ms", row, arg, reterr);
     if (rc < 0)
         return rc;
-    if (sqlite3_prepare_v2(s->db, "SELECT coalesce(max(seq), 0) FROM event", -1, &stmt, NULL) != SQLITE_OK ||
+    if (sqlite3_prepare_v2(s->db, "SELECT coalesce(max(seq), 0) FROM event", -1, &stmt, NULL) !=
+            SQLITE_OK ||
         sqlite3_step(stmt) != SQLITE_ROW)
         rc = schema_error(s->db, reterr, "load the database");
     else
@@ -179,7 +186,7 @@ int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq,
     return rc;
 }
 
-/* ---- the writer, from the loop --------------------------------------------------------------------------------- */
+/* ---- the writer, from the loop --------------------------------------------------------------- */
 
 static void run_done(struct store *s)
 {

@@ -23,6 +23,7 @@ struct store_config {
     const char *dir;        /* STATE; made when absent */
     uint64_t reserve_bytes; /* below so many free bytes no new work is taken */
     uint64_t idem_keep_ms;
+    bool realtime; /* the writer asks for SCHED_RR; without the right it stays as it is */
 };
 
 enum store_mode { STORE_OK, STORE_LOW /* below the reserve */, STORE_FULL /* the disk refused a write */,

@@ -1,15 +1,17 @@
 /* writer.c - the writer's thread: whatever is queued becomes one transaction.
  *
- *     wait ─ take up to STORE_BATCH_MAX sets ─ BEGIN IMMEDIATE ... COMMIT (fsync) ─ hand back to the loop ─ checkpoint?
- *                                  └── disk full: ROLLBACK, wait half a second, the same sets again
+ *     wait ─ take STORE_BATCH_MAX sets ─ BEGIN IMMEDIATE ... COMMIT (fsync) ─ to the loop ─
+ * checkpoint? └── disk full: ROLLBACK, wait half a second, the same sets again
  *
- * Any other failure is final: the thread stops, the loop is told (store_problem) and nothing is acknowledged any more.
+ * Any other failure is final: the thread stops, the loop is told (store_problem) and nothing is
+ * acknowledged any more.
  */
 #include "daemon/coordinator/store/internal.h"
 #include "proto/base/clock.h"
 #include "proto/base/fault.h"
 #include "proto/base/json.h"
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,15 +36,19 @@ int writer_prepare(struct store *s, struct lh_err *reterr)
         {"BEGIN IMMEDIATE", &s->begin},
         {"COMMIT", &s->commit},
         {"ROLLBACK", &s->rollback},
-        {"INSERT INTO event (seq, time_ms, type, job, attempt, data, rows) VALUES (?1,?2,?3,?4,?5,?6,?7)", &s->event},
+        {"INSERT INTO event (seq, time_ms, type, job, attempt, data, rows) VALUES "
+         "(?1,?2,?3,?4,?5,?6,?7)",
+         &s->event},
         {"INSERT INTO idem_key (principal, key, fingerprint, jobs, time_ms) VALUES (?1,?2,?3,?4,?5)"
-         " ON CONFLICT (principal, key) DO UPDATE SET fingerprint=?3, jobs=?4, time_ms=?5 WHERE time_ms < ?6",
+         " ON CONFLICT (principal, key) DO UPDATE SET fingerprint=?3, jobs=?4, time_ms=?5 WHERE "
+         "time_ms < ?6",
          &s->idem},
         {"DELETE FROM idem_key WHERE time_ms < ?1", &s->idem_purge},
     };
 
     for (size_t i = 0; i < LH_ARRAY_LEN(all); i++)
-        if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].stmt, NULL) != SQLITE_OK)
+        if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].stmt,
+                               NULL) != SQLITE_OK)
             return schema_error(s->db, reterr, "prepare a statement of the database");
     (void)sqlite3_wal_hook(s->db, on_wal, s);
     return schema_writer_init(&s->rows, s->db, reterr);
@@ -181,19 +187,20 @@ static void count(struct store *s, uint64_t n_sets, uint64_t n_events, double se
 static bool take_batch(struct store *s, struct store_queue *batch, uint64_t *idle_ms)
 {
     struct store_op *op;
+    bool over;
 
     queue_init(batch);
     (void)pthread_mutex_lock(&s->lock);
-    if (!s->queue.first && !s->stop) {
+    if ((!s->queue.first || s->damaged) && !s->stop) {
         wait_ms(s, 1000);
         *idle_ms += 1000;
     }
     s->stats.beat++;
-    while (batch->n < STORE_BATCH_MAX && (op = queue_pop(&s->queue)))
+    while (batch->n < STORE_BATCH_MAX && !s->damaged && (op = queue_pop(&s->queue)))
         queue_push(batch, op);
-    op = s->stop && batch->n == 0 ? NULL : (struct store_op *)batch;
+    over = s->stop && batch->n == 0;
     (void)pthread_mutex_unlock(&s->lock);
-    return op != NULL;
+    return !over;
 }
 
 static void checkpoint(struct store *s, uint64_t *idle_ms)
@@ -202,7 +209,8 @@ static void checkpoint(struct store *s, uint64_t *idle_ms)
         (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
         s->wal_pages = 0;
     } else if (*idle_ms >= 30000) { /* nothing to do: give the space back, forget old keys */
-        (void)sqlite3_bind_int64(s->idem_purge, 1, (sqlite3_int64)(lh_now_ms() - s->config.idem_keep_ms));
+        (void)sqlite3_bind_int64(s->idem_purge, 1,
+                                 (sqlite3_int64)(lh_now_ms() - s->config.idem_keep_ms));
         (void)run(s, s->idem_purge);
         (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
         *idle_ms = 0;
@@ -215,6 +223,11 @@ void *writer_main(void *arg)
     struct store_queue batch;
     uint64_t idle_ms = 0;
 
+    if (s->config.realtime) {
+        struct sched_param first = {.sched_priority = 1};
+
+        (void)sched_setscheduler(0 /* this thread */, SCHED_RR | SCHED_RESET_ON_FORK, &first);
+    }
     while (take_batch(s, &batch, &idle_ms)) {
         uint64_t begin = lh_mono_ns(), n_events = 0;
         struct store_op *op;
