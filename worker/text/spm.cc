@@ -195,7 +195,8 @@ int spm_encode(const struct spm_model *m, const char *text, size_t n, bool prefi
                void *arg)
 {
     try {
-        // A model that trims takes the space off that a later text begins with; its own is put back.
+        // A model that trims takes the space off that a later text begins with; its own is put
+        // back.
         bool whole = prefix || (m->trims && n > 0 && text[0] == ' ');
         std::vector<int> ids;
         auto status = (whole ? m->whole : m->inside).Encode(absl::string_view(text, n), &ids);
