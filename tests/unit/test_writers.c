@@ -583,6 +583,44 @@ static void a_pre_tokenizer_without_a_name_in_gguf_is_refused(void **state)
     scratch_free(dir);
 }
 
+/* SentencePiece: GGUF to tokenizer.model, with a token beside it to GGUF, and on to GGUF. */
+static void a_sentencepiece_tokenizer_goes_round(void **state)
+{
+    const char *first = LH_SOURCE_DIR "/tests/fixtures/sentencepiece/tokenizer.gguf", *why;
+    char *dir = scratch_new(), again[1024], copy[1024];
+    struct tokenizer *t;
+    struct lh_err err = {0};
+    json_t *config = NULL;
+    bool carried;
+
+    (void)state;
+    (void)snprintf(again, sizeof(again), "%s/again.gguf", dir);
+    (void)snprintf(copy, sizeof(copy), "%s/copy.gguf", dir);
+    assert_int_equal(tokenizer_export_hf(first, dir, 4096, &carried, &why, &err), 0);
+    assert_true(carried);
+    assert_int_equal(lh_json_load(in_dir(dir, "tokenizer_config.json"), 1 << 20, &config, NULL), 0);
+    assert_string_equal(lh_json_str(config, "tokenizer_class", ""), "LlamaTokenizer");
+    assert_string_equal(lh_json_str(config, "bos_token", ""), "<s>");
+    json_decref(config);
+    if (tokenizer_compare(first, dir, &err) == LH_ENOTSUP) {
+        print_message("[  note    ] skipped: built without the SentencePiece library\n");
+        scratch_free(dir);
+        return;
+    }
+    same_ids(first, dir);
+    put_file(dir, "added_tokens.json", "{\"<|im_end|>\": 900}");
+    into_gguf(dir, again, 910);
+    same_ids(dir, again);
+    into_gguf(again, copy, 910);
+    same_ids(dir, copy);
+    assert_int_equal(tokenizer_compare(first, again, &err), LH_EINTERNAL); /* the token beside */
+    assert_int_equal(tokenizer_open(again, &t, &err), 0);
+    assert_int_equal(tokenizer_vocab(t), 910);
+    assert_true(tokenizer_adds_bos(t));
+    tokenizer_free(t);
+    scratch_free(dir);
+}
+
 static void the_real_tokenizer_goes_round(void **state)
 {
     const char *model = real_model(), *why;
@@ -617,6 +655,7 @@ int main(void)
         TEST(tokenizers_that_differ_are_told_apart),
         TEST(files_of_a_directory_are_copied_and_its_window_is_raised),
         TEST(a_pre_tokenizer_without_a_name_in_gguf_is_refused),
+        TEST(a_sentencepiece_tokenizer_goes_round),
         TEST(the_real_tokenizer_goes_round),
     };
 

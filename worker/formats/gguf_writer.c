@@ -91,14 +91,18 @@ void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t value)
     put_le(w, &w->keys, value, 4);
 }
 
-void gguf_put_f32(struct gguf_writer *w, const char *key, double value)
+static void put_float(struct gguf_writer *w, float value)
 {
-    float f = (float)value;
     uint32_t bits;
 
-    memcpy(&bits, &f, sizeof(bits));
-    put_key(w, key, GGUF_F32);
+    memcpy(&bits, &value, sizeof(bits));
     put_le(w, &w->keys, bits, 4);
+}
+
+void gguf_put_f32(struct gguf_writer *w, const char *key, double value)
+{
+    put_key(w, key, GGUF_F32);
+    put_float(w, (float)value);
 }
 
 void gguf_put_bool(struct gguf_writer *w, const char *key, bool value)
@@ -115,7 +119,7 @@ void gguf_put_str(struct gguf_writer *w, const char *key, const char *value)
 
 void gguf_put_array(struct gguf_writer *w, const char *key, enum gguf_type element, uint64_t n)
 {
-    assert(element == GGUF_STRING || element == GGUF_I32);
+    assert(element == GGUF_STRING || element == GGUF_I32 || element == GGUF_F32);
     put_key(w, key, GGUF_ARRAY);
     put_le(w, &w->keys, element, 4);
     put_le(w, &w->keys, n, 8);
@@ -134,6 +138,13 @@ void gguf_add_i32(struct gguf_writer *w, int32_t value)
     assert(w->n_open > 0);
     w->n_open--;
     put_le(w, &w->keys, (uint32_t)value, 4);
+}
+
+void gguf_add_f32(struct gguf_writer *w, float value)
+{
+    assert(w->n_open > 0);
+    w->n_open--;
+    put_float(w, value);
 }
 
 void gguf_put_copy(struct gguf_writer *w, const struct gguf_value *value)

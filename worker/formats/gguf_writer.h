@@ -17,10 +17,12 @@ void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t value);
 void gguf_put_f32(struct gguf_writer *w, const char *key, double value);
 void gguf_put_bool(struct gguf_writer *w, const char *key, bool value);
 void gguf_put_str(struct gguf_writer *w, const char *key, const char *value);
-/* An array of n strings or 32-bit integers; exactly n gguf_add_* calls of the type follow. */
+/* An array of n strings, 32-bit integers or floats; exactly n gguf_add_* calls of the type follow.
+ */
 void gguf_put_array(struct gguf_writer *w, const char *key, enum gguf_type element, uint64_t n);
 void gguf_add_str(struct gguf_writer *w, const char *value, size_t len);
 void gguf_add_i32(struct gguf_writer *w, int32_t value);
+void gguf_add_f32(struct gguf_writer *w, float value);
 /* A key of another file as it is there. */
 void gguf_put_copy(struct gguf_writer *w, const struct gguf_value *value);
 

@@ -342,27 +342,51 @@ static int write_text(struct generate *g, unsigned i, enum ended *ret_ended, str
     }
 }
 
+/* What stands behind prompt i. Decoded with the prompt before it: SentencePiece takes off the space
+ * that a text begins with, and this one does not begin there. */
+static int decode_text(struct generate *g, unsigned i, struct answer *ret, struct lh_err *reterr)
+{
+    const struct token_list *prompt = &g->prompts[i];
+    size_t n = prompt->n + g->out.n, before_len = 0, len = 0;
+    int32_t *ids = malloc(n * sizeof(*ids));
+    char *before = NULL, *all = NULL;
+    int rc = ids ? 0 : lh_err_set(reterr, -ENOMEM, "a text");
+
+    if (rc == 0) {
+        memcpy(ids, prompt->at, prompt->n * sizeof(*ids));
+        if (g->out.n > 0)
+            memcpy(ids + prompt->n, g->out.at, g->out.n * sizeof(*ids));
+        rc = tokenizer_decode(g->tokenizer, ids, prompt->n, &before, &before_len, reterr);
+    }
+    if (rc == 0)
+        rc = tokenizer_decode(g->tokenizer, ids, n, &all, &len, reterr);
+    if (rc == 0) {
+        assert(len >= before_len);
+        ret->text = utf8_lossy(all + before_len, len - before_len, &len);
+        ret->len = (int64_t)len;
+        if (!ret->text)
+            rc = lh_err_set(reterr, -ENOMEM, "a text");
+    }
+    free(ids);
+    free(before);
+    free(all);
+    return rc;
+}
+
 static int generate_answer(struct generate *g, unsigned i, struct lh_err *reterr)
 {
     struct answer *a = &g->answers[i];
     enum ended ended = ENDED_EOS;
     uint64_t begun;
-    size_t len = 0;
-    char *bytes = NULL;
     int rc = read_prompt(g, i, reterr);
 
     begun = lh_mono_ns();
     if (rc == 0)
         rc = write_text(g, i, &ended, reterr);
     if (rc == 0)
-        rc = tokenizer_decode(g->tokenizer, g->out.at, g->out.n, &bytes, &len, reterr);
+        rc = decode_text(g, i, a, reterr);
     if (rc < 0)
         return rc;
-    a->text = utf8_lossy(bytes, len, &len);
-    free(bytes);
-    if (!a->text)
-        return lh_err_set(reterr, -ENOMEM, "a text");
-    a->len = (int64_t)len;
     a->tokens = (int64_t)g->out.n;
     a->prompt_tokens = (int64_t)g->prompts[i].n;
     a->ended = ended;

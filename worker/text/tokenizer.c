@@ -219,11 +219,6 @@ int64_t tokenizer_bos(const struct tokenizer *t)
     return t->bos;
 }
 
-bool tokenizer_adds_bos(const struct tokenizer *t)
-{
-    return t->adds_bos && t->bos >= 0;
-}
-
 int64_t tokenizer_eos(const struct tokenizer *t)
 {
     return t->eos;

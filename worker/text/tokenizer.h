@@ -20,8 +20,6 @@ void tokenizer_free(struct tokenizer *t);
 int64_t tokenizer_vocab(const struct tokenizer *t); /* ids are below this */
 int64_t tokenizer_bos(const struct tokenizer *t);   /* -1: none */
 int64_t tokenizer_eos(const struct tokenizer *t);
-/* Whether the model's own tokenizer puts the begin-of-text token before a text. Encoding here never does. */
-bool tokenizer_adds_bos(const struct tokenizer *t);
 /* The id put between documents: <|endoftext|> where there is one, else eos, else -1. */
 int64_t tokenizer_separator(const struct tokenizer *t);
 

@@ -1,10 +1,11 @@
 /* tokenizer_export.c - carrying a tokenizer over; see tokenizer_export.h. What has to be written
- * anew is in tokenizer_export_json.c and tokenizer_export_gguf.c. */
+ * anew is in tokenizer_export_json.c, tokenizer_export_gguf.c and tokenizer_export_pieces.c. */
 #include "worker/text/tokenizer_export.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "proto/base/str.h"
 #include "worker/formats/source.h"
+#include "worker/text/tokenizer_parts.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,12 +66,12 @@ static int copy_directory(const char *base, const char *dir, int64_t max_positio
     return rc;
 }
 
-static bool is_byte_level(const struct gguf_file *f)
+static bool is_of(const struct gguf_file *f, const char *kind)
 {
     char model[64] = "";
 
     return gguf_str(f, "tokenizer.ggml.model", model, sizeof(model), NULL) == 1 &&
-           strcmp(model, "gpt2") == 0;
+           strcmp(model, kind) == 0;
 }
 
 int tokenizer_export_hf(const char *base, const char *dir, int64_t max_positions, bool *ret_carried,
@@ -90,32 +91,51 @@ int tokenizer_export_hf(const char *base, const char *dir, int64_t max_positions
     *ret_carried = false;
     if (!gguf_find(f, "tokenizer.ggml.model"))
         return 0;
-    *ret_why = "the base's tokenizer is not byte-level BPE; copy the tokenizer files of its "
-               "Hugging Face directory";
-    if (!is_byte_level(f))
+    *ret_why = "the base's tokenizer is neither byte-level BPE nor SentencePiece; copy the "
+               "tokenizer files of its Hugging Face directory";
+    if (!is_of(f, "gpt2") && !is_of(f, "llama"))
         return 0;
     *ret_carried = true;
-    rc = tokenizer_json_of_gguf(f, dir, max_positions, reterr);
+    rc = is_of(f, "gpt2") ? tokenizer_json_of_gguf(f, dir, max_positions, reterr)
+                          : tokenizer_model_of_gguf(f, dir, max_positions, reterr);
     return rc < 0 ? lh_err_prefix(reterr, rc, "'%s'", path) : 0;
+}
+
+/* tokenizer.model where there is one that is read, as tokenizer_open decides. */
+static int keys_of_directory(const char *dir, int64_t vocab, struct gguf_writer *w,
+                             bool *ret_carried, struct lh_err *reterr)
+{
+    char json[1400], model[1400];
+    struct tokenizer *t = NULL;
+    bool pieces;
+    int rc;
+
+    (void)snprintf(json, sizeof(json), "%s/tokenizer.json", dir);
+    (void)snprintf(model, sizeof(model), "%s/tokenizer.model", dir);
+    if (!lh_path_exists(json) && !lh_path_exists(model))
+        return 0;
+    rc = tokenizer_open(dir, &t, reterr);
+    if (rc < 0)
+        return rc;
+    pieces = t->pieces;
+    tokenizer_free(t);
+    *ret_carried = true;
+    return pieces ? tokenizer_keys_of_model(dir, vocab, w, reterr)
+                  : tokenizer_keys_of_json(dir, vocab, w, reterr);
 }
 
 int tokenizer_export_gguf(const char *base, int64_t vocab, struct gguf_writer *w, bool *ret_carried,
                           const char **ret_why, struct lh_err *reterr)
 {
     LH_CLEANUP(gguf_closep) struct gguf_file *f = NULL;
-    char path[1100], json[1400];
+    char path[1100];
     int rc;
 
-    *ret_why = "the base has no tokenizer.json";
+    *ret_why = "the base has neither tokenizer.json nor tokenizer.model";
     *ret_carried = false;
     model_source_resolve(base, path);
-    if (lh_is_dir(path)) {
-        (void)snprintf(json, sizeof(json), "%s/tokenizer.json", path);
-        if (!lh_path_exists(json))
-            return 0;
-        *ret_carried = true;
-        return tokenizer_keys_of_json(path, vocab, w, reterr);
-    }
+    if (lh_is_dir(path))
+        return keys_of_directory(path, vocab, w, ret_carried, reterr);
     rc = gguf_open(path, &f, reterr);
     if (rc < 0)
         return rc;

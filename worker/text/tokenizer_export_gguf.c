@@ -132,9 +132,10 @@ static void put_id(struct maker *m, const char *key, int64_t id)
 }
 
 /* In tokenizer_config.json, one or a list of named ones, or in a file of its own. */
-static int put_template(struct maker *m, struct lh_err *reterr)
+int tokenizer_put_template(const char *dir, const json_t *words, struct gguf_writer *w,
+                           struct lh_err *reterr)
 {
-    const json_t *template = json_object_get(m->words, "chat_template"), *v;
+    const json_t *template = json_object_get(words, "chat_template"), *v;
     const char *text = json_string_value(template);
     char path[1400], *file = NULL;
     size_t i, len;
@@ -145,13 +146,13 @@ static int put_template(struct maker *m, struct lh_err *reterr)
         if (!text || strcmp(lh_json_str(v, "name", ""), "default") == 0)
             text = lh_json_str(v, "template", text);
     }
-    (void)snprintf(path, sizeof(path), "%s/chat_template.jinja", m->dir);
+    (void)snprintf(path, sizeof(path), "%s/chat_template.jinja", dir);
     if (lh_path_exists(path)) {
         rc = lh_read_file(path, FILE_MAX, &file, &len, reterr);
         text = file;
     }
     if (rc == 0 && text)
-        gguf_put_str(m->w, "tokenizer.chat_template", text);
+        gguf_put_str(w, "tokenizer.chat_template", text);
     free(file);
     return rc;
 }
@@ -179,7 +180,7 @@ static int put_all(struct maker *m, struct lh_err *reterr)
     put_id(m, "tokenizer.ggml.unknown_token_id", named_id(m, "unk_token"));
     put_id(m, "tokenizer.ggml.padding_token_id", named_id(m, "pad_token"));
     gguf_put_bool(m->w, "tokenizer.ggml.add_bos_token", tokenizer_adds_bos(m->t));
-    return put_template(m, reterr);
+    return tokenizer_put_template(m->dir, m->words, m->w, reterr);
 }
 
 int tokenizer_keys_of_json(const char *dir, int64_t vocab, struct gguf_writer *w,

@@ -107,21 +107,20 @@ static json_t *pre_json(const struct tokenizer_pre *pre)
     return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
 }
 
-/* The text of the token that a key names, or NULL. */
-static const char *named(const struct maker *m, const char *key)
+/* The text of the token that a key names (a new JSON string), or NULL. */
+static json_t *named(const struct gguf_file *f, const char *key)
 {
+    const struct gguf_value *tokens = strings(f, "tokenizer.ggml.tokens");
+    const uint8_t *cursor = NULL;
+    const char *text = NULL;
+    size_t len = 0;
     int64_t id = -1;
-    const char *text;
-    json_t *value;
 
-    if (gguf_i64(m->f, key, &id, NULL) != 1)
+    if (!tokens || gguf_i64(f, key, &id, NULL) != 1 || id < 0 || (uint64_t)id >= tokens->n)
         return NULL;
-    json_object_foreach(m->vocab, text, value)
-    {
-        if (json_integer_value(value) == id)
-            return text;
-    }
-    return NULL;
+    for (int64_t i = 0; i <= id; i++)
+        text = gguf_array_str(tokens, &cursor, &len);
+    return json_stringn(text, len);
 }
 
 static bool adds_bos(const struct maker *m)
@@ -134,9 +133,10 @@ static bool adds_bos(const struct maker *m)
 /* Puts bos before a text, as a published tokenizer.json of Llama 3 does. */
 static json_t *post_json(const struct maker *m)
 {
-    const char *bos = named(m, "tokenizer.ggml.bos_token_id");
+    LH_CLEANUP(lh_json_decrefp) json_t *name = named(m->f, "tokenizer.ggml.bos_token_id");
+    const char *bos = json_string_value(name);
 
-    if (!bos || !adds_bos(m))
+    if (!bos || !json_object_get(m->vocab, bos) || !adds_bos(m))
         return json_null();
     return json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}],"
                      " s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}],"
@@ -162,7 +162,7 @@ static json_t *tokenizer_json(const struct maker *m)
                      "merges", merges_json(m));
 }
 
-static json_t *words_json(const struct maker *m)
+static json_t *words_json(const struct gguf_file *f)
 {
     static const char *const keys[][2] = {
         {"bos_token", "tokenizer.ggml.bos_token_id"},
@@ -173,10 +173,10 @@ static json_t *words_json(const struct maker *m)
     json_t *words = json_object();
 
     for (unsigned i = 0; i < LH_ARRAY_LEN(keys); i++) {
-        const char *text = named(m, keys[i][1]);
+        json_t *text = named(f, keys[i][1]);
 
         if (text)
-            (void)json_object_set_new(words, keys[i][0], json_string(text));
+            (void)json_object_set_new(words, keys[i][0], text);
     }
     return words;
 }
@@ -192,28 +192,21 @@ static int save(const char *dir, const char *name, json_t *value, struct lh_err 
     return rc;
 }
 
-static int save_all(const struct maker *m, const char *dir, int64_t max_positions,
-                    struct lh_err *reterr)
+int tokenizer_config_of_gguf(const struct gguf_file *f, const char *dir, json_t *config,
+                             int64_t max_positions, struct lh_err *reterr)
 {
-    const struct gguf_value *template = gguf_find(m->f, "tokenizer.chat_template");
-    json_t *words = words_json(m), *config = json_deep_copy(words);
-    int rc = save(dir, "tokenizer.json", tokenizer_json(m), reterr);
+    const struct gguf_value *template = gguf_find(f, "tokenizer.chat_template");
+    LH_CLEANUP(lh_json_decrefp) json_t *words = words_json(f);
+    int rc;
 
-    (void)json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
+    (void)json_object_update(config, words);
     (void)json_object_set_new(config, "model_max_length", json_integer(max_positions));
     (void)json_object_set_new(config, "clean_up_tokenization_spaces", json_false());
     if (template && template->type == GGUF_STRING)
         (void)json_object_set_new(config, "chat_template",
                                   json_stringn((const char *)template->data, template->n));
-    if (rc == 0)
-        rc = save(dir, "tokenizer_config.json", config, reterr);
-    else
-        json_decref(config);
-    if (rc == 0)
-        rc = save(dir, "special_tokens_map.json", words, reterr);
-    else
-        json_decref(words);
-    return rc;
+    rc = save(dir, "tokenizer_config.json", config, reterr);
+    return rc < 0 ? rc : save(dir, "special_tokens_map.json", json_incref(words), reterr);
 }
 
 int tokenizer_json_of_gguf(const struct gguf_file *f, const char *dir, int64_t max_positions,
@@ -240,7 +233,11 @@ int tokenizer_json_of_gguf(const struct gguf_file *f, const char *dir, int64_t m
         return lh_err_set(reterr, LH_EINPUT, "its tokenizer keys do not fit each other");
     rc = add_tokens(&m, reterr);
     if (rc == 0)
-        rc = save_all(&m, dir, max_positions, reterr);
+        rc = save(dir, "tokenizer.json", tokenizer_json(&m), reterr);
+    if (rc == 0)
+        rc = tokenizer_config_of_gguf(
+            f, dir, json_pack("{s:s}", "tokenizer_class", "PreTrainedTokenizerFast"), max_positions,
+            reterr);
     json_decref(m.vocab);
     json_decref(m.added);
     return rc;
