@@ -6,13 +6,12 @@
  * its keys and values. Texts: the `done` event's result, OUT/texts.jsonl, and standard output.
  */
 #include "worker/kinds/generate.h"
-#include "proto/base/buf.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
-#include "proto/base/str.h"
 #include "worker/kinds/engine.h"
+#include "worker/kinds/texts.h"
 #include "worker/model/cache.h"
 #include "worker/model/sample.h"
 #include "worker/text/tokenizer.h"
@@ -27,18 +26,6 @@
  * the prompt are packed once a chunk, so it should not be less. */
 #define GENERATE_CHUNK 512
 #define STOPS_MAX 32 /* end-of-text tokens; published models have up to 3 */
-/* Bytes of texts in a report, whose lines have at most 1 MiB, also when every byte is escaped. */
-#define RESULT_TEXT_MAX ((size_t)128 << 10)
-#define FILE_MAX ((size_t)1 << 30)
-#define SHOWN_OF_PROMPT 400 /* bytes of its end that are printed before the text */
-
-enum ended { ENDED_EOS, ENDED_MAX_TOKENS, ENDED_LENGTH };
-static const char *const ended_names[] = {"eos", "max_tokens", "length"};
-
-struct answer {
-    int64_t len, tokens, prompt_tokens, ended; /* enum ended */
-    char *text;                                /* owned, len bytes and a 0 */
-};
 
 struct generate {
     struct run *run;
@@ -46,7 +33,7 @@ struct generate {
     struct engine engine;
     struct tokenizer *tokenizer;
     struct token_list *prompts; /* owned, n each */
-    struct answer *answers;
+    struct text *texts;
     unsigned n;
     int32_t stops[STOPS_MAX];
     unsigned n_stops;
@@ -64,17 +51,16 @@ struct generate {
 static int generate_open(struct generate *g, struct lh_err *reterr);
 static int generate_ready(struct generate *g, struct lh_err *reterr);
 static int generate_answer(struct generate *g, unsigned i, struct lh_err *reterr);
-static int generate_gather(struct generate *g, struct lh_err *reterr);
 static int generate_report(struct generate *g, struct lh_err *reterr);
 
 static void generate_release(struct generate *g)
 {
     for (unsigned i = 0; i < g->n; i++) {
         token_list_release(&g->prompts[i]);
-        free(g->answers[i].text);
+        free(g->texts[i].text);
     }
     free(g->prompts);
-    free(g->answers);
+    free(g->texts);
     free(g->logits);
     token_list_release(&g->out);
     sampler_release(&g->sampler);
@@ -102,7 +88,7 @@ int kind_generate(struct run *r, struct lh_err *reterr)
     run_phase(r, "generate", g.of, g.of, "tokens");
     rc = run_agree(r, rc, reterr);
     if (rc == 0)
-        rc = generate_gather(&g, reterr);
+        rc = texts_gather(r, g.texts, g.n, reterr);
     if (rc < 0)
         return rc;
     return run_agree(r, r->comm->rank == 0 ? generate_report(&g, reterr) : 0, reterr);
@@ -193,8 +179,8 @@ static int open_prompts(struct generate *g, struct lh_err *reterr)
     int rc = 0;
 
     g->prompts = calloc(n, sizeof(*g->prompts));
-    g->answers = calloc(n, sizeof(*g->answers));
-    if (!g->prompts || !g->answers)
+    g->texts = calloc(n, sizeof(*g->texts));
+    if (!g->prompts || !g->texts)
         return lh_err_set(reterr, -ENOMEM, "prompts");
     g->n = n;
     for (unsigned i = 0; rc == 0 && i < n; i++)
@@ -344,7 +330,7 @@ static int write_text(struct generate *g, unsigned i, enum ended *ret_ended, str
 
 /* What stands behind prompt i. Decoded with the prompt before it: SentencePiece takes off the space
  * that a text begins with, and this one does not begin there. */
-static int decode_text(struct generate *g, unsigned i, struct answer *ret, struct lh_err *reterr)
+static int decode_text(struct generate *g, unsigned i, struct text *ret, struct lh_err *reterr)
 {
     const struct token_list *prompt = &g->prompts[i];
     size_t n = prompt->n + g->out.n, before_len = 0, len = 0;
@@ -375,7 +361,7 @@ static int decode_text(struct generate *g, unsigned i, struct answer *ret, struc
 
 static int generate_answer(struct generate *g, unsigned i, struct lh_err *reterr)
 {
-    struct answer *a = &g->answers[i];
+    struct text *a = &g->texts[i];
     enum ended ended = ENDED_EOS;
     uint64_t begun;
     int rc = read_prompt(g, i, reterr);
@@ -396,109 +382,14 @@ static int generate_answer(struct generate *g, unsigned i, struct lh_err *reterr
     return 0;
 }
 
-/* ---- reporting ---- */
-
-static int gather_one(struct generate *g, unsigned i, struct lh_err *reterr)
-{
-    struct comm *c = g->run->comm;
-    int root = (int)(i % (unsigned)c->size);
-    struct answer *a = &g->answers[i], head = *a;
-    int rc;
-
-    head.text = NULL;
-    rc = c->ops->broadcast(c, &head, sizeof(head), root, reterr);
-    if (rc < 0)
-        return rc;
-    if (c->rank != root) {
-        *a = head;
-        a->text = calloc(1, (size_t)a->len + 1);
-    }
-    rc = run_agree(g->run, a->text ? 0 : lh_err_set(reterr, -ENOMEM, "texts"), reterr);
-    return rc < 0 || a->len == 0 ? rc : c->ops->broadcast(c, a->text, a->len, root, reterr);
-}
-
-static int generate_gather(struct generate *g, struct lh_err *reterr)
-{
-    int rc = 0;
-
-    for (unsigned i = 0; rc == 0 && g->run->comm->size > 1 && i < g->n; i++)
-        rc = gather_one(g, i, reterr);
-    return rc;
-}
-
-/* text: NULL for all of it. */
-static json_t *answer_json(const struct answer *a, const char *text)
-{
-    return json_pack("{s:s, s:I, s:I, s:s}", "text", text ? text : a->text, "tokens",
-                     (json_int_t)a->tokens, "prompt_tokens", (json_int_t)a->prompt_tokens, "ended",
-                     ended_names[a->ended]);
-}
-
-static int save_texts(struct generate *g, struct lh_err *reterr)
-{
-    struct lh_buf b;
-    char path[1100];
-    int rc = 0;
-
-    lh_buf_init(&b, FILE_MAX);
-    for (unsigned i = 0; rc == 0 && i < g->n; i++) {
-        LH_CLEANUP(lh_json_decrefp) json_t *line = answer_json(&g->answers[i], NULL);
-        char *text;
-
-        (void)json_object_set_new(line, "prompt", json_string(g->job->generate.prompts.at[i]));
-        text = lh_json_text(line, 0);
-        rc = text ? lh_buf_printf(&b, "%s\n", text) : -ENOMEM;
-        free(text);
-    }
-    (void)snprintf(path, sizeof(path), "%s/texts.jsonl", g->run->out_dir);
-    rc = rc < 0 ? lh_err_set(reterr, rc, "'%s'", path) : lh_write_file(path, b.data, b.len, reterr);
-    lh_buf_release(&b);
-    return rc;
-}
-
-/* For people who read the log: the end of the prompt, and what was written behind it. */
-static void print_texts(const struct generate *g)
-{
-    for (unsigned i = 0; i < g->n; i++) {
-        const struct answer *a = &g->answers[i];
-        const char *prompt = g->job->generate.prompts.at[i];
-        size_t len = strlen(prompt), from = len > SHOWN_OF_PROMPT ? len - SHOWN_OF_PROMPT : 0;
-
-        while (((unsigned char)prompt[from] & 0xc0) == 0x80)
-            from++;
-        (void)printf("--- prompt %u of %u: %lld tokens, then %lld (%s) ---\n%s%s[>]%s\n", i + 1,
-                     g->n, (long long)a->prompt_tokens, (long long)a->tokens, ended_names[a->ended],
-                     from > 0 ? "..." : "", prompt + from, a->text);
-    }
-    (void)fflush(stdout);
-}
-
 static int generate_report(struct generate *g, struct lh_err *reterr)
 {
-    json_t *texts = json_array();
-    size_t room = RESULT_TEXT_MAX / LH_MAX(g->n, 1u);
     double read_rate = g->read_s > 0 ? (double)g->read / g->read_s : 0;
     double write_rate = g->write_s > 0 ? (double)g->written / g->write_s : 0;
-    int rc = save_texts(g, reterr);
+    int rc = texts_report(g->run, g->texts, g->n, reterr);
 
-    for (unsigned i = 0; i < g->n; i++) {
-        const struct answer *a = &g->answers[i];
-        char *cut = (size_t)a->len > room ? strndup(a->text, room) : NULL;
-        json_t *entry;
-
-        if (cut)
-            lh_utf8_trim(cut);
-        entry = answer_json(a, cut);
-        if (cut)
-            (void)json_object_set_new(entry, "cut", json_true());
-        (void)json_array_append_new(texts, entry);
-        free(cut);
-    }
-    (void)json_object_set_new(g->run->result, "texts", texts);
     (void)json_object_set_new(g->run->result, "prompt_tokens_per_s", json_real(read_rate));
     (void)json_object_set_new(g->run->result, "tokens_per_s", json_real(write_rate));
-    if (rc == 0)
-        print_texts(g);
     lh_info("generate.done", "prompts=%u prompt_tokens_per_s=%.1f tokens_per_s=%.1f", g->n,
             read_rate, write_rate);
     return rc;
