@@ -92,6 +92,17 @@ struct lh_job {
         bool passkey;
     } eval;
     struct {
+        struct lh_strings prompts;
+        int64_t max_tokens;
+        double temperature, top_p; /* temperature 0: greedy */
+        uint64_t seed;
+    } generate;
+    struct {
+        const char *format; /* "hf", "gguf" or "adapter" */
+        const char *dtype;  /* "f32", "f16", "bf16", "q8_0"; NULL: bf16, of an adapter f32 */
+        int64_t shard_bytes;
+    } export;
+    struct {
         int64_t every_steps, every_s, keep;
         const char *upload; /* URI prefix; NULL: the coordinator's default store, or none by hand */
     } checkpoint;

@@ -217,6 +217,24 @@ static void check_adapter(struct job_parser *p)
                 "the two out");
 }
 
+static void check_export(struct job_parser *p)
+{
+    const struct lh_job *j = p->job;
+    const char *dtype = j->export.dtype ? j->export.dtype : "";
+
+    if (j->kind != LH_KIND_EXPORT || !p->kind_bit || has_problem(p, "/export"))
+        return;
+    if (strcmp(dtype, "q8_0") == 0 && strcmp(j->export.format, "gguf") != 0)
+        PROBLEM("/export/dtype", "conflict",
+                "export.dtype \"q8_0\" is of GGUF files only; use \"bf16\", \"f16\" or \"f32\", or "
+                "export.format \"gguf\"");
+    if (strcmp(j->export.format, "adapter") == 0 && !j->model.adapter &&
+        !has_problem(p, "/model/adapter"))
+        PROBLEM("/model/adapter", "missing",
+                "model.adapter is missing; export.format \"adapter\" needs the adapter or "
+                "checkpoint to write");
+}
+
 static void check_upload(struct job_parser *p)
 {
     struct lh_uri uri;
@@ -242,5 +260,6 @@ void job_check(struct job_parser *p)
         check_data(p);
     check_eval(p);
     check_adapter(p);
+    check_export(p);
     check_upload(p);
 }

@@ -30,8 +30,8 @@
 
 static const struct field_name kinds[] = {
     [LH_KIND_PREPARE] = {"prepare", true}, [LH_KIND_TRAIN] = {"train", true},
-    [LH_KIND_EVAL] = {"eval", true},       [LH_KIND_EXPORT] = {"export", false},
-    [LH_KIND_CHECK] = {"check", true},     [LH_KIND_GENERATE] = {"generate", false},
+    [LH_KIND_EVAL] = {"eval", true},       [LH_KIND_EXPORT] = {"export", true},
+    [LH_KIND_CHECK] = {"check", true},     [LH_KIND_GENERATE] = {"generate", true},
 };
 static const struct field_name precisions[] = {
     [LH_FP32] = {"fp32", true}, [LH_BF16] = {"bf16", true}};
@@ -70,6 +70,10 @@ static const struct field_name whens[] = {[LH_WHEN_OK] = {"ok", true},
 static const struct field_name nonfinites[] = {
     [LH_NONFINITE_STOP] = {"stop", true}, [LH_NONFINITE_SKIP] = {"skip", true}};
 static const struct field_name eval_attentions[] = {{"full", true}, {"train", true}};
+static const struct field_name export_formats[] = {
+    {"hf", true}, {"gguf", true}, {"adapter", true}};
+static const struct field_name export_dtypes[] = {
+    {"f32", true}, {"f16", true}, {"bf16", true}, {"q8_0", true}};
 
 const struct field_names kind_names = NAMES(kinds), precision_names = NAMES(precisions),
                          attention_names = NAMES(attentions), rope_names = NAMES(ropes),
@@ -77,7 +81,9 @@ const struct field_names kind_names = NAMES(kinds), precision_names = NAMES(prec
                          when_names = NAMES(whens);
 static const struct field_names format_names = NAMES(formats), schedule_names = NAMES(schedules),
                                 nonfinite_names = NAMES(nonfinites),
-                                eval_attention_names = NAMES(eval_attentions);
+                                eval_attention_names = NAMES(eval_attentions),
+                                export_format_names = NAMES(export_formats),
+                                export_dtype_names = NAMES(export_dtypes);
 
 /* A quarter of the context, as in the paper. Odd or too small: none, and job_check says what to do.
  */
@@ -132,24 +138,24 @@ const struct field job_fields[] = {
     {"/kind", FIELD_ENUM, AT(kind), .names = &kind_names, .kinds = ALL, .required = ALL,
      .about = "what to do"},
     {"/precision", FIELD_ENUM, AT(precision), NUMBER_IS(LH_BF16), .names = &precision_names,
-     .kinds = T | E | X | G, .about = "of weights and activations; sums are fp32 either way"},
+     .kinds = T | E | G, .about = "of weights and activations; sums are fp32 either way"},
 
     {"/model", FIELD_OBJECT, .kinds = P | T | E | X | G, .about = "where to start from"},
     {"/model/base", FIELD_URI, AT(model.base), .kinds = P | T | E | X | G, .required = P | T | E | X | G,
      .about = "a Hugging Face directory or a .gguf file of a Llama model"},
     {"/model/adapter", FIELD_URI, AT(model.adapter), .flags = FIELD_NULL_OK, .kinds = T | E | X | G,
-     .about = "a PEFT directory or a checkpoint to start from or to evaluate"},
+     .about = "a PEFT directory or a checkpoint to start from, to evaluate or to export"},
 
-    {"/context", FIELD_OBJECT, .kinds = P | T | E | G, .about = "how long, and how positions and attention work"},
-    {"/context/length", FIELD_INT, AT(context.length), RANGE(2, 16777216), .kinds = P | T | E | G,
-     .required = T | E, .about = "tokens of a window"},
-    {"/context/rope", FIELD_OBJECT, .kinds = T | E | G, .about = "rotary positions"},
+    {"/context", FIELD_OBJECT, .kinds = P | T | E | X | G, .about = "how long, and how positions and attention work"},
+    {"/context/length", FIELD_INT, AT(context.length), RANGE(2, 16777216), .kinds = P | T | E | X | G,
+     .required = T | E, .about = "tokens of a window; left out of export and generate: the checkpoint's"},
+    {"/context/rope", FIELD_OBJECT, .kinds = T | E | X | G, .about = "rotary positions"},
     {"/context/rope/type", FIELD_ENUM, AT(context.rope.type), HAS(context.rope.has_type),
-     .names = &rope_names, .kinds = T | E | G,
+     .names = &rope_names, .kinds = T | E | X | G,
      .about = "scaling of positions; left out: the base's own, and linear on a base without"},
-    {"/context/rope/factor", FIELD_NUMBER, AT(context.rope.factor), RANGE(1, 1e6), .kinds = T | E | G,
+    {"/context/rope/factor", FIELD_NUMBER, AT(context.rope.factor), RANGE(1, 1e6), .kinds = T | E | X | G,
      .about = "multiplies the base's factor; left out: what the length needs"},
-    {"/context/rope/skip_check", FIELD_BOOL, AT(context.rope.skip_check), NUMBER_IS(0), .kinds = T | E | G,
+    {"/context/rope/skip_check", FIELD_BOOL, AT(context.rope.skip_check), NUMBER_IS(0), .kinds = T | E,
      .about = "train even when the scaling already breaks short text"},
     {"/context/attention", FIELD_OBJECT, .kinds = T | E, .about = "attention while training"},
     {"/context/attention/type", FIELD_ENUM, AT(context.attention.type), NUMBER_IS(LH_ATTENTION_S2),
@@ -264,7 +270,30 @@ const struct field job_fields[] = {
      .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_IF_SECTION, .kinds = T | E,
      .about = "retrieval of a hidden number by length and depth"},
 
-    {"/generate", FIELD_CUSTOM, .flags = FIELD_NOT_BUILT, .kinds = G},
+    {"/generate", FIELD_OBJECT, .kinds = G, .about = "prompts and sampling"},
+    {"/generate/prompts", FIELD_CUSTOM, AT(generate.prompts), RANGE(1, 256), .kinds = G, .required = G,
+     .take = take_prompts,
+     .schema = "{\"type\":\"array\",\"minItems\":1,\"maxItems\":256,"
+               "\"items\":{\"type\":\"string\",\"minLength\":1,"
+               "\"pattern\":\"^[^\\\\u0000-\\\\u0008\\\\u000b\\\\u000c\\\\u000e-\\\\u001f\\\\u007f]*$\"}}",
+     .about = "texts to go on with; special tokens are recognised in them"},
+    {"/generate/max_tokens", FIELD_INT, AT(generate.max_tokens), NUMBER_IS(128), RANGE(1, 1048576),
+     .kinds = G, .about = "at most so many new tokens for each prompt"},
+    {"/generate/temperature", FIELD_NUMBER, AT(generate.temperature), NUMBER_IS(0), RANGE(0, 100),
+     .kinds = G, .about = "0: always the likeliest token; 1: as the model says"},
+    {"/generate/top_p", FIELD_NUMBER, AT(generate.top_p), .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE,
+     .otherwise = {.number = 1}, RANGE(0, 1), .kinds = G,
+     .about = "draw from the likeliest tokens that together have this share; 1: from all"},
+    {"/generate/seed", FIELD_INT, AT(generate.seed), NUMBER_IS(0), RANGE(0, LARGE), .kinds = G,
+     .about = "of the draws; the same seed gives the same texts"},
+
+    {"/export", FIELD_OBJECT, .kinds = X, .about = "what to write"},
+    {"/export/format", FIELD_CHOICE, AT(export.format), TEXT_IS("hf"), .names = &export_format_names,
+     .kinds = X, .about = "hf: a merged Hugging Face directory; gguf: a merged GGUF file; adapter: a PEFT directory"},
+    {"/export/dtype", FIELD_CHOICE, AT(export.dtype), .names = &export_dtype_names, .kinds = X,
+     .about = "of the weights; left out: bf16, and f32 for an adapter"},
+    {"/export/shard_bytes", FIELD_INT, AT(export.shard_bytes), NUMBER_IS(5e9), RANGE(1024, LARGE),
+     .kinds = X, .about = "of one safetensors file at most; a model that is larger is cut into several"},
 
     {"/checkpoint", FIELD_OBJECT, .kinds = T, .about = "when to save, what to keep, where to"},
     {"/checkpoint/every_steps", FIELD_INT, AT(checkpoint.every_steps), NUMBER_IS(0), RANGE(0, 1e9),

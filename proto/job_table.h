@@ -118,6 +118,7 @@ void take_betas(struct job_parser *p, const struct field *f, const json_t *value
 void take_lengths(struct job_parser *p, const struct field *f, const json_t *value);
 void take_micro_batches(struct job_parser *p, const struct field *f, const json_t *value);
 void take_labels(struct job_parser *p, const struct field *f, const json_t *value);
+void take_prompts(struct job_parser *p, const struct field *f, const json_t *value);
 void take_after(struct job_parser *p, const struct field *f, const json_t *value);
 
 /* ---- job_template.c ---- */

@@ -271,6 +271,51 @@ static bool take_dependency(struct job_parser *p, const char *at, const json_t *
     return ok;
 }
 
+/* A prompt is text with lines, of any length that a job's body has room for. */
+static bool take_prompt(struct job_parser *p, const char *pointer, const json_t *value,
+                        const char **ret_text)
+{
+    const char *s = json_string_value(value);
+    char name[DOTTED_MAX];
+
+    if (!s)
+        return wrong_type(p, pointer, value, "a string");
+    if (!*s) {
+        lh_problem_add(p->problems, pointer, "bad_value",
+                       "%s is empty; give at least one character to go on with",
+                       dotted_name(pointer, name));
+        return false;
+    }
+    for (const char *c = s; *c; c++) {
+        if (((unsigned char)*c < 0x20 && !strchr("\t\n\r", *c)) || *c == 0x7f) {
+            lh_problem_add(p->problems, pointer, "bad_value",
+                           "%s holds a control character (byte 0x%02x); remove it",
+                           dotted_name(pointer, name), (unsigned char)*c);
+            return false;
+        }
+    }
+    *ret_text = lh_arena_strdup(&p->job->arena, s);
+    if (!*ret_text)
+        p->out_of_memory = true;
+    return *ret_text != NULL;
+}
+
+void take_prompts(struct job_parser *p, const struct field *f, const json_t *value)
+{
+    size_t n = json_array_size(value);
+    char at[POINTER_MAX];
+    const char **prompts;
+
+    if (!is_list(p, f->path, value, (size_t)f->min, (size_t)f->max, "a list of texts"))
+        return;
+    prompts = parser_alloc(p, n * sizeof(*prompts));
+    if (!prompts)
+        return;
+    for (size_t i = 0; i < n; i++)
+        (void)take_prompt(p, entry_pointer(f->path, i, at), json_array_get(value, i), &prompts[i]);
+    p->job->generate.prompts = (struct lh_strings){prompts, (unsigned)n};
+}
+
 void take_after(struct job_parser *p, const struct field *f, const json_t *value)
 {
     char at[POINTER_MAX], name[DOTTED_MAX];

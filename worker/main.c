@@ -12,7 +12,7 @@
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
-#include "worker/kinds/engine.h"
+#include "worker/kinds/job_plan.h"
 #include "worker/kinds/prepare.h"
 #include <errno.h>
 #include <limits.h>
@@ -227,10 +227,10 @@ static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
     json_t *plan = NULL;
     int rc;
 
-    if (s->run.comm->rank != 0 || (job->kind != LH_KIND_TRAIN && job->kind != LH_KIND_EVAL) ||
+    if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
         s->options->mode == WORKER_PREPARE)
         return 0;
-    rc = engine_plan(job, &plan, reterr);
+    rc = job_plan(job, &plan, reterr);
     if (rc < 0)
         return rc;
     json_object_set(line, "parameters", json_object_get(plan, "parameters"));
@@ -319,13 +319,11 @@ static int session_kind(struct session *s, struct lh_err *reterr)
     case LH_KIND_CHECK:
         return kind_check(r, reterr);
     case LH_KIND_EXPORT:
+        return kind_export(r, reterr);
     case LH_KIND_GENERATE:
-        break;
+        return kind_generate(r, reterr);
     }
-    return run_agree(r,
-                     lh_err_at(reterr, LH_ENOTSUP, "/kind", "kind '%s' is not built yet",
-                               lh_kind_name(r->job->kind)),
-                     reterr);
+    return lh_err_set(reterr, LH_EINTERNAL, "kind %d", (int)r->job->kind);
 }
 
 /* The last lines of the journal: an `error` unless all is well or the end was asked for, then

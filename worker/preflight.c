@@ -15,8 +15,9 @@
 #include "worker/data/dialog.h"
 #include "worker/data/units.h"
 #include "worker/formats/peft.h"
-#include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
+#include "worker/kinds/job_plan.h"
+#include "worker/kinds/positions.h"
 #include "worker/model/rope.h"
 #include <errno.h>
 #include <glob.h>
@@ -210,7 +211,9 @@ static int check_adapter(const struct preflight *p, struct lh_err *reterr)
     char path[1024];
     int rc;
 
-    if (!p->job->model.adapter)
+    /* A finished model's adapter is opened by its plan, which also takes whole models. */
+    if (!p->job->model.adapter || p->job->kind == LH_KIND_EXPORT ||
+        p->job->kind == LH_KIND_GENERATE)
         return 0;
     rc = run_path(p->job->model.adapter, "/model/adapter", path, reterr);
     if (rc == 0)
@@ -241,14 +244,22 @@ static int check_tokens(const struct preflight *p, struct lh_err *reterr)
  * here could hold. */
 static int make_plan(struct preflight *p, struct lh_err *reterr)
 {
+    bool finished = p->job->kind == LH_KIND_EXPORT || p->job->kind == LH_KIND_GENERATE;
     struct rope_config rope;
+    char adapter[1024] = "";
+    int64_t length;
     json_t *plan = NULL;
-    int rc = engine_plan(p->job, &plan, reterr);
+    int rc = job_plan(p->job, &plan, reterr);
 
+    if (rc == 0 && p->job->model.adapter)
+        rc = run_path(p->job->model.adapter, "/model/adapter", adapter, reterr);
     if (rc == 0)
-        rc = rope_compose(p->job, p->config, &rope, reterr);
-    if (rc < 0)
+        rc = finished ? positions_finished(p->job, p->config, adapter, &rope, &length, reterr)
+                      : rope_compose(p->job, p->config, &rope, reterr);
+    if (rc < 0) {
+        json_decref(plan);
         return rc;
+    }
     json_object_set(p->answer, "bytes", json_object_get(plan, "parts"));
     json_object_del(plan, "parts");
     json_object_update(p->answer, plan);

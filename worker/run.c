@@ -92,6 +92,13 @@ static bool stop_file_there(const struct run *r)
     return lh_path_exists(path);
 }
 
+bool run_stopping(struct run *r)
+{
+    if (!r->stop_wanted && stop_file_there(r))
+        r->stop_wanted = 1;
+    return r->stop_wanted != 0;
+}
+
 int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err *reterr)
 {
     int64_t wanted[2] = {r->checkpoint_wanted, 0};
@@ -100,9 +107,7 @@ int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err 
     if (wanted[0])
         r->checkpoint_wanted =
             0; /* a second request that comes before this one is served is the same one */
-    if (!r->stop_wanted && stop_file_there(r))
-        r->stop_wanted = 1;
-    wanted[1] = r->stop_wanted;
+    wanted[1] = run_stopping(r);
     rc = r->comm->ops->max_i64(r->comm, wanted, 2, reterr);
     if (rc < 0)
         return rc;

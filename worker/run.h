@@ -67,6 +67,9 @@ const char *run_error_name(int rc);
 /* True on all ranks as soon as any rank saw a request; call once a step, collectively. */
 LH_MUST_CHECK int run_poll(struct run *r, bool *ret_checkpoint, bool *ret_stop, struct lh_err *reterr);
 
+/* This rank alone: a signal, or the file OUT/stop. For work between two agreements that need not wait for all. */
+bool run_stopping(struct run *r);
+
 /* One `phase` event from rank 0 and a beat: name, done of total, unit ("tokens", "bytes", "windows", "tensors"). */
 void run_phase(struct run *r, const char *name, int64_t done, int64_t of, const char *unit);
 
@@ -74,4 +77,6 @@ void run_phase(struct run *r, const char *name, int64_t done, int64_t of, const 
 LH_MUST_CHECK int kind_prepare(struct run *r, struct lh_err *reterr);
 LH_MUST_CHECK int kind_train(struct run *r, struct lh_err *reterr);
 LH_MUST_CHECK int kind_eval(struct run *r, struct lh_err *reterr);
+LH_MUST_CHECK int kind_export(struct run *r, struct lh_err *reterr);
+LH_MUST_CHECK int kind_generate(struct run *r, struct lh_err *reterr);
 LH_MUST_CHECK int kind_check(struct run *r, struct lh_err *reterr);

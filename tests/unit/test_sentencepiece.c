@@ -165,11 +165,32 @@ static size_t random_text(const struct tokenizer *t, uint64_t *seed, char *out, 
     return n;
 }
 
+static int put_ids(void *arg, const int *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(token_list_append(arg, ids[i]), 0);
+    return 0;
+}
+
+static struct spm_model *open_library(const char *dir, struct spm_info *info)
+{
+    struct spm_model *m;
+    char *bytes, why[SPM_WHY_MAX];
+    size_t n;
+
+    assert_int_equal(lh_read_file(in_dir(dir, "tokenizer.model"), 1 << 20, &bytes, &n, NULL), 0);
+    assert_int_equal(spm_open(bytes, n, &m, info, why), 0);
+    free(bytes);
+    return m;
+}
+
 static void both_ways_give_the_same_ids_for_any_text(void **state)
 {
-    struct tokenizer *ours = open_gguf(), *library;
+    struct tokenizer *ours = open_gguf(), *model;
     uint64_t seed = hostile_seed();
     char *dir = model_dir();
+    struct spm_model *library;
+    struct spm_info info;
 
     (void)state;
     if (!has_library()) {
@@ -178,17 +199,83 @@ static void both_ways_give_the_same_ids_for_any_text(void **state)
         print_message("skipped: built without SentencePiece\n");
         skip();
     }
-    library = open_path(dir);
+    library = open_library(dir, &info);
+    model = open_path(dir);
+    assert_true(info.merges && info.as_it_is && info.space_prefix);
     for (int round = 0; round < 500; round++) {
         char text[4096];
         size_t n = random_text(ours, &seed, text, sizeof(text));
-        struct tokenizer_part part = {.special = round % 2, .continues = round % 3 == 0};
+        struct tokenizer_part part = {.continues = round % 3 == 0};
+        struct token_list ids = {0};
 
-        same_ids(encode(ours, text, n, part), encode(library, text, n, part), text);
+        assert_int_equal(spm_encode(library, text, n, !part.continues, put_ids, &ids), 0);
+        same_ids(ids, encode(ours, text, n, part), text);
+        part.special = true;
+        same_ids(encode(ours, text, n, part), encode(model, text, n, part), text);
     }
-    tokenizer_free(library);
+    spm_free(library);
+    tokenizer_free(model);
     tokenizer_free(ours);
     scratch_free(dir);
+}
+
+/* The same model, changed by what is put behind it: a later field of a message counts. */
+static void models_that_need_the_library_are_encoded_by_it(void **state)
+{
+    static const struct {
+        const char *more;
+        size_t n;
+        bool as_it_is;
+        const char *text, *same_as;
+    } cases[] = {
+        {"\x1a\x02\x20\x01", 4, false, "  the   worker ", "the worker"}, /* trims */
+        /* a user-defined piece */
+        {"\x0a\x0b\x0a\x02zz\x15\0\0\0\0\x18\x04", 13, true, "the  worker", "the  worker"},
+    };
+
+    (void)state;
+    if (!has_library()) {
+        print_message("skipped: built without SentencePiece\n");
+        skip();
+    }
+    for (unsigned i = 0; i < LH_ARRAY_LEN(cases); i++) {
+        char *dir = model_dir(), *bytes, *both;
+        struct tokenizer *t, *plain = open_gguf();
+        struct spm_model *library;
+        struct spm_info info;
+        struct token_list whole, parts, rest;
+        size_t n;
+
+        assert_int_equal(lh_read_file(in_dir(dir, "tokenizer.model"), 1 << 20, &bytes, &n, NULL),
+                         0);
+        both = malloc(n + cases[i].n);
+        memcpy(both, bytes, n);
+        memcpy(both + n, cases[i].more, cases[i].n);
+        put_bytes(in_dir(dir, "tokenizer.model"), both, n + cases[i].n);
+        library = open_library(dir, &info);
+        assert_false(info.merges);
+        assert_int_equal(info.as_it_is, cases[i].as_it_is);
+        t = open_path(dir);
+        assert_int_equal(tokenizer_cuts_at_spaces(t), cases[i].as_it_is);
+        same_ids(
+            encode(t, cases[i].text, strlen(cases[i].text), (struct tokenizer_part){0}),
+            encode(plain, cases[i].same_as, strlen(cases[i].same_as), (struct tokenizer_part){0}),
+            cases[i].text);
+        /* Continued behind other text, the space still belongs to the word. */
+        whole = encode(t, "the worker", 10, (struct tokenizer_part){0});
+        parts = encode(t, "the", 3, (struct tokenizer_part){0});
+        rest = encode(t, " worker", 7, (struct tokenizer_part){.continues = true});
+        for (size_t k = 0; k < rest.n; k++)
+            assert_int_equal(token_list_append(&parts, rest.at[k]), 0);
+        token_list_release(&rest);
+        same_ids(parts, whole, "the worker");
+        spm_free(library);
+        tokenizer_free(t);
+        tokenizer_free(plain);
+        free(bytes);
+        free(both);
+        scratch_free(dir);
+    }
 }
 
 static void a_text_may_be_cut_before_spaces_and_continued(void **state)
@@ -485,6 +572,7 @@ int main(void)
         TEST(pieces_of_a_gguf_file_merge_by_score),
         TEST(the_library_reads_tokenizer_model),
         TEST(both_ways_give_the_same_ids_for_any_text),
+        TEST(models_that_need_the_library_are_encoded_by_it),
         TEST(a_text_may_be_cut_before_spaces_and_continued),
         TEST(a_space_goes_before_texts_and_behind_special_tokens),
         TEST(dialogues_in_the_form_of_llama_2_are_encoded_as_one_text),

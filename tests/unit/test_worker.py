@@ -328,6 +328,83 @@ class Texts(WorkerTest):
         self.assertIn("29", answer["detail"])
 
 
+def letter_tokenizer():
+    """29 tokens: a to z, newline, space, and the control token <e>."""
+    tokenizer = byte_tokenizer()
+    letters = [*"abcdefghijklmnopqrstuvwxyz", "\u010a", "\u0120", "<e>"]
+    tokenizer["model"]["vocab"] = {letter: i for i, letter in enumerate(letters)}
+    tokenizer["added_tokens"] = [{"id": 28, "content": "<e>", "special": True, "normalized": False, "single_word": False,
+                                  "lstrip": False, "rstrip": False}]
+    return tokenizer
+
+
+class Dialogues(WorkerTest):
+    RECORDS = [{"instruction": "who", "output": "a worker"}, {"instruction": "x" * 60, "output": "cut away"},
+               {"instruction": "why", "input": "now", "output": "y" * 60}, {"instruction": "nothing", "output": ""},
+               {"messages": [{"role": "user", "content": "when <e>"}, {"role": "assistant", "content": "soon"}]}]
+    # Tokens of each: prompt with its newline, answer with the control token.
+    WHO, LONG, WHY, WHEN = (4, 9), (61, 9), (8, 61), (7, 5) # "<" and ">" have no token
+
+    def setUp(self):
+        super().setUp()
+        shutil.copytree(CASES / "full-dense-yarn" / "model", self.dir / "model")
+        (self.dir / "model" / "tokenizer.json").write_text(json.dumps(letter_tokenizer()))
+        (self.dir / "model" / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<e>"}))
+        (self.dir / "d.json").write_text(json.dumps(self.RECORDS, indent=1))
+        self.data = {"train": [str(self.dir / "d.json")], "format": "sft", "template": "plain"}
+        self.model = {"base": str(self.dir / "model")}
+
+    def train(self, name, **data):
+        job = {**train_job("full-dense-yarn"), "model": self.model, "data": {**self.data, **data}}
+        return self.run_worker(self.write(job), "--out", self.dir / name)
+
+    def losses(self, name):
+        return [event["loss"] for event in self.journal(out=self.dir / name) if event["type"] == "step"]
+
+    def test_prepare_counts_what_is_trained_and_what_is_not(self):
+        job = {"kind": "prepare", "model": self.model, "data": self.data}
+        parts = [self.WHO, self.LONG, self.WHY, self.WHEN]
+        for context, counts in [({}, (4, 1, 0, sum(map(sum, parts)), sum(answer for _, answer in parts))),
+                                ({"context": {"length": 48}}, (3, 2, 1, 13 + 48 + 12, 9 + 40 + 5))]:
+            done = self.run_worker(self.write({**job, **context}), "--out", self.out)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            train = self.journal()[-1]["result"]["train"]
+            names = ("samples", "dropped", "truncated", "tokens", "labels")
+            self.assertEqual(tuple(train[name] for name in names), counts)
+            self.assertEqual((train["records"], train["about"]["template"]), (5, "plain"))
+        self.assertIn("labels-00000.bin", os.listdir(self.out / "shards"))
+        self.assertNotIn("seconds", train) # nothing was left to do the second time
+
+    def test_samples_train_packed_alone_or_joined_and_from_shards(self):
+        seen = {}
+        for pack in (True, False, "join"):
+            done = self.train(f"out-{pack}", pack=pack)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            seen[pack] = self.losses(f"out-{pack}")
+            self.assertEqual(len(seen[pack]), 6)
+        self.assertEqual(len({tuple(losses) for losses in seen.values()}), 3)
+        result = self.journal(out=self.dir / "out-True")[-1]["result"]["data"]
+        self.assertEqual((result["samples"], result["truncated"]), (3, 1))
+        job = {"kind": "prepare", "model": self.model, "data": self.data}
+        self.assertEqual(self.run_worker(self.write(job), "--out", self.out).returncode, 0)
+        done = self.train("out-shards", train=[str(self.out / "shards")])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(self.losses("out-shards"), seen[True])
+        job = {**train_job("full-dense-yarn"), "model": self.model, "data": {"train": [str(self.out / "shards")]}}
+        self.refused(self.run_worker(self.write(job), "--out", self.dir / "text"), 65, 'data.format "sft"')
+
+    def test_what_cannot_be_written_is_refused_before_anything_runs(self):
+        for change, pointer, words in [({"template": "chatml"}, "/data/template", "<|im_start|>"),
+                                       ({"train": [str(self.dir / "model" / "model.safetensors")]}, "/data/train/0",
+                                        ".jsonl")]:
+            job = {**train_job("full-dense-yarn"), "model": self.model, "data": {**self.data, **change}}
+            answer = json.loads(self.run_worker(self.write(job), "--plan").stdout)
+            self.assertEqual((answer["ok"], answer["code"], answer["pointer"]), (False, "bad_input", pointer))
+            self.assertIn(words, answer["detail"])
+        (self.dir / "d.json").write_text(json.dumps([{"instruction": "x", "output": 7}]))
+        self.refused(self.train("out"), 65, "d.json", "record 1", "'output'")
+
+
 class Training(WorkerTest):
     def final(self, out, step):
         """Digests of what a checkpoint holds of numbers, and its loss."""

@@ -9,6 +9,7 @@
 #include "proto/base/json.h"
 #include "proto/base/str.h"
 #include "worker/ckpt/layout.h"
+#include "worker/formats/hf_writer.h"
 #include "worker/formats/peft.h"
 #include "worker/model/rope.h"
 #include <dirent.h>
@@ -220,24 +221,11 @@ static int write_json(struct save *s, const char *file, json_t *value, struct lh
  */
 static json_t *model_config_json(const struct save *s)
 {
-    json_t *config = json_deep_copy(s->config->raw);
-    json_t *rope = rope_json(s->rope);
+    LH_CLEANUP(lh_json_decrefp) json_t *rope = rope_json(s->rope);
 
-    if (!config || !rope) {
-        json_decref(config);
-        json_decref(rope);
-        return NULL;
-    }
-    /* Both layouts: transformers 4 reads rope_scaling and rope_theta, 5 reads rope_parameters. */
-    json_object_set_new(config, "rope_scaling",
-                        s->rope->type == LH_ROPE_DEFAULT ? json_null() : json_deep_copy(rope));
-    json_object_set_new(config, "rope_parameters", rope);
-    json_object_set_new(config, "rope_theta", json_real(s->rope->theta));
-    json_object_set_new(
-        config, "max_position_embeddings",
-        json_integer(LH_MAX(s->config->max_positions, s->run->job->context.length)));
-    json_object_set_new(config, "torch_dtype", json_string("float32"));
-    return config;
+    return hf_writer_config(s->config, rope,
+                            LH_MAX(s->config->max_positions, s->run->job->context.length),
+                            "float32");
 }
 
 static int write_files(struct save *s, struct lh_err *reterr)

@@ -61,6 +61,13 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf_file *f, const char
 const struct gguf_value *gguf_find(const struct gguf_file *f,
                                    const char *key); /* NULL when absent */
 
+/* All keys, sorted. */
+unsigned gguf_value_count(const struct gguf_file *f);
+const struct gguf_value *gguf_value_at(const struct gguf_file *f, unsigned i);
+/* Bytes from value->data on: the whole of a scalar, the characters of a string, the packed elements
+ * of an array. */
+uint64_t gguf_value_bytes(const struct gguf_value *value);
+
 /* Typed values: 1 and the value, 0 when the key is absent, LH_EINPUT (naming the key) when it has
  * another type. Integers of every width are taken, floats of both. A string is copied with a 0, at
  * most cap - 1 bytes. */

@@ -41,6 +41,30 @@ const struct gguf_value *gguf_find(const struct gguf_file *f, const char *key)
     return bsearch(&wanted, f->values, f->n_values, sizeof(*f->values), gguf_by_key);
 }
 
+unsigned gguf_value_count(const struct gguf_file *f)
+{
+    return f->n_values;
+}
+
+const struct gguf_value *gguf_value_at(const struct gguf_file *f, unsigned i)
+{
+    return i < f->n_values ? &f->values[i] : NULL;
+}
+
+uint64_t gguf_value_bytes(const struct gguf_value *value)
+{
+    const uint8_t *cursor = NULL;
+    size_t len;
+
+    if (value->type != GGUF_ARRAY)
+        return value->n;
+    if (value->element != GGUF_STRING)
+        return value->n * gguf_type_bytes[value->element];
+    for (uint64_t i = 0; i < value->n; i++)
+        (void)gguf_array_str(value, &cursor, &len);
+    return cursor ? (uint64_t)(cursor - value->data) : 0;
+}
+
 /* An integer at p; 0 when the type is none. Above INT64_MAX: INT64_MAX, which no range check lets
  * through. */
 static bool integer_at(enum gguf_type type, const uint8_t *p, int64_t *ret)

@@ -32,4 +32,15 @@ const struct quant_info *quant_info(uint32_t type);
 void quant_expand(enum quant_type type, const uint8_t *src, int64_t n, enum kn_dtype dtype,
                   void *out);
 
+/* The other way: n values (a multiple of the block) into F32, F16, BF16 or Q8_0, each rounded once
+ * to the nearest, ties to even (Q8_0 as ggml does it: the scale is the largest value / 127 in half
+ * precision). Returns the place of the first value that the type cannot hold (finite before and
+ * infinite after), or -1. */
+int64_t quant_pack(enum quant_type type, const float *x, int64_t n, uint8_t *out);
+
+/* By how much a value of a block may differ after packing and expanding; largest: of the magnitudes
+ * of its block (of the value itself where nothing is quantised). */
+double quant_error(enum quant_type type, double largest);
+
 float quant_f16_to_f32(uint16_t h);
+uint16_t quant_f32_to_f16(float x);

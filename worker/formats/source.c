@@ -233,13 +233,27 @@ static int check_count(const struct model_source *s, struct lh_err *reterr)
                       s->path, s->n_tensors, expected);
 }
 
-int model_source_open(const char *path, struct model_source **ret_source, struct lh_err *reterr)
+void model_source_resolve(const char *path, char ret_path[static 1100])
+{
+    char config[1100];
+
+    (void)snprintf(config, sizeof(config), "%.1023s/config.json", path);
+    (void)snprintf(ret_path, 1100, "%.1023s/%s", path, MODEL_GGUF_NAME);
+    if (!lh_is_dir(path) || lh_path_exists(config) || !lh_path_exists(ret_path))
+        (void)snprintf(ret_path, 1100, "%.1099s", path);
+}
+
+int model_source_open(const char *given, struct model_source **ret_source, struct lh_err *reterr)
 {
     LH_CLEANUP(model_source_closep) struct model_source *s = calloc(1, sizeof(*s));
+    char path[1100];
     int rc;
 
     if (!s)
-        return lh_err_set(reterr, -ENOMEM, "open model '%s'", path);
+        return lh_err_set(reterr, -ENOMEM, "open model '%s'", given);
+    if (strlen(given) >= 1024)
+        return lh_err_set(reterr, -ENAMETOOLONG, "open model '%s'", given);
+    model_source_resolve(given, path);
     lh_arena_init(&s->arena, SOURCE_ARENA_MAX);
     s->path = lh_arena_strdup(&s->arena, path);
     if (!s->path)

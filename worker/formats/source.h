@@ -40,6 +40,10 @@ struct model_config {
 
 struct model_source;
 
+/* What path means: itself, or the model.gguf in a directory without config.json (an export of kind gguf). */
+#define MODEL_GGUF_NAME "model.gguf"
+void model_source_resolve(const char *path, char ret_path[static 1100]);
+
 /* path: a directory or a .gguf file. Reads config and tensor directory, no weights. Refuses what is not a Llama
  * (naming the architecture), missing files, attention or MLP biases, another activation: LH_EINPUT. */
 LH_MUST_CHECK int model_source_open(const char *path, struct model_source **ret_source, struct lh_err *reterr);

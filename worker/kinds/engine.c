@@ -1,9 +1,12 @@
 /* engine.c - opening what training and evaluation share; see engine.h. */
 #include "worker/kinds/engine.h"
+#include "proto/base/fs.h"
 #include "worker/kinds/batches.h"
+#include "worker/kinds/positions.h"
 #include "worker/model/rope.h"
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define ARENA_MAX                                                                                  \
@@ -61,17 +64,34 @@ static int open_adapter(const struct lh_job *job, struct engine *e, struct lh_er
     return params_spec_adapter(&e->adapter, dtype, &e->arena, &e->spec, reterr);
 }
 
+static int open_angles(struct engine *e, struct lh_err *reterr)
+{
+    e->inv_freq = calloc((size_t)e->config->head_dim, sizeof(*e->inv_freq));
+    if (!e->inv_freq)
+        return lh_err_set(reterr, -ENOMEM, "the angles of positions");
+    return rope_frequencies(&e->rope, e->config, e->length, e->inv_freq, &e->scaling, reterr);
+}
+
 static int open_positions(const struct lh_job *job, struct engine *e, struct lh_err *reterr)
 {
     int rc = rope_compose(job, e->config, &e->rope, reterr);
 
     if (rc < 0)
         return rc;
-    e->inv_freq = calloc((size_t)e->config->head_dim, sizeof(*e->inv_freq));
-    if (!e->inv_freq)
-        return lh_err_set(reterr, -ENOMEM, "the angles of positions");
-    return rope_frequencies(&e->rope, e->config, job->context.length, e->inv_freq, &e->scaling,
-                            reterr);
+    e->length = job->context.length;
+    return open_angles(e, reterr);
+}
+
+static int open_base(const struct lh_job *job, struct engine *e, struct lh_err *reterr)
+{
+    int rc = run_path(job->model.base, "/model/base", e->base_path, reterr);
+
+    lh_arena_init(&e->arena, ARENA_MAX);
+    if (rc == 0)
+        rc = model_source_open(e->base_path, &e->source, reterr);
+    if (rc == 0)
+        e->config = model_source_config(e->source);
+    return rc;
 }
 
 int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr)
@@ -80,17 +100,12 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
     int64_t rows = train ? batches_most_rows(job, ranks) : 1;
     struct llama_options options = {
         .params = &e->spec, .row_tokens = job->context.length, .backward = train};
-    char path[1024];
     int rc = refuse(job, reterr);
 
     if (rc == 0)
-        rc = run_path(job->model.base, "/model/base", path, reterr);
-    if (rc == 0)
-        rc = model_source_open(path, &e->source, reterr);
+        rc = open_base(job, e, reterr);
     if (rc < 0)
         return rc;
-    e->config = model_source_config(e->source);
-    lh_arena_init(&e->arena, ARENA_MAX);
     rc = open_positions(job, e, reterr);
     if (rc == 0)
         rc = open_adapter(job, e, reterr);
@@ -108,6 +123,72 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
         llama_flops(e->config, &e->model.params, train ? job->optim.batch_sequences : 1,
                     job->context.length, train ? engine_group(job) : 0, train);
     return 0;
+}
+
+/* A checkpoint of full fine-tuning is a model by itself. */
+static bool is_whole_model(const char *dir)
+{
+    char adapter[1100], config[1100], state[1100];
+
+    (void)snprintf(adapter, sizeof(adapter), "%s/adapter_config.json", dir);
+    (void)snprintf(config, sizeof(config), "%s/config.json", dir);
+    (void)snprintf(state, sizeof(state), "%s/state.json", dir);
+    return !lh_path_exists(adapter) && lh_path_exists(config) && lh_path_exists(state);
+}
+
+static int open_whole_model(struct engine *e, const char *dir, struct lh_err *reterr)
+{
+    struct model_source *own = NULL;
+    int rc = model_source_open(dir, &own, reterr);
+
+    if (rc < 0)
+        return rc;
+    if (model_source_config(own)->vocab != e->config->vocab ||
+        model_source_config(own)->hidden != e->config->hidden ||
+        model_source_config(own)->n_layers != e->config->n_layers) {
+        model_source_close(own);
+        return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
+                         "'%s' is a model of another size than model.base; a checkpoint goes with "
+                         "the base that it was trained from",
+                         dir);
+    }
+    model_source_close(e->source);
+    e->source = own;
+    e->config = model_source_config(own);
+    return 0;
+}
+
+int engine_open_finished(const struct lh_job *job, struct engine *e, struct lh_err *reterr)
+{
+    char path[1024] = "";
+    int rc = open_base(job, e, reterr);
+
+    if (rc == 0 && job->model.adapter)
+        rc = run_path(job->model.adapter, "/model/adapter", path, reterr);
+    if (rc == 0)
+        rc = positions_finished(job, e->config, path, &e->rope, &e->length, reterr);
+    if (rc == 0 && *path && is_whole_model(path))
+        rc = open_whole_model(e, path, reterr);
+    else if (rc == 0)
+        rc = open_adapter(job, e, reterr);
+    return rc < 0 ? rc : open_angles(e, reterr);
+}
+
+int engine_model(struct engine *e, const struct engine_need *need, struct lh_err *reterr)
+{
+    struct llama_options options = {.config = e->config,
+                                    .params = &e->spec,
+                                    .tokens = need->tokens,
+                                    .row_tokens = need->positions,
+                                    .cache = need->cache};
+
+    e->spec.dtype = need->dtype; /* an adapter's factors too */
+    return llama_init(&options, &e->model, reterr);
+}
+
+void engine_model_release(struct engine *e)
+{
+    llama_release(&e->model);
 }
 
 static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
@@ -179,26 +260,31 @@ void engine_close(struct engine *e)
     *e = (struct engine){0};
 }
 
+int engine_plan_json(const struct engine *e, const struct lh_job *job, int local_ranks,
+                     json_t **ret_plan, struct lh_err *reterr)
+{
+    int rc = check_memory(e, job, local_ranks, reterr);
+    json_t *plan = rc == 0 ? plan_json(&e->model.plan) : NULL;
+
+    if (rc < 0)
+        return rc;
+    if (!plan)
+        return lh_err_set(reterr, -ENOMEM, "the plan");
+    (void)json_object_set_new(plan, "parameters",
+                              json_integer((json_int_t)e->model.params.n_total));
+    (void)json_object_set_new(plan, "trainable",
+                              json_integer((json_int_t)e->model.params.n_trainable));
+    *ret_plan = plan;
+    return 0;
+}
+
 int engine_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
 {
     struct engine e = {0};
-    json_t *plan = NULL;
     int rc = engine_open(job, (int)job->resources.slots, &e, reterr);
 
     if (rc == 0)
-        rc = check_memory(&e, job, 1, reterr);
-    if (rc == 0) {
-        plan = plan_json(&e.model.plan);
-        if (!plan)
-            rc = lh_err_set(reterr, -ENOMEM, "the plan");
-    }
-    if (rc == 0) {
-        (void)json_object_set_new(plan, "parameters",
-                                  json_integer((json_int_t)e.model.params.n_total));
-        (void)json_object_set_new(plan, "trainable",
-                                  json_integer((json_int_t)e.model.params.n_trainable));
-        *ret_plan = plan;
-    }
+        rc = engine_plan_json(&e, job, 1, ret_plan, reterr);
     engine_close(&e);
     return rc;
 }

@@ -1,4 +1,4 @@
-/* engine.h - what training and evaluation open alike: model files, positions, adapter, the model
+/* engine.h - what all kinds with a model open alike: model files, positions, adapter, the model
  * itself.
  *
  * engine_open reads files and makes the plan; it takes no memory for weights, so `--plan` stops
@@ -26,6 +26,8 @@ struct engine {
     struct rope_config rope; /* the scaling that results */
     double *inv_freq;        /* owned, head_dim/2 */
     double scaling;
+    int64_t length;       /* the window that the positions are for */
+    char base_path[1024]; /* model.base: where the tokenizer is */
     struct peft_adapter adapter;
     bool has_adapter;
     struct lh_arena arena; /* of spec */
@@ -43,6 +45,25 @@ LH_MUST_CHECK int engine_fits(const struct engine *e, const struct run *r,
 LH_MUST_CHECK int engine_load(struct engine *e, struct run *r, struct lh_err *reterr);
 void engine_close(struct engine *e);
 
+/* For kinds that use a finished model (export, generate): base and adapter, or the checkpoint of
+ * full fine-tuning that model.adapter names in place of the base's weights, with the positions of
+ * JOB-31. */
+LH_MUST_CHECK int engine_open_finished(const struct lh_job *job, struct engine *e,
+                                       struct lh_err *reterr);
+
+/* What such a kind will ask of the model. */
+struct engine_need {
+    enum kn_dtype dtype;
+    int64_t tokens;    /* the most of a pass */
+    int64_t positions; /* of the longest text */
+    int64_t cache;     /* tokens whose keys and values are kept; 0: none */
+};
+/* The model's table and plan, once; engine_fits and engine_load follow. */
+LH_MUST_CHECK int engine_model(struct engine *e, const struct engine_need *need,
+                               struct lh_err *reterr);
+/* Frees the model alone, so that another one can be made of the same files. */
+void engine_model_release(struct engine *e);
+
 /* The next piece of work: `span` tokens of `of`, after `done`, in `layers` passes through a layer.
  */
 void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t span, int64_t of,
@@ -54,3 +75,6 @@ int64_t engine_group(const struct lh_job *job);
 /* The answer of `--plan`: {"bytes_per_rank", "parts", "flops_per_step", "parameters", "trainable"}:
  * new reference. Opens the model, no data. Errors as of engine_open, and LH_ENOFIT. */
 LH_MUST_CHECK int engine_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr);
+/* The same of an engine that has a model; local_ranks share this machine's memory. */
+LH_MUST_CHECK int engine_plan_json(const struct engine *e, const struct lh_job *job,
+                                   int local_ranks, json_t **ret_plan, struct lh_err *reterr);

@@ -28,6 +28,27 @@ void attention_forward(const struct device *d, const struct attention_layer *l, 
     linear_forward(d, &l->o, x1, true, o, z_of(w, &l->o, T));
 }
 
+void attention_forward_cached(const struct device *d, const struct attention_layer *l,
+                              struct work *w, const struct attention_past *a, struct kn_mat x)
+{
+    const struct dims *n = &w->dims;
+    int64_t T = a->T, H = n->H, KV = n->KV, D = n->D;
+    struct kn_mat n1 = work_mat(w, w->n1, T, n->C), q = work_mat(w, w->q, T, H * D);
+    struct kn_mat k = kn_rows(a->k, a->q0, T), v = kn_rows(a->v, a->q0, T);
+    struct kn_mat o = work_mat(w, w->o, T, H * D), x1 = work_mat(w, w->x1, T, n->C);
+
+    d->ops->rmsnorm_fwd(d->stream, n1, w->rstd1, x, l->norm->w.p, a->eps);
+    linear_forward(d, &l->q, q, false, n1, z_of(w, &l->q, T));
+    linear_forward(d, &l->k, k, false, n1, z_of(w, &l->k, T));
+    linear_forward(d, &l->v, v, false, n1, z_of(w, &l->v, T));
+    d->ops->rope(d->stream, q, D, w->cos_sin, w->pos, false);
+    d->ops->rope(d->stream, k, D, w->cos_sin, w->pos, false);
+    d->ops->attention_cached(d->stream, o, q, a->k, a->v, a->q0, H, KV, D,
+                             (float)(1 / sqrt((double)D)));
+    d->ops->copy(d->stream, x1, x);
+    linear_forward(d, &l->o, x1, true, o, z_of(w, &l->o, T));
+}
+
 void attention_backward(const struct device *d, const struct attention_layer *l, struct work *w,
                         const struct attention_view *a, struct kn_mat x)
 {

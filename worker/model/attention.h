@@ -19,6 +19,16 @@ struct attention_view {
 void attention_forward(const struct device *d, const struct attention_layer *l, struct work *w,
                        const struct attention_view *a, struct kn_mat x);
 
+/* The same for the tokens [q0, q0 + T) of one text, which see all tokens before them: k and v hold
+ * q0 + T rows, of which the last T are written here. Nothing is left for a backward pass. */
+struct attention_past {
+    int64_t T, q0;
+    struct kn_mat k, v;
+    float eps;
+};
+void attention_forward_cached(const struct device *d, const struct attention_layer *l,
+                              struct work *w, const struct attention_past *a, struct kn_mat x);
+
 /* work->dx holds the gradient of x1 and becomes that of x; needs what attention_forward left for
  * the same x. */
 void attention_backward(const struct device *d, const struct attention_layer *l, struct work *w,

@@ -27,6 +27,18 @@ static void tile_backward(const struct device *d, const struct head *h, struct w
                         w->rstdf);
 }
 
+struct kn_mat head_logits(const struct device *d, const struct head *h, struct work *w,
+                          struct kn_mat x, float eps)
+{
+    struct kn_mat nf = work_mat(w, w->nf, x.rows, w->dims.C);
+    struct kn_mat logits = kn_mat(w->logits, KN_F32, x.rows, w->dims.V);
+
+    assert(x.rows <= w->dims.head_tile);
+    d->ops->rmsnorm_fwd(d->stream, nf, w->rstdf, x, h->norm->w.p, eps);
+    d->ops->matmul(d->stream, logits, nf, false, h->w->w, true, 1, 0);
+    return logits;
+}
+
 int head_loss(const struct device *d, const struct head *h, struct work *w, struct kn_mat x,
               const int32_t *labels, bool backward, float grad_scale, float eps,
               const struct head_sink *sink, struct lh_err *reterr)
@@ -34,8 +46,7 @@ int head_loss(const struct device *d, const struct head *h, struct work *w, stru
     assert(!backward || w->dims.backward);
     for (int64_t t0 = 0; t0 < x.rows; t0 += w->dims.head_tile) {
         int64_t T = LH_MIN(w->dims.head_tile, x.rows - t0);
-        struct kn_mat xt = kn_rows(x, t0, T), nf = work_mat(w, w->nf, T, w->dims.C);
-        struct kn_mat logits = kn_mat(w->logits, KN_F32, T, w->dims.V), dlogits = {0}, dx = {0};
+        struct kn_mat xt = kn_rows(x, t0, T), logits, dlogits = {0}, dx = {0};
 
         if (backward)
             dx = kn_rows(work_mat(w, w->dx, x.rows, w->dims.C), t0, T);
@@ -44,8 +55,7 @@ int head_loss(const struct device *d, const struct head *h, struct work *w, stru
                 d->ops->fill(d->stream, dx, 0);
             continue;
         }
-        d->ops->rmsnorm_fwd(d->stream, nf, w->rstdf, xt, h->norm->w.p, eps);
-        d->ops->matmul(d->stream, logits, nf, false, h->w->w, true, 1, 0);
+        logits = head_logits(d, h, w, xt, eps);
         if (sink->fn) {
             int rc = sink->fn(sink->arg, d, t0, logits, reterr);
 

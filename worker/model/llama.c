@@ -80,6 +80,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
         .V = c->vocab,
         .T = options->tokens,
         .positions = options->row_tokens,
+        .cache = options->cache,
         .dtype = options->params->dtype,
         .backward = options->backward,
     };

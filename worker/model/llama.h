@@ -40,6 +40,7 @@ struct llama_options {
     int64_t tokens;     /* the most of a micro-batch */
     int64_t row_tokens; /* the longest row */
     bool backward;
+    int64_t cache;               /* tokens of a key-value cache (cache.h); 0: none */
     int64_t mlp_tile, head_tile; /* 0: chosen */
 };
 

@@ -4,10 +4,10 @@
  * Values pass through one staging buffer of bounded size, so loading a large tensor takes no second
  * copy of it, and the device may be one whose memory the host cannot reach.
  */
+#include "worker/model/counter.h"
 #include "worker/model/params.h"
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,21 +26,6 @@ struct loader {
 static void staging_freep(struct loader *l)
 {
     free(l->staging);
-}
-
-/* The element at `index` of tensor `place` for a seed: uniform in [0,1), 24 bits, from SplitMix64's
- * finaliser applied to a counter; any element can be made without the ones before it. */
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-static float uniform(uint64_t seed, uint64_t place, uint64_t index)
-{
-    return (float)(mix(mix(mix(seed) ^ place) ^ index) >> 40) * 0x1p-24f;
 }
 
 /* Rows of a matrix that fit into the staging buffer. */
@@ -75,82 +60,29 @@ static int load_base(struct loader *l, const struct param *p, enum kn_dtype dtyp
     return 0;
 }
 
-static float half_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu,
-             mantissa = h & 0x3ffu, bits;
-    float f;
-
-    if (exponent == 0)
-        return (sign ? -1.0f : 1.0f) * (float)mantissa * 0x1p-24f;
-    bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | mantissa << 13;
-    memcpy(&f, &bits, sizeof(f));
-    return f;
-}
-
-/* Element i of a float tensor; the mapping need not be aligned. */
-static float st_value(const struct st_tensor *t, int64_t i)
-{
-    const char *at = (const char *)t->data + (uint64_t)i * st_dtype_bytes(t->dtype);
-    uint16_t half;
-    double d;
-    float f;
-
-    switch (t->dtype) {
-    case ST_F32:
-        memcpy(&f, at, sizeof(f));
-        return f;
-    case ST_F64:
-        memcpy(&d, at, sizeof(d));
-        return (float)d;
-    case ST_BF16:
-        memcpy(&half, at, sizeof(half));
-        return kn_bf16_to_f32(half);
-    default:
-        assert(t->dtype == ST_F16);
-        memcpy(&half, at, sizeof(half));
-        return half_to_f32(half);
-    }
-}
-
-static int find_in_adapter(const struct peft_adapter *a, const struct param *p,
-                           const struct st_tensor **ret_tensor, struct lh_err *reterr)
-{
-    const struct st_tensor *t = st_find(a->weights, p->key);
-    int dims = p->cols > 0 ? 2 : 1;
-
-    if (!t)
-        return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
-                         "the adapter has no tensor '%s', which this job's adapter has; give a job "
-                         "with the same "
-                         "adapter members, or leave model.adapter out",
-                         p->key);
-    if (t->n_dims != dims || t->shape[0] != p->rows || (dims == 2 && t->shape[1] != p->cols))
-        return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
-                         "the adapter's tensor '%s' is %" PRId64 " x %" PRId64
-                         ", and must be %" PRId64 " x %" PRId64 " for this base and rank",
-                         p->key, t->shape[0], t->n_dims > 1 ? t->shape[1] : 0, p->rows, p->cols);
-    if (t->dtype != ST_F32 && t->dtype != ST_F64 && t->dtype != ST_BF16 && t->dtype != ST_F16)
-        return lh_err_at(reterr, LH_EINPUT, "/model/adapter",
-                         "the adapter's tensor '%s' has type %s, not a float", p->key,
-                         st_dtype_name(t->dtype));
-    *ret_tensor = t;
-    return 0;
-}
-
-/* An adapter's value of p, fresh (adapter NULL) or stored: element i. */
-static float adapter_value(const struct st_tensor *t, const struct param *p, uint64_t seed,
-                           uint64_t place, int64_t i)
+/* Element i of a LoRA factor that no adapter gives. */
+static float fresh_value(const struct param *p, uint64_t seed, uint64_t place, int64_t i)
 {
     float bound;
 
-    if (t)
-        return st_value(t, i);
     if (p->role == PARAM_LORA_B)
         return 0;
     /* kaiming_uniform with a = sqrt(5), as PEFT: bound = sqrt(6 / ((1 + 5) in)). */
     bound = (float)(1.0 / sqrt((double)p->cols));
-    return (2 * uniform(seed, place, (uint64_t)i) - 1) * bound;
+    return (2 * counter_uniform(seed, place, (uint64_t)i) - 1) * bound;
+}
+
+static void fresh_values(const struct param *p, uint64_t seed, uint64_t place, int64_t from,
+                         int64_t n, enum kn_dtype dtype, void *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float x = fresh_value(p, seed, place, from + i);
+
+        if (dtype == KN_F32)
+            ((float *)out)[i] = x;
+        else
+            ((uint16_t *)out)[i] = kn_f32_to_bf16(x);
+    }
 }
 
 static int load_adapter(struct loader *l, const struct param *p, uint64_t seed, uint64_t place,
@@ -160,7 +92,7 @@ static int load_adapter(struct loader *l, const struct param *p, uint64_t seed, 
     int64_t chunk = (int64_t)(l->staging_bytes / sizeof(float)), n;
 
     if (l->adapter) {
-        int rc = find_in_adapter(l->adapter, p, &t, reterr);
+        int rc = peft_find(l->adapter, p->key, p->rows, p->cols, &t, reterr);
 
         if (rc < 0)
             return rc;
@@ -169,14 +101,10 @@ static int load_adapter(struct loader *l, const struct param *p, uint64_t seed, 
         int rc;
 
         n = LH_MIN(p->n - i0, chunk);
-        for (int64_t i = 0; i < n; i++) {
-            float x = adapter_value(t, p, seed, place, i0 + i);
-
-            if (dtype == KN_F32)
-                ((float *)l->staging)[i] = x;
-            else
-                ((uint16_t *)l->staging)[i] = kn_f32_to_bf16(x);
-        }
+        if (t)
+            peft_values(t, i0, n, dtype, l->staging);
+        else
+            fresh_values(p, seed, place, i0, n, dtype, l->staging);
         l->ops->upload(l->stream, (char *)to + (size_t)i0 * kn_dtype_bytes(dtype), l->staging,
                        (size_t)n * kn_dtype_bytes(dtype));
         rc = l->ops->sync(l->stream, reterr);

@@ -104,6 +104,8 @@ void work_plan(struct work *w, const struct dims *dims, struct plan *plan)
     plan_add(plan, PLAN_WORKSPACE, &w->cos_sin, floats(d->positions, d->D));
     plan_add(plan, PLAN_WORKSPACE, &w->nll, (uint64_t)d->T * sizeof(double));
     plan_add(plan, PLAN_WORKSPACE, &w->dx, d->backward ? block(d, d->T, d->C) : 0);
+    plan_add(plan, PLAN_CACHE, &w->keys, block(d, d->cache, d->KV * d->D) * (uint64_t)d->L);
+    plan_add(plan, PLAN_CACHE, &w->values, block(d, d->cache, d->KV * d->D) * (uint64_t)d->L);
     plan_add(plan, PLAN_ACTIVATIONS, &w->kept,
              block(d, d->T, d->C) * (uint64_t)(d->backward ? d->L + 1 : 1));
     layer = plan_mark(plan);
@@ -123,4 +125,14 @@ struct kn_mat work_kept(const struct work *w, int64_t l, int64_t T)
 
     assert(l >= 0 && l <= w->dims.L);
     return work_mat(w, (char *)w->kept + (w->dims.backward ? (size_t)l * bytes : 0), T, w->dims.C);
+}
+
+struct kn_mat work_cached(const struct work *w, void *cache, int64_t l, int64_t tokens)
+{
+    uint64_t layer = block(&w->dims, w->dims.cache, w->dims.KV * w->dims.D);
+
+    assert(cache);
+    assert(l >= 0 && l < w->dims.L);
+    assert(tokens <= w->dims.cache);
+    return work_mat(w, (char *)cache + (uint64_t)l * layer, tokens, w->dims.KV * w->dims.D);
 }

@@ -13,6 +13,7 @@ struct dims {
     int64_t R;                   /* the highest LoRA rank, 0 without LoRA */
     int64_t T;                   /* the most tokens of a micro-batch of this rank */
     int64_t positions;           /* the longest row */
+    int64_t cache;               /* tokens whose keys and values are kept over calls; 0: none */
     int64_t mlp_tile, head_tile; /* tokens */
     enum kn_dtype dtype;
     bool backward; /* false: evaluation only */
@@ -26,7 +27,8 @@ struct work {
     float *cos_sin; /* (positions, D) */
     double *nll;    /* T */
 
-    void *kept; /* inputs of the layers, (L+1) blocks of (T,C); evaluation has one block */
+    void *keys, *values; /* the cache: L blocks of (cache, KV*D) each; NULL without one */
+    void *kept;          /* inputs of the layers, (L+1) blocks of (T,C); evaluation has one block */
 
     /* One layer. */
     void *n1, *q, *k, *v, *o, *x1; /* (T,C) (T,H*D) (T,KV*D) (T,KV*D) (T,H*D) (T,C) */
@@ -59,6 +61,9 @@ static inline struct kn_mat work_mat(const struct work *w, void *p, int64_t rows
 /* The input of layer l (l == L: the output of the last), T tokens. Evaluation has one block for
  * all. */
 struct kn_mat work_kept(const struct work *w, int64_t l, int64_t T);
+
+/* The first `tokens` tokens of layer l in w->keys or w->values. */
+struct kn_mat work_cached(const struct work *w, void *cache, int64_t l, int64_t tokens);
 
 /* (T, rank) views for a linear of this rank. */
 static inline struct kn_mat work_z(const struct work *w, enum param_role of, int64_t T,

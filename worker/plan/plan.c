@@ -13,6 +13,7 @@ static const char *const part_names[PLAN_PARTS] = {
     [PLAN_ADAPTER] = "adapter",
     [PLAN_GRADIENTS] = "gradients",
     [PLAN_OPTIMIZER] = "optimizer",
+    [PLAN_CACHE] = "cache",
     [PLAN_ACTIVATIONS] = "activations",
     [PLAN_WORKSPACE] = "workspace",
     [PLAN_HOST] = "host",

@@ -17,6 +17,7 @@ enum plan_part {
     PLAN_ADAPTER,     /* fp32 masters of everything that trains */
     PLAN_GRADIENTS,   /* fp32 */
     PLAN_OPTIMIZER,   /* both Adam moments, fp32 */
+    PLAN_CACHE,       /* keys and values of the tokens so far; for generation */
     PLAN_ACTIVATIONS, /* what the forward pass keeps for the backward pass */
     PLAN_WORKSPACE,   /* one layer at work, one tile of the MLP or of the head */
     PLAN_HOST,        /* tokens, labels and results on the host's side; not part of the block */

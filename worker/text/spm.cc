@@ -21,13 +21,38 @@ namespace
 {
 
 // Fields of sentencepiece_model.proto.
-constexpr unsigned MODEL_TRAINER = 2, MODEL_NORMALIZER = 3;
-constexpr unsigned TRAINER_SPACE_AT_END = 24;
+constexpr unsigned MODEL_PIECE = 1, MODEL_TRAINER = 2, MODEL_NORMALIZER = 3;
+constexpr unsigned PIECE_TYPE = 3;
+constexpr unsigned TRAINER_TYPE = 3, TRAINER_SPACE_AT_END = 24, TRAINER_BYTES = 35;
 constexpr unsigned NORMALIZER_MAP = 2, NORMALIZER_PREFIX = 3, NORMALIZER_TRIM = 4;
+constexpr uint64_t TRAINER_TYPE_BPE = 2;
 
-// What the library does to a text before it is cut, which it does not tell.
-struct normalizer {
+// What the library knows of a model and does not tell, with its defaults.
+struct details {
     bool space_prefix = true, trims = true, has_map = false, space_at_end = false;
+    bool bpe = false, bytes = false, odd_pieces = false;
+
+    void take(unsigned message, unsigned field, uint64_t value)
+    {
+        if (message == MODEL_PIECE) {
+            if (field == PIECE_TYPE)
+                odd_pieces |= value == SP_USER || value == SP_UNUSED;
+        } else if (message == MODEL_TRAINER) {
+            if (field == TRAINER_TYPE)
+                bpe = value == TRAINER_TYPE_BPE;
+            else if (field == TRAINER_SPACE_AT_END)
+                space_at_end = value != 0;
+            else if (field == TRAINER_BYTES)
+                bytes = value != 0;
+        } else if (message == MODEL_NORMALIZER) {
+            if (field == NORMALIZER_MAP)
+                has_map = value > 0;
+            else if (field == NORMALIZER_PREFIX)
+                space_prefix = value != 0;
+            else if (field == NORMALIZER_TRIM)
+                trims = value != 0;
+        }
+    }
 };
 
 bool read_varint(const char *&at, const char *end, uint64_t &value)
@@ -78,53 +103,42 @@ template <typename F> bool walk(const char *at, const char *end, F field)
     return true;
 }
 
-bool read_normalizer(const std::string &model, normalizer &n)
+bool read_details(const std::string &model, details &d)
 {
     bool inner = true;
+    auto message = [&](unsigned number, uint64_t length, const char *bytes) {
+        if (bytes && number <= MODEL_NORMALIZER)
+            inner &= walk(bytes, bytes + length, [&](unsigned field, uint64_t value, const char *) {
+                d.take(number, field, value);
+            });
+    };
 
-    return walk(model.data(), model.data() + model.size(),
-                [&](unsigned number, uint64_t length, const char *bytes) {
-                    if (!bytes || (number != MODEL_TRAINER && number != MODEL_NORMALIZER))
-                        return;
-                    inner &= walk(bytes, bytes + length,
-                                  [&](unsigned field, uint64_t value, const char *) {
-                                      if (number == MODEL_TRAINER) {
-                                          if (field == TRAINER_SPACE_AT_END)
-                                              n.space_at_end = value != 0;
-                                      } else if (field == NORMALIZER_MAP) {
-                                          n.has_map = value > 0;
-                                      } else if (field == NORMALIZER_PREFIX) {
-                                          n.space_prefix = value != 0;
-                                      } else if (field == NORMALIZER_TRIM) {
-                                          n.trims = value != 0;
-                                      }
-                                  });
-                }) &&
-           inner;
+    return walk(model.data(), model.data() + model.size(), message) && inner;
 }
 
 int load(spm_model *m, const std::string &model, spm_info *info, char *why)
 {
     static const char no_prefix[] = {MODEL_NORMALIZER << 3 | 2, 2, NORMALIZER_PREFIX << 3, 0};
-    normalizer n;
+    details d;
     auto status = m->whole.LoadFromSerializedProto(model);
 
     if (status.ok())
         status = m->inside.LoadFromSerializedProto(model + std::string(no_prefix, 4));
-    if (!status.ok() || !read_normalizer(model, n)) {
+    if (!status.ok() || !read_details(model, d)) {
         std::snprintf(why, SPM_WHY_MAX, "%s", status.ok() ? "damaged" : status.message());
         return -EINVAL;
     }
-    if (n.space_at_end) {
+    if (d.space_at_end) {
         std::snprintf(why, SPM_WHY_MAX, "it puts spaces at the end of words");
         return -EINVAL;
     }
-    m->trims = n.trims;
+    m->trims = d.trims;
     info->n_pieces = m->whole.GetPieceSize();
     info->bos = m->whole.bos_id();
     info->eos = m->whole.eos_id();
-    info->space_prefix = n.space_prefix;
-    info->as_it_is = !n.trims && !n.has_map;
+    info->space_prefix = d.space_prefix;
+    info->as_it_is = !d.trims && !d.has_map;
+    info->merges = info->as_it_is && d.bpe && d.bytes && !d.odd_pieces;
     return 0;
 }
 
@@ -172,11 +186,17 @@ const char *spm_piece(const struct spm_model *m, int64_t id, size_t *ret_len,
     return piece.c_str();
 }
 
+float spm_score(const struct spm_model *m, int64_t id)
+{
+    return m->whole.GetScore(static_cast<int>(id));
+}
+
 int spm_encode(const struct spm_model *m, const char *text, size_t n, bool prefix, spm_put_fn *put,
                void *arg)
 {
     try {
-        // A model that trims takes the space off that a later text begins with; its own is put back.
+        // A model that trims takes the space off that a later text begins with; its own is put
+        // back.
         bool whole = prefix || (m->trims && n > 0 && text[0] == ' ');
         std::vector<int> ids;
         auto status = (whole ? m->whole : m->inside).Encode(absl::string_view(text, n), &ids);

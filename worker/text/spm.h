@@ -24,6 +24,7 @@ struct spm_info {
     int64_t bos, eos;  /* -1: none */
     bool space_prefix; /* a space is put before a text */
     bool as_it_is;     /* texts are not changed otherwise: they may be encoded word by word */
+    bool merges;       /* and its ids follow from scores alone, as Llama's: see pieces_index */
 };
 
 /* From the bytes of the file. 0, -EINVAL (no such model; the reason in ret_why), -ENOMEM, -ENOSYS
@@ -37,6 +38,8 @@ void spm_free(struct spm_model *m); /* accepts NULL */
  * is SP_NORMAL here: the library finds it by itself. */
 const char *spm_piece(const struct spm_model *m, int64_t id, size_t *ret_len,
                       enum sp_type *ret_type);
+
+float spm_score(const struct spm_model *m, int64_t id);
 
 /* Gives the ids of a text to put, which returns 0 or a negative code that ends it. prefix: with the
  * space before, where the model has one. 0, -ENOMEM, -EIO, what put returned. */

@@ -3,6 +3,7 @@
 #include "worker/text/tokenizer.h"
 #include "proto/base/fs.h"
 #include "proto/base/str.h"
+#include "worker/formats/source.h"
 #include "worker/text/spm.h"
 #include "worker/text/tokenizer_parts.h"
 #include <errno.h>
@@ -53,6 +54,10 @@ int tokenizer_step(struct tokenizer *t, const char *pattern, bool literal, bool 
 {
     char flags[3] = {(char)literal, (char)keep_matches, (char)keep_gaps};
 
+    for (const char *c = pattern; *c; c++)
+        t->steps_hash = (t->steps_hash ^ (uint8_t)*c) * 0x100000001b3u;
+    for (unsigned i = 0; i < sizeof(flags); i++)
+        t->steps_hash = (t->steps_hash ^ (uint8_t)(flags[i] + 1)) * 0x100000001b3u;
     tokenizer_feed(t, "step", pattern, strlen(pattern));
     tokenizer_feed(t, "flags", flags, sizeof(flags));
     return pretok_add(&t->pretok, pattern, literal, keep_matches, keep_gaps, reterr);
@@ -169,11 +174,13 @@ static int64_t find_separator(const struct tokenizer *t)
     return t->eos;
 }
 
-int tokenizer_open(const char *path, struct tokenizer **ret_tokenizer, struct lh_err *reterr)
+int tokenizer_open(const char *given, struct tokenizer **ret_tokenizer, struct lh_err *reterr)
 {
     LH_CLEANUP(tokenizer_freep) struct tokenizer *t = calloc(1, sizeof(*t));
+    char path[1100];
     int rc;
 
+    model_source_resolve(given, path);
     if (!t || lh_sha256_init(&t->hash) < 0)
         return lh_err_set(reterr, -ENOMEM, "open the tokenizer of '%s'", path);
     t->bos = t->eos = -1;
@@ -212,14 +219,14 @@ int64_t tokenizer_bos(const struct tokenizer *t)
     return t->bos;
 }
 
-bool tokenizer_adds_bos(const struct tokenizer *t)
-{
-    return t->adds_bos && t->bos >= 0;
-}
-
 int64_t tokenizer_eos(const struct tokenizer *t)
 {
     return t->eos;
+}
+
+bool tokenizer_adds_bos(const struct tokenizer *t)
+{
+    return t->adds_bos && t->bos >= 0;
 }
 
 int64_t tokenizer_separator(const struct tokenizer *t)

@@ -9,32 +9,55 @@
 
 #define TYPE_CONTROL 3 /* of tokenizer.ggml.token_type */
 #define TYPE_USER 4
+#define TYPE_UNUSED 5
+
+static const struct tokenizer_pre pres[] = {
+    {"gpt-2", false, PRETOK_GPT2, false},   {"gpt2", false, PRETOK_GPT2, false},
+    {"smollm", true, PRETOK_GPT2, false},   {"llama-bpe", false, PRETOK_LLAMA3, true},
+    {"llama3", false, PRETOK_LLAMA3, true}, {"llama-v3", false, PRETOK_LLAMA3, true},
+};
+
+const struct tokenizer_pre *tokenizer_pre_named(const char *name)
+{
+    for (unsigned i = 0; i < LH_ARRAY_LEN(pres); i++)
+        if (strcmp(name, pres[i].name) == 0)
+            return &pres[i];
+    return NULL;
+}
+
+static int add_steps(struct tokenizer *t, const struct tokenizer_pre *pre, struct lh_err *reterr)
+{
+    int rc = pre->digits ? tokenizer_step(t, "\\p{N}", false, true, true, reterr) : 0;
+
+    t->whole_words = pre->whole_words;
+    return rc < 0 ? rc : tokenizer_step(t, pre->pattern, false, true, true, reterr);
+}
+
+const struct tokenizer_pre *tokenizer_pre_of(const struct tokenizer *t)
+{
+    for (unsigned i = 0; i < LH_ARRAY_LEN(pres); i++) {
+        struct tokenizer like = {0};
+        char unused[LH_SHA256_HEX];
+        bool same;
+
+        if (lh_sha256_init(&like.hash) < 0)
+            return NULL;
+        same = add_steps(&like, &pres[i], NULL) == 0 && like.steps_hash == t->steps_hash &&
+               like.whole_words == t->whole_words;
+        lh_sha256_final(&like.hash, unused);
+        pretok_release(&like.pretok);
+        if (same)
+            return &pres[i];
+    }
+    return NULL;
+}
 
 static int add_pre(struct tokenizer *t, const char *name, struct lh_err *reterr)
 {
-    static const struct {
-        const char *name;
-        bool digits; /* each alone, before anything else */
-        const char *pattern;
-        bool whole_words;
-    } kinds[] = {
-        {"gpt-2", false, PRETOK_GPT2, false},   {"gpt2", false, PRETOK_GPT2, false},
-        {"smollm", true, PRETOK_GPT2, false},   {"llama-bpe", false, PRETOK_LLAMA3, true},
-        {"llama3", false, PRETOK_LLAMA3, true}, {"llama-v3", false, PRETOK_LLAMA3, true},
-    };
+    const struct tokenizer_pre *pre = tokenizer_pre_named(name);
 
-    for (unsigned i = 0; i < LH_ARRAY_LEN(kinds); i++) {
-        int rc = 0;
-
-        if (strcmp(name, kinds[i].name) != 0)
-            continue;
-        if (kinds[i].digits)
-            rc = tokenizer_step(t, "\\p{N}", false, true, true, reterr);
-        if (rc == 0)
-            rc = tokenizer_step(t, kinds[i].pattern, false, true, true, reterr);
-        t->whole_words = kinds[i].whole_words;
-        return rc;
-    }
+    if (pre)
+        return add_steps(t, pre, reterr);
     return lh_err_set(
         reterr, LH_EINPUT,
         "the pre-tokenizer '%s' is none of gpt-2, smollm, llama-bpe; use the model's Hugging Face "
@@ -73,6 +96,8 @@ static int add_tokens(struct tokenizer *t, const struct gguf_file *f, struct lh_
         size_t len;
         const char *text = gguf_array_str(tokens, &cursor, &len);
 
+        if (type == TYPE_UNUSED)
+            continue; /* fills a row of the embedding; no text has it */
         rc = tokenizer_put(t, (int64_t)i, text, len, false, reterr);
         if (rc == 0 && (type == TYPE_CONTROL || type == TYPE_USER))
             rc = tokenizer_put_added(t, like.special ? 0 : 1, text, len, &like, reterr);

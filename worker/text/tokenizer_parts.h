@@ -21,6 +21,7 @@ struct tokenizer {
     bool whole_words; /* set before tokenizer_index: words that are tokens are not merged */
     int64_t bos, eos, separator;
     bool adds_bos;
+    uint64_t steps_hash; /* of the cutting steps, to tell which named kind they are */
     /* SentencePiece (pieces.h): no words by patterns. */
     bool pieces, space_prefix, cuts_words;
     struct spm_model *spm;    /* owned; NULL: merged here, by score */
@@ -61,6 +62,17 @@ LH_MUST_CHECK int tokenizer_index(struct tokenizer *t, uint64_t n_merges, struct
 /* The next merge, both sides in letters. LH_EINPUT when a side or the result is no token. */
 LH_MUST_CHECK int tokenizer_merge(struct tokenizer *t, const char *left, size_t left_len,
                                   const char *right, size_t right_len, struct lh_err *reterr);
+
+/* The pre-tokenizers that GGUF knows by name. */
+struct tokenizer_pre {
+    const char *name;
+    bool digits; /* each alone, before anything else */
+    const char *pattern;
+    bool whole_words;
+};
+const struct tokenizer_pre *tokenizer_pre_named(const char *name); /* NULL: unknown */
+/* The first one that cuts as an open tokenizer does; NULL: none. */
+const struct tokenizer_pre *tokenizer_pre_of(const struct tokenizer *t);
 
 struct gguf_file;
 
