@@ -203,6 +203,7 @@ static void on_tick(uv_timer_t *t)
     if (!a->stopping)
         app_step(a, &ev, NULL, NULL);
     audience_run(a);
+    dry_runs_tick(a);
     outboxes_flush(a);
     progress_flush(a);
     audience_sweep(a, false);
@@ -251,6 +252,7 @@ void app_quit(struct app *a, int exit_code)
     if (a->standalone)
         standalone_stop(a->standalone);
     outboxes_close(a);
+    dry_runs_tick(a);
     audience_run(a);
 }
 
@@ -303,6 +305,8 @@ static void reload(struct app *a)
         fresh.core.ports = a->config->ports;
         a->config->core = fresh.core;
         a->config->heartbeat_ms = fresh.heartbeat_ms;
+        a->config->dry_run_ms = fresh.dry_run_ms;
+        a->config->dry_runs_max = fresh.dry_runs_max;
         core_configure(a->core, &a->config->core);
         lh_info("config.reloaded", "file=%s", a->config_path);
     }
@@ -422,6 +426,8 @@ static int start(struct app *a, struct lh_err *reterr)
     if (rc == 0)
         rc = progress_new(&a->progress, reterr);
     if (rc == 0)
+        rc = dry_runs_new(&a->dry_runs, reterr);
+    if (rc == 0)
         rc = start_handles(a, reterr);
     if (rc == 0 && a->config->standalone)
         rc = standalone_start(a, &a->standalone, reterr);
@@ -475,6 +481,7 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
     store_close(a.store); /* first: its last answers need the HTTP server */
     http_server_free(a.http);
     outboxes_free(a.outboxes);
+    dry_runs_free(a.dry_runs);
     progress_free(a.progress);
     audience_sweep(&a, true);
     uv_walk(&loop, close_handle, &a); /* after a start that failed half-way */

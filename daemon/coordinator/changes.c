@@ -9,6 +9,8 @@
 #include <string.h>
 
 struct call {
+    struct app *app;
+    bool dry_run;
     app_done_fn *done;
     void *arg;
     struct app_answer answer;
@@ -19,6 +21,12 @@ static void call_on_step(void *arg, struct core_effects *fx)
 {
     struct call *k = arg;
 
+    if (k->dry_run && fx->status == 200) {
+        dry_run_start(k->app, fx->body, k->done, k->arg);
+        fx->body = NULL;
+        free(k);
+        return;
+    }
     k->answer.status = fx->status;
     k->answer.replayed = fx->replayed;
     k->answer.code = fx->code;
@@ -155,6 +163,8 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     struct core_new_job *jobs;
     json_t *errors;
 
+    k->app = a;
+    k->dry_run = dry_run;
     if (!admits(a, k, !dry_run))
         return;
     if (n == 0 || n > CORE_PIPELINE_MAX) {

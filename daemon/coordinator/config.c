@@ -21,10 +21,11 @@
 
 struct yaml_timers {
     uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms,
-        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms;
+        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms,
+        *dry_run_ms;
 };
 struct yaml_limits {
-    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours;
+    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours, *dry_runs;
 };
 struct yaml_config {
     char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key, *node_token_file;
@@ -50,6 +51,7 @@ static const cyaml_schema_field_t timer_fields[] = {
     CYAML_FIELD_UINT_PTR("stall_ms", OPT, struct yaml_timers, stall_ms),
     CYAML_FIELD_UINT_PTR("request_ms", OPT, struct yaml_timers, request_ms),
     CYAML_FIELD_UINT_PTR("idle_ms", OPT, struct yaml_timers, idle_ms),
+    CYAML_FIELD_UINT_PTR("dry_run_ms", OPT, struct yaml_timers, dry_run_ms),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t limit_fields[] = {
@@ -58,6 +60,7 @@ static const cyaml_schema_field_t limit_fields[] = {
     CYAML_FIELD_UINT_PTR("body_bytes", OPT, struct yaml_limits, body_bytes),
     CYAML_FIELD_UINT_PTR("reserve_mib", OPT, struct yaml_limits, reserve_mib),
     CYAML_FIELD_UINT_PTR("idempotency_hours", OPT, struct yaml_limits, idempotency_hours),
+    CYAML_FIELD_UINT_PTR("dry_runs", OPT, struct yaml_limits, dry_runs),
     CYAML_FIELD_END,
 };
 static const cyaml_strval_t auth_names[] = {{"local", HTTP_AUTH_LOCAL}, {"token", HTTP_AUTH_TOKEN}};
@@ -110,6 +113,8 @@ void config_init(struct config *c)
     c->connections_max = 1024;
     c->request_ms = 10000;
     c->idle_ms = 60000;
+    c->dry_run_ms = 30000;
+    c->dry_runs_max = 32;
 }
 
 void config_release(struct config *c)
@@ -183,6 +188,7 @@ static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_
         {&k->retry_base_ms, t->retry_base_ms, 0, DAY_MS, "timers.retry_base_ms"},
         {&k->retry_max_ms, t->retry_max_ms, 0, DAY_MS, "timers.retry_max_ms"},
         {&k->stall_ms, t->stall_ms, 100, DAY_MS, "timers.stall_ms"},
+        {&c->dry_run_ms, t->dry_run_ms, 100, 3600000, "timers.dry_run_ms"},
     };
     int rc = 0;
 
@@ -211,6 +217,8 @@ static int take_limits(struct config *c, const struct yaml_limits *l, struct lh_
     if (rc == 0)
         rc =
             take_number(&hours, l->idempotency_hours, 24, 8760, "limits.idempotency_hours", reterr);
+    if (rc == 0)
+        rc = take_small(&c->dry_runs_max, l->dry_runs, 1, 10000, "limits.dry_runs", reterr);
     c->reserve_bytes = mib << 20;
     c->core.idem_keep_ms = hours * 3600000;
     return rc;

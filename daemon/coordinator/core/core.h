@@ -165,7 +165,9 @@ struct core_effects {
     const char *code;
     char detail[320];
     json_t *errors; /* array of {pointer, code, detail}, or NULL */
-    json_t *body;   /* submit: array of job ids (dry run: the placement); action: the job's id; register: {kill: [...]} */
+    /* submit: array of job ids; dry run: array of {spec, fits, now, placement, plan: null, problem, reason?, detail?,
+     * inputs?}, where inputs (NODE-9) stands when a preflight can be made; action: the job's id; register: {kill: [...]} */
+    json_t *body;
     bool replayed;
 };
 
