@@ -307,6 +307,9 @@ static void reload(struct app *a)
         a->config->heartbeat_ms = fresh.heartbeat_ms;
         a->config->dry_run_ms = fresh.dry_run_ms;
         a->config->dry_runs_max = fresh.dry_runs_max;
+        a->config->events_keep_ms = fresh.events_keep_ms;
+        a->config->events_max = fresh.events_max;
+        store_retain(a->store, fresh.events_keep_ms, fresh.events_max);
         core_configure(a->core, &a->config->core);
         lh_info("config.reloaded", "file=%s", a->config_path);
     }
@@ -369,6 +372,8 @@ static int load(struct app *a, struct lh_err *reterr)
     struct store_config config = {.dir = a->config->state,
                                   .reserve_bytes = a->config->reserve_bytes,
                                   .idem_keep_ms = a->config->core.idem_keep_ms,
+                                  .events_keep_ms = a->config->events_keep_ms,
+                                  .events_max = a->config->events_max,
                                   .realtime = a->config->standalone && a->config->realtime};
     uint64_t seq = 0;
     int rc = store_open(&config, &a->store, reterr);

@@ -43,8 +43,8 @@ uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigne
 void app_wait_cancel(struct app *a, uint64_t ticket);
 
 /* Events after seq (at most limit), filtered by job when not NULL: a new array of {seq, time, type, job, attempt, data}
- * read on the store's reader; done comes later. gone: seq is older than what is kept (410). */
-typedef void app_events_fn(void *arg, json_t *events, bool gone);
+ * read on the store's reader; done comes later. gone: not all after seq are kept (410); the oldest that is. 0: all are. */
+typedef void app_events_fn(void *arg, json_t *events, uint64_t gone);
 void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job, app_events_fn *done, void *arg);
 
 /* Live feed: every committed event (seq > 0) and progress (seq 0), already as JSON text. Returns a ticket. */

@@ -35,7 +35,7 @@ struct later {
     struct app_answer answer;
     char code[64], detail[320];
     json_t *events;
-    bool gone;
+    uint64_t gone;
 };
 struct app {
     uv_loop_t loop;

@@ -390,7 +390,7 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     free(b);
 }
 
-static void on_page(void *arg, json_t *events, bool gone)
+static void on_page(void *arg, json_t *events, uint64_t gone)
 {
     assert_false(gone);
     *(json_t **)arg = events;

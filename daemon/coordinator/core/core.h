@@ -33,6 +33,8 @@ struct core_config {
     uint64_t stall_ms;                      /* a tick later than this was our own pause: no node is blamed: 5000 */
     uint64_t idem_keep_ms;                  /* how long an Idempotency-Key is known: 7 days */
     unsigned queue_max;                     /* not final jobs: 1000000 */
+    uint64_t jobs_keep_ms;                  /* a job that ended leaves the core after so long; 0: never */
+    unsigned jobs_max;                      /* and the longest ended when there are more; 0: any number */
     const char *store;                      /* default upload URI prefix */
     const char *ports;                      /* "LOW-HIGH" */
 };

@@ -1,4 +1,5 @@
-/* store.c - opening, loading, a connection's settings, and the loop's side of the writer's queue. */
+/* store.c - opening, loading, a connection's settings, and the loop's side of the writer's queue.
+ */
 #include "daemon/coordinator/store/internal.h"
 #include "daemon/coordinator/store/lock.h"
 #include "proto/base/clock.h"
@@ -115,6 +116,8 @@ int store_open(const struct store_config *config, struct store **ret_store, stru
     if (!s->dir || asprintf(&s->path, "%s/longhauld.db", config->dir) < 0)
         return lh_err_set(reterr, -ENOMEM, "open the store");
     s->config.dir = s->dir;
+    s->events_keep_ms = config->events_keep_ms;
+    s->events_max = config->events_max;
     rc = lock_take(s->dir, &s->lock_fd, reterr);
     if (rc < 0)
         return rc;
@@ -176,12 +179,15 @@ int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq,
         rc = load_table(s, "idem_key", "time_ms", row, arg, reterr);
     if (rc < 0)
         return rc;
-    if (sqlite3_prepare_v2(s->db, "SELECT coalesce(max(seq), 0) FROM event", -1, &stmt, NULL) !=
-            SQLITE_OK ||
-        sqlite3_step(stmt) != SQLITE_ROW)
+    if (sqlite3_prepare_v2(
+            s->db, "SELECT coalesce(max(event.seq), 0), snapshot.seq FROM snapshot LEFT JOIN event",
+            -1, &stmt, NULL) != SQLITE_OK ||
+        sqlite3_step(stmt) != SQLITE_ROW) {
         rc = schema_error(s->db, reterr, "load the database");
-    else
-        *ret_seq = (uint64_t)sqlite3_column_int64(stmt, 0);
+    } else {
+        s->stats.snapshot_seq = (uint64_t)sqlite3_column_int64(stmt, 1);
+        *ret_seq = LH_MAX((uint64_t)sqlite3_column_int64(stmt, 0), s->stats.snapshot_seq);
+    }
     (void)sqlite3_finalize(stmt);
     return rc;
 }
@@ -260,6 +266,14 @@ void store_put(struct store *s, struct change_set *set, store_done_fn *done, voi
     queue_push(&s->queue, op);
     if (s->queue.n == 1)
         (void)pthread_cond_signal(&s->work);
+    (void)pthread_mutex_unlock(&s->lock);
+}
+
+void store_retain(struct store *s, uint64_t keep_ms, uint64_t max)
+{
+    (void)pthread_mutex_lock(&s->lock);
+    s->events_keep_ms = keep_ms;
+    s->events_max = max;
     (void)pthread_mutex_unlock(&s->lock);
 }
 

@@ -23,6 +23,7 @@ struct store_config {
     const char *dir;        /* STATE; made when absent */
     uint64_t reserve_bytes; /* below so many free bytes no new work is taken */
     uint64_t idem_keep_ms;
+    uint64_t events_keep_ms, events_max; /* store_retain; both 0: every event is kept */
     bool realtime; /* the writer asks for SCHED_RR; without the right it stays as it is */
 };
 
@@ -47,8 +48,13 @@ uint64_t store_epoch(const struct store *s);
 typedef void store_done_fn(void *arg);
 void store_put(struct store *s, struct change_set *set, store_done_fn *done, void *arg);
 
-/* Events after seq, oldest first; only of one job when job is not NULL. gone: seq is before what is kept. */
-typedef void store_events_fn(void *arg, json_t *events /* to be owned */, bool gone);
+/* Events older than keep_ms, and those beyond the newest max, leave the log, some at a time: in one transaction they
+ * are folded into a snapshot of the tables, with which the log then begins. */
+void store_retain(struct store *s, uint64_t keep_ms, uint64_t max);
+
+/* Events after seq, oldest first; only of one job when job is not NULL. gone: some after seq are no longer kept;
+ * the oldest that is has this number. 0: none is missing. */
+typedef void store_events_fn(void *arg, json_t *events /* to be owned */, uint64_t gone);
 void store_events(struct store *s, uint64_t after_seq, unsigned limit, const char *job, store_events_fn *done,
                   void *arg);
 
@@ -66,6 +72,7 @@ struct store_stats {
     uint64_t queued;                    /* sets that wait for the writer */
     double last_commit_s, max_commit_s; /* max: since the last call */
     uint64_t beat;                      /* grows as long as the writer moves */
+    uint64_t snapshot_seq;              /* the newest event that is folded into the snapshot; 0: none is */
 };
 void store_stats(struct store *s, struct store_stats *ret_stats);
 
