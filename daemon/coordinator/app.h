@@ -26,6 +26,11 @@ struct app_answer {
 typedef void app_done_fn(void *arg, const struct app_answer *answer);
 
 const struct core *app_core(const struct app *a);
+/* Also jobs that the core has let go: then what is returned lives for a few calls only. Names: those of jobs that the
+ * core holds go first. app_next_job: the newest job with a number below, 0: of all; *ret_archived: read from the
+ * database, which takes some 0.1 ms. */
+const struct core_job *app_find_job(struct app *a, const char *id_or_number_or_name);
+const struct core_job *app_next_job(struct app *a, uint64_t below, bool *ret_archived);
 const char *app_job_dir(const struct app *a, const char *job, char *buf, size_t cap); /* STATE/jobs/ID */
 
 /* Submits one job or a pipeline (array: all or none). body is the parsed JSON (borrowed), fingerprint the SHA-256 of its

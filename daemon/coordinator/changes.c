@@ -155,6 +155,11 @@ static void parse_jobs(const json_t *body, struct core_new_job *jobs, unsigned n
     }
 }
 
+static void recall(void *arg, const char *name)
+{
+    archive_recall(arg, name);
+}
+
 void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key,
                 const char *principal, bool dry_run, app_done_fn *done, void *arg)
 {
@@ -193,6 +198,8 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
                                              .fingerprint = fingerprint}};
 
         json_decref(errors);
+        for (size_t i = 0; i < n; i++)
+            core_unknown_names(a->core, jobs[i].job, recall, a);
         app_step(a, &ev, call_on_step, k);
     }
     free(jobs);
@@ -206,6 +213,7 @@ void app_action(struct app *a, const char *job, const char *action, uint64_t if_
         .type = CORE_EV_ACTION,
         .u.action = {.job = job, .action = action, .principal = principal, .if_match = if_match}};
 
+    archive_recall(a, job); /* for the refusal that a finished job gets */
     if (admits(a, k, false))
         app_step(a, &ev, call_on_step, k);
 }

@@ -150,10 +150,119 @@ static void death_at_any_point_of_a_compaction_loses_nothing_acknowledged(void *
     }
 }
 
+/* ids of a list, newest first, page by page; the number of them. */
+static unsigned list_all(struct daemon *d, const char *filter, char ids[][64], unsigned max)
+{
+    char path[256], cursor[64] = "";
+    unsigned n = 0, pages = 0;
+
+    do {
+        json_t *o, *j;
+        size_t i;
+
+        (void)snprintf(path, sizeof(path), "/v1/jobs?limit=3%s%s%s", filter,
+                       cursor[0] ? "&cursor=" : "", cursor);
+        o = call(d, "GET", path, NULL, "");
+        expect(d, 200, o, NULL);
+        json_array_foreach(json_object_get(o, "jobs"), i, j)
+        {
+            assert_true(n < max);
+            (void)snprintf(ids[n++], 64, "%s", lh_json_str(j, "id", ""));
+        }
+        (void)snprintf(cursor, sizeof(cursor), "%s", lh_json_str(o, "next_cursor", ""));
+        json_decref(o);
+        assert_true(++pages <= max);
+    } while (cursor[0]);
+    return n;
+}
+
+static int64_t n_in_memory(struct daemon *d, const char *state)
+{
+    json_t *o = call(d, "GET", "/v1/status", NULL, "");
+    int64_t n = lh_json_i64(json_object_get(o, "jobs"), state, -1);
+
+    json_decref(o);
+    return n;
+}
+
+static void expect_all_shown(struct daemon *d, char ids[][64], unsigned n)
+{
+    static const char *const parts[] = {"", "/attempts", "/checkpoints", "/events", "/explain"};
+    char listed[32][64], path[160];
+    json_t *o;
+
+    assert_int_equal(list_all(d, "", listed, 32), n);
+    for (unsigned i = 0; i < n; i++)
+        assert_string_equal(listed[n - 1 - i], ids[i]);
+    assert_int_equal(list_all(d, "&state=cancelled&name=c", listed, 32), n);
+    assert_int_equal(list_all(d, "&state=queued", listed, 32), 0);
+    for (size_t i = 0; i < LH_ARRAY_LEN(parts); i++) {
+        (void)snprintf(path, sizeof(path), "/v1/jobs/%.63s%s", ids[0], parts[i]);
+        o = call(d, "GET", path, NULL, "");
+        expect(d, 200, o, NULL);
+        json_decref(o);
+    }
+    o = call(d, "GET", "/v1/jobs/1", NULL, ""); /* by number */
+    assert_string_equal(lh_json_str(o, "id", ""), ids[0]);
+    assert_string_equal(lh_json_str(json_object_get(o, "spec"), "kind", ""), "check");
+    json_decref(o);
+}
+
+static void jobs_that_left_memory_are_read_from_the_database(void **state)
+{
+    struct daemon d;
+    char ids[12][64], path[128], again[64];
+    uint64_t until = lh_mono_ms() + START_MS;
+    json_t *o;
+
+    (void)state;
+    daemon_init(&d);
+    daemon_start_with(&d, NULL, "retention.jobs_max=2");
+    o = call(&d, "POST", "/v1/jobs", "Idempotency-Key: k1\r\n", CHECK_JOB);
+    expect(&d, 201, o, NULL);
+    (void)snprintf(ids[0], sizeof(ids[0]), "%s", lh_json_str(o, "id", ""));
+    json_decref(o);
+    (void)snprintf(path, sizeof(path), "/v1/jobs/%.63s/cancel", ids[0]);
+    json_decref(call(&d, "POST", path, NULL, ""));
+    submit_and_cancel(&d, 11, ids + 1);
+    while (n_in_memory(&d, "cancelled") > 2) {
+        assert_true(lh_mono_ms() < until);
+        (void)usleep(20000);
+    }
+    expect_all_shown(&d, ids, 12);
+
+    /* What is asked of it is answered as ever. */
+    o = call(&d, "POST", path, NULL, "");
+    expect(&d, 200, o, NULL); /* cancelled it is */
+    json_decref(o);
+    o = call(&d, "POST", "/v1/jobs", "Idempotency-Key: k1\r\n", CHECK_JOB);
+    expect(&d, 201, o, NULL);
+    assert_string_equal(lh_json_str(o, "id", ""), ids[0]);
+    json_decref(o);
+
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    expect_replay(&d);
+    daemon_start_with(&d, NULL, "retention.jobs_max=2");
+    assert_true(n_in_memory(&d, "cancelled") <= 3); /* at equal times one more */
+    expect_all_shown(&d, ids, 12);
+
+    /* A new job may come after one that left; its number is a new one. */
+    (void)snprintf(path, sizeof(path), "{'kind':'check','after':[{'job':'%.63s','when':'not_ok'}]}",
+                   ids[3]);
+    submit(&d, path, again);
+    o = call(&d, "GET", "/v1/jobs/13", NULL, "");
+    assert_string_equal(lh_json_str(o, "id", ""), again);
+    assert_string_equal(lh_json_str(o, "reason", ""), "no_nodes"); /* not `after`: that is met */
+    json_decref(o);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    daemon_release(&d);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(the_log_begins_with_a_snapshot_and_older_events_are_gone),
+        TEST(jobs_that_left_memory_are_read_from_the_database),
         TEST(death_at_any_point_of_a_compaction_loses_nothing_acknowledged),
     };
 

@@ -345,7 +345,7 @@ void api_events(struct api_call *c)
     const struct core_job *j = NULL;
 
     if (job) {
-        j = core_find_job(app_core(c->app), job);
+        j = app_find_job(c->app, job);
         if (!j) {
             http_answer_problem(c->q, 404, "no_such_job", NULL, "there is no job '%s'", job);
             return;

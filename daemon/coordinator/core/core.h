@@ -102,6 +102,7 @@ unsigned core_n_nodes(const struct core *c);
 const struct core_node *core_node_at(const struct core *c, unsigned i);
 const struct core_node *core_find_node(const struct core *c, const char *name);
 uint64_t core_last_seq(const struct core *c);
+uint64_t core_last_number(const struct core *c); /* of any job, also one that has left */
 uint64_t core_oldest_queued_ms(const struct core *c); /* wall clock of its submission; 0: none is queued */
 
 /* Checkpoints and outputs of all jobs by state ("written", "uploading", "done", "failed"), and their bytes. */
@@ -139,6 +140,7 @@ struct core_event {
             bool dry_run;    /* answer with the placement, change nothing */
             const char *principal, *key, *fingerprint; /* key may be NULL */
         } submit;
+        struct { uint64_t committed_seq; } tick; /* the newest event that is on disk */
         struct {
             const char *job, *action, *principal;
             uint64_t if_match; /* 0: not given */
@@ -183,7 +185,15 @@ void core_effects_release(struct core_effects *fx);
 /* Start: rows as the store holds them (change.h), tables in the order node, job, attempt, claim, checkpoint,
  * idem_key, then core_loaded. LH_ESTATE names the row that makes no sense. */
 LH_MUST_CHECK int core_load(struct core *c, const char *table, const json_t *row, struct lh_err *reterr);
-void core_loaded(struct core *c, uint64_t last_seq);
+void core_loaded(struct core *c, uint64_t last_seq, uint64_t last_number);
+
+/* Jobs that ended long ago leave (core_config.jobs_keep_ms, jobs_max) and are then found by none of the above, except
+ * while another job needs them. core_recall takes one back: after core_loaded, rows as core_load takes them, [table, row]
+ * with the job first. core_unknown_names calls fn for each job that `job` comes after and that is not here. */
+LH_MUST_CHECK int core_recall(struct core *c, const json_t *rows, struct lh_err *reterr);
+typedef void core_name_fn(void *arg, const char *name);
+void core_unknown_names(const struct core *c, const struct lh_job *job, core_name_fn *fn, void *arg);
+
 void core_configure(struct core *c, const struct core_config *config); /* new timers and limits, from now on */
 
 /* True when an agent id belongs to a node that has registered since this core was made (NODE-3). */

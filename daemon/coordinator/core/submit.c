@@ -285,6 +285,7 @@ static void insert(struct core *c, struct entry *e)
         copy_text(j->detail, sizeof(j->detail), "Submitted on hold; waits until it is released.");
     }
     entry_insert(c, e);
+    retire_hold_deps(c, e, 1);
     if (j->state == LH_JOB_HELD)
         list_move(c, e, LIST_HELD);
     else if (!(doomed = queue_is_doomed(c, e)))

@@ -1,4 +1,4 @@
-/* internal.h - the store's parts among themselves: connections (store.c), writer.c, compact.c, reader.c, find.c. */
+/* internal.h - the store's parts among themselves: connections (store.c), writer.c, compact.c, reader.c, load.c. */
 #pragma once
 #include "daemon/coordinator/store/schema.h"
 #include "daemon/coordinator/store/store.h"
@@ -35,6 +35,8 @@ struct store {
 
     sqlite3 *reader; /* read only; under reader_lock, used by threads of the pool */
     pthread_mutex_t reader_lock;
+
+    sqlite3 *finder; /* read only; the loop's, for single jobs */
 
     unsigned reads;   /* under way; loop thread only */
     sqlite3 *checking; /* under reader_lock: what store_close interrupts */

@@ -23,6 +23,7 @@ struct store_config {
     const char *dir;        /* STATE; made when absent */
     uint64_t reserve_bytes; /* below so many free bytes no new work is taken */
     uint64_t idem_keep_ms;
+    uint64_t jobs_keep_ms, jobs_max;     /* store_load: jobs that ended before, or in excess, may be left out; 0: none */
     uint64_t events_keep_ms, events_max; /* store_retain; both 0: every event is kept */
     bool realtime; /* the writer asks for SCHED_RR; without the right it stays as it is */
 };
@@ -34,10 +35,23 @@ enum store_mode { STORE_OK, STORE_LOW /* below the reserve */, STORE_FULL /* the
  * (network file system, newer schema, damaged), other -errno cannot be made or written. */
 LH_MUST_CHECK int store_open(const struct store_config *config, struct store **ret_store, struct lh_err *reterr);
 
-/* Calls row for every row of node, job, attempt, claim, checkpoint, idem_key, in that order; then gives the
- * newest seq. row returning negative stops the load with that code. */
+/* Calls row for every row of node, job, attempt, claim, checkpoint, idem_key, in that order, that the core needs:
+ * jobs that ended long ago (store_config) are left out. Then gives the newest numbers of the whole database. row
+ * returning negative stops the load with that code. */
+struct store_newest {
+    uint64_t seq;    /* of an event */
+    uint64_t number; /* of a job */
+};
 typedef int store_row_fn(void *arg, const char *table, const json_t *row, struct lh_err *reterr);
-LH_MUST_CHECK int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq, struct lh_err *reterr);
+LH_MUST_CHECK int store_load(struct store *s, store_row_fn *row, void *arg, struct store_newest *ret_newest,
+                             struct lh_err *reterr);
+
+/* Single jobs, whatever their age; on the loop, by an index: some 0.1 ms. By id, number or name (the newest of a name);
+ * the newest with a lower number. false: there is none. */
+bool store_find_job(struct store *s, const char *what, char ret_id[static CHANGE_ID_MAX]);
+bool store_job_below(struct store *s, uint64_t number, char ret_id[static CHANGE_ID_MAX]);
+/* Calls row for the job itself and for its attempts, claims and checkpoints. */
+LH_MUST_CHECK int store_load_job(struct store *s, const char *id, store_row_fn *row, void *arg, struct lh_err *reterr);
 
 /* Adds one to the epoch (the first transaction of a start) and starts the writer. */
 LH_MUST_CHECK int store_start(struct store *s, uv_loop_t *loop, struct lh_err *reterr);
