@@ -142,6 +142,11 @@ void config_release(struct config *c)
         free(*all[i]);
         *all[i] = NULL;
     }
+    for (unsigned i = 0; i < c->n_sets; i++)
+        free(c->sets[i]);
+    free(c->sets);
+    c->sets = NULL;
+    c->n_sets = 0;
 }
 
 /* ---- laying one document over the settings --------------------------------------------------- */
@@ -402,8 +407,30 @@ int config_load(struct config *c, const char *path, struct lh_err *reterr)
     return rc;
 }
 
+static int remember_set(struct config *c, const char *assignment, struct lh_err *reterr)
+{
+    char **sets = realloc(c->sets, (c->n_sets + 1) * sizeof(*sets));
+
+    if (sets)
+        c->sets = sets;
+    if (!sets || !(sets[c->n_sets] = strdup(assignment)))
+        return lh_err_set(reterr, -ENOMEM, "take the settings");
+    c->n_sets++;
+    return 0;
+}
+
+int config_set_again(struct config *c, const struct config *from, struct lh_err *reterr)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < from->n_sets && rc == 0; i++)
+        rc = config_set(c, from->sets[i], reterr);
+    return rc;
+}
+
 int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
 {
+    int rc;
     size_t key = strcspn(assignment, "="), dot = strcspn(assignment, ".=");
     char text[4400], name[4300];
     int n;
@@ -421,7 +448,8 @@ int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
     (void)snprintf(name, sizeof(name), "--set %.4000s", assignment);
     if (n >= (int)sizeof(text))
         return lh_err_set(reterr, LH_ESTATE, "%.60s...: too long", name);
-    return parse(c, text, (size_t)n, name, reterr);
+    rc = parse(c, text, (size_t)n, name, reterr);
+    return rc < 0 ? rc : remember_set(c, assignment, reterr);
 }
 
 /* ---- what follows ---------------------------------------------------------------------------- */
@@ -463,6 +491,16 @@ static int check_ports(const char *ports, struct lh_err *reterr)
                       ports);
 }
 
+int config_check(const struct config *c, struct lh_err *reterr)
+{
+    if (c->core.down_ms < c->core.suspect_ms)
+        return lh_err_set(reterr, LH_ESTATE, "timers.down_ms must not be below timers.suspect_ms");
+    if (c->core.suspect_ms < c->heartbeat_ms)
+        return lh_err_set(reterr, LH_ESTATE,
+                          "timers.suspect_ms must not be below timers.heartbeat_ms");
+    return 0;
+}
+
 int config_finish(struct config *c, struct lh_err *reterr)
 {
     int rc = 0;
@@ -489,11 +527,9 @@ int config_finish(struct config *c, struct lh_err *reterr)
         return lh_err_set(reterr, LH_ESTATE, "auth: token needs a token_file (or --token-file)");
     if (!c->tls_cert != !c->tls_key)
         return lh_err_set(reterr, LH_ESTATE, "tls_cert and tls_key go together; one is missing");
-    if (c->core.down_ms < c->core.suspect_ms)
-        return lh_err_set(reterr, LH_ESTATE, "timers.down_ms must not be below timers.suspect_ms");
-    if (c->core.suspect_ms < c->heartbeat_ms)
-        return lh_err_set(reterr, LH_ESTATE,
-                          "timers.suspect_ms must not be below timers.heartbeat_ms");
+    rc = config_check(c, reterr);
+    if (rc < 0)
+        return rc;
     c->core.store = c->store;
     c->core.ports = c->ports;
     return check_ports(c->ports, reterr);
