@@ -21,8 +21,8 @@
 
 struct yaml_timers {
     uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms,
-        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms,
-        *dry_run_ms;
+        *wall_slack_ms, *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms,
+        *idle_ms, *dry_run_ms;
 };
 struct yaml_limits {
     uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours, *dry_runs;
@@ -49,6 +49,7 @@ static const cyaml_schema_field_t timer_fields[] = {
     CYAML_FIELD_UINT_PTR("lease_ms", OPT, struct yaml_timers, lease_ms),
     CYAML_FIELD_UINT_PTR("prepare_ms", OPT, struct yaml_timers, prepare_ms),
     CYAML_FIELD_UINT_PTR("launch_ms", OPT, struct yaml_timers, launch_ms),
+    CYAML_FIELD_UINT_PTR("wall_slack_ms", OPT, struct yaml_timers, wall_slack_ms),
     CYAML_FIELD_UINT_PTR("stop_grace_ms", OPT, struct yaml_timers, stop_grace_ms),
     CYAML_FIELD_UINT_PTR("retry_base_ms", OPT, struct yaml_timers, retry_base_ms),
     CYAML_FIELD_UINT_PTR("retry_max_ms", OPT, struct yaml_timers, retry_max_ms),
@@ -113,6 +114,7 @@ void config_init(struct config *c)
         .lease_ms = 1800000,
         .prepare_ms = 3600000,
         .launch_ms = 120000,
+        .wall_slack_ms = 120000,
         .stop_grace_ms = 10000,
         .retry_base_ms = 10000,
         .retry_max_ms = 600000,
@@ -206,6 +208,7 @@ static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_
         {&k->lease_ms, t->lease_ms, 100, 30 * DAY_MS, "timers.lease_ms"},
         {&k->prepare_ms, t->prepare_ms, 100, 30 * DAY_MS, "timers.prepare_ms"},
         {&k->launch_ms, t->launch_ms, 100, DAY_MS, "timers.launch_ms"},
+        {&k->wall_slack_ms, t->wall_slack_ms, 0, DAY_MS, "timers.wall_slack_ms"},
         {&k->stop_grace_ms, t->stop_grace_ms, 0, DAY_MS, "timers.stop_grace_ms"},
         {&k->retry_base_ms, t->retry_base_ms, 0, DAY_MS, "timers.retry_base_ms"},
         {&k->retry_max_ms, t->retry_max_ms, 0, DAY_MS, "timers.retry_max_ms"},

@@ -263,7 +263,6 @@ int http_server_try(const struct http_config *config, struct lh_err *reterr)
 
     s.tls_cert = (char *)(uintptr_t)config->tls_cert; /* only looked at: not plain */
     r = config->listen_fd > 2 ? 0 : listen_open(&s, &s.listen_fd, reterr);
-
     if (s.listen_fd >= 0)
         (void)close(s.listen_fd);
     if (s.unix_path)
