@@ -10,10 +10,12 @@
 #include "proto/base/str.h"
 #include "proto/manifest.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PATH_CAP 1024
@@ -47,6 +49,19 @@ static int use_in_place(const struct cache_request *q, const char *path, char *r
     if (rc == 0)
         (void)snprintf(ret_path, PATH_CAP, "%s", path);
     return rc;
+}
+
+/* Whether the entry is there; then it is marked as used now, which keeps it from eviction. */
+static bool find_entry(const struct cache_request *q, const char *path)
+{
+    bool found;
+
+    if (q->lock)
+        (void)pthread_mutex_lock(q->lock);
+    found = lh_is_dir(path) && utimensat(AT_FDCWD, path, NULL, 0) == 0;
+    if (q->lock)
+        (void)pthread_mutex_unlock(q->lock);
+    return found;
 }
 
 /* tmp becomes path, unless another thread was faster; then its directory is as good. */
@@ -103,7 +118,7 @@ static int fetch_directory(const struct cache_request *q, struct store *store, c
             reterr, LH_EINPUT,
             "'%s' is not what it was when it was recorded: its manifest is %.12s..., not %.12s...",
             q->uri, m.sha256, q->manifest_sha256);
-    } else if (!lh_is_dir(path)) {
+    } else if (!find_entry(q, path)) {
         rc = make_tmp(q, tmp, reterr);
         if (rc == 0)
             rc = fetch_files(store, &m, tmp, reterr);
@@ -158,7 +173,7 @@ static int fetch_file(const struct cache_request *q, struct store *store, const 
                    st.etag);
     lh_sha256_hex(identity, strlen(identity), key);
     (void)snprintf(dir, sizeof(dir), "%.800s/files/%s", q->dir, key);
-    if (!lh_is_dir(dir)) {
+    if (!find_entry(q, dir)) {
         rc = make_tmp(q, tmp, reterr);
         (void)snprintf(file, sizeof(file), "%s/%s", tmp, name);
         if (rc == 0)

@@ -7,6 +7,7 @@
 #pragma once
 #include "proto/base/attr.h"
 #include "proto/base/err.h"
+#include <pthread.h>
 #include <stdbool.h>
 
 struct cache_request {
@@ -15,6 +16,7 @@ struct cache_request {
     const char *manifest_sha256; /* what the manifest must be; "": not known (then s3:// without a
                                     final '/' is one object) */
     const char *s3_config;
+    pthread_mutex_t *lock; /* of evict.h; or NULL */
     const volatile bool *cancel;
 };
 
