@@ -132,11 +132,12 @@ static int open_data(struct train *t, struct lh_err *reterr)
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
+    int rc = run_agree(r, engine_open(r->job, r->comm->size, &t->engine, reterr), reterr);
 
     if (rc == 0)
-        rc = engine_fits(&t->engine, r, reterr);
-    rc = run_agree(r, rc, reterr);
+        rc = engine_keep(&t->engine, r, reterr);
+    if (rc == 0)
+        rc = run_agree(r, engine_fits(&t->engine, r, reterr), reterr);
     if (rc == 0)
         rc = open_data(t, reterr);
     if (rc < 0)
