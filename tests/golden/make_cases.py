@@ -55,6 +55,37 @@ CASES = {
             "micro_batches": [[0], [1]],
         },
     },
+    "lora-plus-ntk-linear": {
+        "about": "B of each LoRA factor at 8 times the rate of its A, alpha and rank of their own for single modules, rank-stabilised "
+                 "scale, NTK positions, linear rate, neither embeddings nor norms.",
+        "model": {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+                  "intermediate_size": 20, "num_hidden_layers": 2, "vocab_size": 23, "tie_word_embeddings": False,
+                  "max_position_embeddings": 12, "rms_norm_eps": 1e-5},
+        "lengths": [36, 36], "documents": None,
+        "job": {
+            "context": {"length": 36, "rope": {"type": "ntk", "factor": 3}, "attention": {"type": "s2", "group": 10}},
+            "adapter": {"rank": 2, "alpha": 5, "targets": ["q", "v", "down"], "embeddings": False, "norms": False,
+                        "use_rslora": True, "rank_pattern": {"layers.0.mlp.down_proj": 4},
+                        "alpha_pattern": {"v_proj": 2, "layers.1.self_attn.v_proj": 9}},
+            "optim": {"lr": 0.004, "schedule": "linear", "warmup_steps": 1, "betas": [0.9, 0.999], "eps": 1e-8,
+                      "weight_decay": 0.02, "clip": 0.5, "steps": 5, "batch_sequences": 2, "lora_plus_ratio": 8},
+            "micro_batches": [[0, 1]],
+        },
+    },
+    "dense-dynamic": {
+        "about": "Dynamic positions beyond the base's length, a norm's and an embedding's gradient, one layer.",
+        "model": {"hidden_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6,
+                  "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 19, "tie_word_embeddings": False,
+                  "max_position_embeddings": 16, "rms_norm_eps": 1e-5},
+        "lengths": [40, 31], "documents": None,
+        "job": {
+            "context": {"length": 40, "rope": {"type": "dynamic", "factor": 2}, "attention": {"type": "dense"}},
+            "adapter": {"rank": 2, "alpha": 4, "targets": ["q", "k", "v", "o"], "embeddings": True, "norms": True},
+            "optim": {"lr": 0.01, "schedule": "constant", "warmup_steps": 0, "betas": [0.9, 0.95], "eps": 1e-8,
+                      "weight_decay": 0, "clip": 1.0, "steps": 2, "batch_sequences": 2},
+            "micro_batches": [[0], [1]],
+        },
+    },
 }
 
 
@@ -95,11 +126,15 @@ def base_tensors(m, generator):
     return {name: tensor.float().double() for name, tensor in tensors.items()}
 
 
-def rank_of(adapter, module):
-    for end, rank in adapter.get("rank_pattern", {}).items():
-        if module == end or module.endswith("." + end):
-            return rank
-    return adapter["rank"]
+def of_module(adapter, what, module):
+    """rank or alpha: that of the longest pattern which ends the module's path, else the adapter's own."""
+    fits = [end for end in adapter.get(f"{what}_pattern", {}) if module == end or module.endswith("." + end)]
+    return adapter[f"{what}_pattern"][max(fits, key=len)] if fits else adapter[what]
+
+
+def scale_of(adapter, module):
+    rank = of_module(adapter, "rank", module)
+    return of_module(adapter, "alpha", module) / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
 
 
 def adapter_tensors(adapter, base, generator):
@@ -109,7 +144,7 @@ def adapter_tensors(adapter, base, generator):
         module = name.removesuffix(".weight")
         target = next((t for t, path in LINEARS.items() if module.endswith(path)), None)
         if target in adapter["targets"]:
-            rank, (rows, columns) = rank_of(adapter, module), tensor.shape
+            rank, (rows, columns) = of_module(adapter, "rank", module), tensor.shape
             tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) / math.sqrt(columns)
             tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.2
         elif (name == "model.embed_tokens.weight" and adapter["embeddings"]) or ("norm" in name and adapter["norms"]):
@@ -117,9 +152,13 @@ def adapter_tensors(adapter, base, generator):
     return {name: tensor.float().double() for name, tensor in tensors.items()}
 
 
-def angles(m, rope):
+def angles(m, rope, length):
     """-> inv_freq, scaling of cos and sin."""
-    D, theta = m["head_dim"], 10000.0
+    D, theta, factor = m["head_dim"], 10000.0, rope["factor"]
+    if rope["type"] == "dynamic":
+        factor = factor * length / m["max_position_embeddings"] - (factor - 1)
+    if rope["type"] in ("ntk", "dynamic"):
+        return (theta * factor ** (D / (D - 2))) ** (-torch.arange(0, D, 2) / D), 1.0
     inv = theta ** (-torch.arange(0, D, 2) / D)
     if rope["type"] == "linear":
         return inv / rope["factor"], 1.0
@@ -153,7 +192,7 @@ class Model:
 
     def __init__(self, m, job, base, trained):
         self.m, self.job, self.base, self.trained = m, job, base, trained
-        self.inv, self.scaling = angles(m, job["context"]["rope"])
+        self.inv, self.scaling = angles(m, job["context"]["rope"], job["context"]["length"])
 
     def weight(self, name):
         prefix = "" if self.job["adapter"] is None else PREFIX
@@ -165,7 +204,7 @@ class Model:
         if A is None:
             return y
         adapter, B = self.job["adapter"], self.trained[f"{PREFIX}{module}.lora_B.weight"]
-        return y + adapter["alpha"] / A.shape[0] * (x @ A.T) @ B.T
+        return y + scale_of(adapter, module) * (x @ A.T) @ B.T
 
     def norm(self, x, name):
         return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.m["rms_norm_eps"]) * self.weight(name + ".weight")
@@ -228,7 +267,8 @@ def rate(optim, step):
         return optim["lr"] * step / warmup
     if optim["schedule"] == "constant":
         return optim["lr"]
-    return optim["lr"] * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+    done = (step - warmup) / (steps - warmup)
+    return optim["lr"] * (1 - done if optim["schedule"] == "linear" else (1 + math.cos(math.pi * done)) / 2)
 
 
 def step_logits(model, batch, documents, step, group):
@@ -244,6 +284,10 @@ def blank_padding(logits, case):
     return logits
 
 
+def kind(name):
+    return next((word for word in ("norm", "lora_B") if word in name), "other")
+
+
 def train(case, model, batch, documents):
     """-> the expected tensors."""
     job, trained = case["job"], model.trained
@@ -251,8 +295,9 @@ def train(case, model, batch, documents):
     group = attention.get("group", 0)
     for tensor in trained.values():
         tensor.requires_grad_(True)
-    groups = [{"params": [t for name, t in trained.items() if ("norm" in name) == norms],
-               "weight_decay": 0 if norms else optim["weight_decay"]} for norms in (False, True)]
+    groups = [{"params": [t for name, t in trained.items() if kind(name) == each], "times": times,
+               "weight_decay": 0 if each == "norm" else optim["weight_decay"]}
+              for each, times in (("norm", 1), ("lora_B", optim.get("lora_plus_ratio", 1)), ("other", 1))]
     adamw = torch.optim.AdamW(groups, lr=optim["lr"], betas=optim["betas"], eps=optim["eps"], foreach=False)
     expected, losses, norms, rates = {}, [], [], []
     for step in range(optim["steps"]):
@@ -272,7 +317,7 @@ def train(case, model, batch, documents):
         norms.append(norm.item())
         rates.append(rate(optim, step))
         for part in adamw.param_groups:
-            part["lr"] = rates[-1]
+            part["lr"] = rates[-1] * part["times"]
         adamw.step()
     expected |= {"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms), "learning_rate": torch.tensor(rates)}
     expected |= grads | {f"final.{name}": t for name, t in trained.items()}
@@ -285,8 +330,8 @@ def write_adapter(folder, adapter, trained, tied):
     modules += ["input_layernorm", "post_attention_layernorm", "norm"] * adapter["norms"]
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": adapter["rank"], "lora_alpha": adapter["alpha"],
               "lora_dropout": 0.0, "bias": "none", "target_modules": [LINEARS[t].split(".")[1] for t in adapter["targets"]],
-              "modules_to_save": sorted(modules) or None, "rank_pattern": adapter.get("rank_pattern", {}), "alpha_pattern": {},
-              "use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "inference_mode": True,
+              "modules_to_save": sorted(modules) or None, "rank_pattern": adapter.get("rank_pattern", {}), "alpha_pattern": adapter.get("alpha_pattern", {}),
+              "use_rslora": adapter.get("use_rslora", False), "use_dora": False, "fan_in_fan_out": False, "inference_mode": True,
               "ensure_weight_tying": bool(tied and adapter["embeddings"])}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = dict(trained)
