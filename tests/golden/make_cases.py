@@ -72,6 +72,21 @@ CASES = {
             "micro_batches": [[0, 1]],
         },
     },
+    "dropout": {
+        "about": "A quarter of the inputs of every LoRA factor is dropped, by the draws of kernels/dropout.h written out once more.",
+        "model": {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+                  "intermediate_size": 19, "num_hidden_layers": 2, "vocab_size": 21, "tie_word_embeddings": True,
+                  "max_position_embeddings": 24, "rms_norm_eps": 1e-5},
+        "lengths": [24, 24, 24], "documents": None,
+        "job": {
+            "context": {"length": 24, "rope": {"type": "linear", "factor": 1}, "attention": {"type": "s2", "group": 8}},
+            "adapter": {"rank": 2, "alpha": 4, "targets": ["q", "k", "v", "o", "gate", "up", "down"], "embeddings": True,
+                        "norms": True, "dropout": 0.25},
+            "optim": {"lr": 0.01, "schedule": "constant", "warmup_steps": 0, "betas": [0.9, 0.95], "eps": 1e-8,
+                      "weight_decay": 0, "clip": 1.0, "steps": 3, "batch_sequences": 3, "seed": 1234567},
+            "micro_batches": [[2], [0, 1]],
+        },
+    },
     "dense-dynamic": {
         "about": "Dynamic positions beyond the base's length, a norm's and an embedding's gradient, one layer.",
         "model": {"hidden_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6,
@@ -187,11 +202,46 @@ def mask(m, length, documents, group):
     return allowed
 
 
+M64 = (1 << 64) - 1
+GOLDEN_RATIO = 0x9e3779b97f4a7c15
+
+
+def finalise(x):
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9 & M64
+    x = (x ^ x >> 27) * 0x94d049bb133111eb & M64
+    return x ^ x >> 31
+
+
+def mixed(x):
+    return finalise(x + GOLDEN_RATIO & M64)
+
+
+def kept(seed, step, row, place, tokens, columns, rate):
+    """[tokens, columns]: 0 where dropped, 1 / (1 - rate) elsewhere."""
+    key = mixed(mixed(mixed(mixed(seed ^ 0x64726f706f757400)) ^ step) ^ row)
+    rows = []
+    for token in range(tokens):
+        start = finalise(mixed(key ^ token) ^ mixed(place))
+        draws = [finalise(start + (pair + 1) * GOLDEN_RATIO & M64) for pair in range((columns + 1) // 2)]
+        rows.append([(draws[c // 2] >> c % 2 * 32 & 0xffffffff) >= int(rate * 2 ** 32) for c in range(columns)])
+    return torch.tensor(rows, dtype=torch.float64) / (1 - rate)
+
+
 class Model:
     """Llama in plain tensor operations; weights by name, LoRA added where the adapter has factors."""
 
     def __init__(self, m, job, base, trained):
         self.m, self.job, self.base, self.trained = m, job, base, trained
+        self.dropping = None # (step, row) while training
+        # Where each A stands in the list of all parameters: embedding, layers, each linear with its A and B.
+        names = [name for layer in range(m["num_hidden_layers"]) for target, path in LINEARS.items()
+                 for name in [f"norm {layer}"] * (target in ("q", "gate")) + [f"model.layers.{layer}.{path}"]]
+        self.places, at = {}, 1
+        for name in names:
+            adapted = f"{PREFIX}{name}.lora_A.weight" in trained
+            if adapted:
+                self.places[name] = at + 1
+            at += 3 if adapted else 1
         self.inv, self.scaling = angles(m, job["context"]["rope"], job["context"]["length"])
 
     def weight(self, name):
@@ -204,6 +254,8 @@ class Model:
         if A is None:
             return y
         adapter, B = self.job["adapter"], self.trained[f"{PREFIX}{module}.lora_B.weight"]
+        if self.dropping and adapter.get("dropout"):
+            x = x * kept(self.job["optim"]["seed"], *self.dropping, self.places[module], *x.shape, adapter["dropout"])
         return y + scale_of(adapter, module) * (x @ A.T) @ B.T
 
     def norm(self, x, name):
@@ -271,10 +323,13 @@ def rate(optim, step):
     return optim["lr"] * (1 - done if optim["schedule"] == "linear" else (1 + math.cos(math.pi * done)) / 2)
 
 
-def step_logits(model, batch, documents, step, group):
-    T = batch["input_ids"].shape[2]
-    return torch.stack([model.logits(batch["input_ids"][step, row], mask(model.m, T, documents[step, row].tolist(), group))
-                        for row in range(batch["input_ids"].shape[1])])
+def step_logits(model, batch, documents, step, group, training=True):
+    rows, T = batch["input_ids"].shape[1:]
+    logits = []
+    for row in range(rows):
+        model.dropping = (step, row) if training else None
+        logits.append(model.logits(batch["input_ids"][step, row], mask(model.m, T, documents[step, row].tolist(), group)))
+    return torch.stack(logits)
 
 
 def blank_padding(logits, case):
@@ -306,7 +361,7 @@ def train(case, model, batch, documents):
             expected["logits"] = blank_padding(logits, case)
             if not case["documents"]:
                 with torch.no_grad():
-                    expected["eval_logits"] = blank_padding(step_logits(model, batch, documents, 0, 0), case)
+                    expected["eval_logits"] = blank_padding(step_logits(model, batch, documents, 0, 0, training=False), case)
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][step, :, 1:].flatten())
         adamw.zero_grad()
         loss.backward()
@@ -329,7 +384,7 @@ def write_adapter(folder, adapter, trained, tied):
     modules = (["embed_tokens"] + ["model.embed_tokens"] * tied) * adapter["embeddings"]
     modules += ["input_layernorm", "post_attention_layernorm", "norm"] * adapter["norms"]
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": adapter["rank"], "lora_alpha": adapter["alpha"],
-              "lora_dropout": 0.0, "bias": "none", "target_modules": [LINEARS[t].split(".")[1] for t in adapter["targets"]],
+              "lora_dropout": adapter.get("dropout", 0.0), "bias": "none", "target_modules": [LINEARS[t].split(".")[1] for t in adapter["targets"]],
               "modules_to_save": sorted(modules) or None, "rank_pattern": adapter.get("rank_pattern", {}), "alpha_pattern": adapter.get("alpha_pattern", {}),
               "use_rslora": adapter.get("use_rslora", False), "use_dora": False, "fan_in_fan_out": False, "inference_mode": True,
               "ensure_weight_tying": bool(tied and adapter["embeddings"])}

@@ -23,6 +23,7 @@ static struct linear linear_of(const struct params *p, const struct params_spec 
         module[strlen(module) - strlen(".weight")] = '\0';
         l.rank = l.a->rows;
         l.scale = (float)params_scale(spec, module);
+        l.place = (uint64_t)(l.a - p->at);
     }
     return l;
 }
@@ -100,6 +101,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
     }
     find_layers(m, options->params);
     params_plan(&m->params, &m->plan);
+    dropout_plan(&m->dropout, &m->dims, options->params->dropout, &m->plan);
     work_plan(&m->work, &m->dims, &m->plan);
     plan_add_host(&m->plan,
                   (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll) + 2 * sizeof(int32_t)));
@@ -115,6 +117,7 @@ void llama_release(struct llama *m)
     free(m->pos);
     free(m->nll);
     free(m->layers);
+    dropout_release(&m->dropout);
     plan_release(&m->plan);
     params_release(&m->params);
     *m = (struct llama){0};
@@ -145,7 +148,10 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     if (rc < 0)
         return rc;
     assert(!m->block);
-    m->device = (struct device){ops, stream};
+    rc = dropout_alloc(&m->dropout, reterr);
+    if (rc < 0)
+        return rc;
+    m->device = (struct device){.ops = ops, .stream = stream};
     m->pos = malloc((size_t)m->dims.T * sizeof(*m->pos));
     m->nll = malloc((size_t)m->dims.T * sizeof(*m->nll));
     m->block = ops->alloc(stream, m->plan.peak);
@@ -277,8 +283,10 @@ static int run_batch(struct llama *m, const struct llama_batch *b, bool train, f
         .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
     int rc = put_batch(m, b, reterr);
 
-    if (rc == 0)
+    if (rc == 0) {
+        dropout_set(&m->dropout, &m->device, train ? b->drop_keys : NULL, b->rows, b->row_tokens);
         rc = forward(m, &a, reterr);
+    }
     if (rc == 0)
         rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T),
                        b->labels, train, grad_scale, a.eps, &b->sink, reterr);

@@ -33,10 +33,11 @@ void mlp_forward(const struct device *d, const struct mlp_layer *l, struct work 
 {
     for (int64_t t0 = 0; t0 < x1.rows; t0 += w->dims.mlp_tile) {
         int64_t T = LH_MIN(w->dims.mlp_tile, x1.rows - t0);
-        struct tile t = tile_forward(d, l, w, kn_rows(x1, t0, T), eps);
+        struct device at = device_at(d, t0);
+        struct tile t = tile_forward(&at, l, w, kn_rows(x1, t0, T), eps);
 
         d->ops->copy(d->stream, kn_rows(y, t0, T), kn_rows(x1, t0, T));
-        linear_forward(d, &l->down, kn_rows(y, t0, T), true, t.h, z_of(w, &l->down, T));
+        linear_forward(&at, &l->down, kn_rows(y, t0, T), true, t.h, z_of(w, &l->down, T));
     }
 }
 
@@ -48,18 +49,19 @@ void mlp_backward(const struct device *d, const struct mlp_layer *l, struct work
         struct kn_mat x = kn_rows(x1, t0, T), dy = kn_rows(dx, t0, T);
         struct kn_mat dh = work_mat(w, w->dh, T, w->dims.F),
                       dn2 = work_mat(w, w->dn2, T, w->dims.C);
-        struct tile t = tile_forward(d, l, w, x, eps);
+        struct device at = device_at(d, t0);
+        struct tile t = tile_forward(&at, l, w, x, eps);
 
         /* The backward pass of `down` wants z of down: x A^T of h, which the forward pass of the
          * tile stops short of. */
         if (l->down.rank > 0)
-            d->ops->matmul(d->stream, z_of(w, &l->down, T), t.h, false, l->down.a->w, true, 1, 0);
-        linear_backward(d, &l->down, dh, false, dy, t.h, z_of(w, &l->down, T),
+            linear_down(&at, &l->down, t.h, z_of(w, &l->down, T));
+        linear_backward(&at, &l->down, dh, false, dy, t.h, z_of(w, &l->down, T),
                         work_mat(w, w->dz, T, l->down.rank));
         d->ops->swiglu_bwd(d->stream, t.gate, t.up, dh, t.gate, t.up);
-        linear_backward(d, &l->gate, dn2, false, t.gate, t.n2, z_of(w, &l->gate, T),
+        linear_backward(&at, &l->gate, dn2, false, t.gate, t.n2, z_of(w, &l->gate, T),
                         work_mat(w, w->dz, T, l->gate.rank));
-        linear_backward(d, &l->up, dn2, true, t.up, t.n2, z_of(w, &l->up, T),
+        linear_backward(&at, &l->up, dn2, true, t.up, t.n2, z_of(w, &l->up, T),
                         work_mat(w, w->dz, T, l->up.rank));
         d->ops->rmsnorm_bwd(d->stream, dy, l->norm->trains ? l->norm->grad : NULL, dn2, x,
                             l->norm->w.p, w->rstd2);
