@@ -9,13 +9,13 @@
  * "+=" ops add to what is there; "=" ops overwrite and may be given poison.
  */
 #pragma once
+#include "kernels/dropout.h"
 #include "kernels/segments.h"
 #include "kernels/tensor.h"
 #include "proto/base/attr.h"
 #include <stdbool.h>
 #include <stdint.h>
 
-struct kn_dropout; /* dropout.h */
 struct kn_stream; /* one queue of work with its threads and scratch */
 
 struct kn_adamw {

@@ -36,7 +36,8 @@ static void dropout_item(void *arg, int64_t item, int thread)
 
         for (int64_t c = 0; c < j->y.cols; c += VEC) {
             int64_t n = j->y.cols - c;
-            vf kept = vf_select(dropped_at(start, c, limit), (vf){0}, vf_load(j->x, r, c, n) * scale);
+            vf kept =
+                vf_select(dropped_at(start, c, limit), (vf){0}, vf_load(j->x, r, c, n) * scale);
 
             if (j->add)
                 kept += vf_load(j->y, r, c, n);

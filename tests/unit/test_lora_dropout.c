@@ -1,6 +1,6 @@
-/* test_lora_dropout.c - dropout in the model: what is dropped is the same in both passes and however
- * the tokens are cut, only LoRA sees it, and evaluation never does. (JOB-39; the numbers themselves
- * are a golden case's.) */
+/* test_lora_dropout.c - dropout in the model: what is dropped is the same in both passes and
+ * however the tokens are cut, only LoRA sees it, and evaluation never does. (JOB-39; the numbers
+ * themselves are a golden case's.) */
 #include "tests/unit/tiny_model.h"
 #include <math.h>
 #include <setjmp.h>

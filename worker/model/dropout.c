@@ -54,8 +54,7 @@ void dropout_set(struct dropout *p, struct device *d, const uint64_t *row_keys, 
     for (int64_t r = 0; r < rows; r++)
         for (int64_t t = 0; t < row_tokens; t++)
             p->host[r * row_tokens + t] = counter_mix(row_keys[r] ^ (uint64_t)t);
-    d->ops->upload(d->stream, p->keys, p->host,
-                   (uint64_t)(rows * row_tokens) * sizeof(*p->host));
+    d->ops->upload(d->stream, p->keys, p->host, (uint64_t)(rows * row_tokens) * sizeof(*p->host));
     d->drop = (struct linear_drop){
         .rate = p->rate, .keys = p->keys, .room = p->room, .room_rows = p->room_rows};
 }

@@ -1,4 +1,5 @@
-/* dropout.h - dropout on the inputs of LoRA factors, as PEFT has it: y = x W^T + scale * (drop(x) A^T) B^T.
+/* dropout.h - dropout on the inputs of LoRA factors, as PEFT has it: y = x W^T + scale * (drop(x)
+ * A^T) B^T.
  *
  * Nothing of it is kept for the backward pass: what is dropped is drawn again from (seed, step, row
  * of the step, token, linear, element) (kernels/dropout.h), so it depends neither on ranks nor on

@@ -5,7 +5,6 @@
  * dropout the factors, and they alone, see x with elements set to zero, the others scaled up.
  */
 #pragma once
-#include "kernels/dropout.h"
 #include "worker/model/params.h"
 
 /* Dropout of the micro-batch at hand; rate 0: none (evaluation). */

@@ -52,8 +52,8 @@ struct llama_batch {
     const int32_t *ids, *labels; /* rows * row_tokens; labels already shifted, -100: none */
     const int32_t *documents;    /* or NULL: attention is not cut at documents */
     int64_t group;               /* S2 group; 0: dense */
-    const uint64_t *drop_keys;   /* rows, of dropout_row_key; NULL: nothing is dropped. llama_train */
-    struct head_sink sink;       /* sees logits; {0} */
+    const uint64_t *drop_keys; /* rows, of dropout_row_key; NULL: nothing is dropped. llama_train */
+    struct head_sink sink;     /* sees logits; {0} */
 };
 
 /* Errors: LH_EJOB, LH_EINPUT (sizes that no kernel takes), -ENOMEM. m must not move afterwards. */

@@ -67,7 +67,7 @@ struct params_spec {
     bool use_rslora;
     int64_t rank;
     double alpha, dropout; /* dropout: share of the inputs of LoRA factors, while training */
-    unsigned targets;                                      /* enum lh_target bits */
+    unsigned targets;      /* enum lh_target bits */
     const struct lh_pattern *rank_pattern, *alpha_pattern; /* borrowed */
     unsigned n_rank_pattern, n_alpha_pattern;
     enum kn_dtype dtype; /* of w, norms aside */

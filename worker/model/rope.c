@@ -258,7 +258,8 @@ json_t *rope_json(const struct rope_config *rope)
     if (type == LH_ROPE_DEFAULT)
         return o;
     set_number(o, "factor", rope->factor);
-    /* transformers takes max_position_embeddings as the original length of dynamic, nothing else. */
+    /* transformers takes max_position_embeddings as the original length of dynamic, nothing else.
+     */
     if (type != LH_ROPE_LINEAR && type != LH_ROPE_DYNAMIC)
         set_number(o, "original_max_position_embeddings", rope->original_length);
     if (type == LH_ROPE_YARN) {

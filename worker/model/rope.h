@@ -17,8 +17,8 @@ LH_MUST_CHECK int rope_compose(const struct lh_job *job, const struct model_conf
                                struct rope_config *ret_rope, struct lh_err *reterr);
 
 /* max_position_embeddings of a config with this scaling whose model has learned windows of `length`
- * tokens: the larger of both, but with dynamic the original length, from which readers of the config
- * derive the angles of longer texts. */
+ * tokens: the larger of both, but with dynamic the original length, from which readers of the
+ * config derive the angles of longer texts. */
 int64_t rope_max_positions(const struct rope_config *rope, const struct model_config *base,
                            int64_t length);
 
