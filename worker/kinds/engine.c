@@ -30,9 +30,6 @@ static int refuse(const struct lh_job *job, struct lh_err *reterr)
     if (job->context.attention.wrap)
         return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap",
                          "attention that wraps is not supported yet");
-    if (job->adapter.dropout > 0)
-        return lh_err_at(reterr, LH_ENOTSUP, "/adapter/dropout",
-                         "dropout is not supported yet; leave it out or give 0");
     if (job->resources.sequence_parallel > 1)
         return lh_err_at(reterr, LH_ENOTSUP, "/resources/sequence_parallel",
                          "sequence parallelism is not supported yet; leave it out or give 1");

@@ -9,6 +9,7 @@
  */
 #pragma once
 #include "worker/model/attention.h"
+#include "worker/model/dropout.h"
 #include "worker/model/head.h"
 #include "worker/model/mlp.h"
 
@@ -24,6 +25,7 @@ struct llama {
     struct params params;
     struct plan plan;
     struct work work;
+    struct dropout dropout;
     struct llama_layer *layers; /* owned, L */
     struct head head;
     void *block;            /* owned: all device memory */
@@ -52,7 +54,8 @@ struct llama_batch {
     const int32_t *ids, *labels; /* rows * row_tokens; labels already shifted, -100: none */
     const int32_t *documents;    /* or NULL: attention is not cut at documents */
     int64_t group;               /* S2 group; 0: dense */
-    struct head_sink sink;       /* sees logits; {0} */
+    const uint64_t *drop_keys; /* rows, of dropout_row_key; NULL: nothing is dropped. llama_train */
+    struct head_sink sink;     /* sees logits; {0} */
 };
 
 /* Errors: LH_EJOB, LH_EINPUT (sizes that no kernel takes), -ENOMEM. m must not move afterwards. */
