@@ -225,8 +225,8 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
-/* What the machine can never hold is the job's fault; what others hold now is not: it may fit later,
- * or on another node. */
+/* What the machine can never hold is the job's fault; what others hold now is not: it may fit
+ * later, or on another node. */
 int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
 {
     struct lh_err err = {0};
@@ -243,6 +243,7 @@ int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
+    e->model.profile = r->profile;
     e->progress = (struct engine_progress){.run = r};
     return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL,
                       r->job->optim.seed, e->inv_freq, e->scaling, reterr);
