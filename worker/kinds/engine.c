@@ -274,6 +274,7 @@ int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
+    e->model.profile = r->profile;
     e->progress = (struct engine_progress){.run = r};
     return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL,
                       r->job->optim.seed, e->inv_freq, e->scaling, reterr);

@@ -1,6 +1,7 @@
 /* llama.c - the whole model; see llama.h. */
 #include "worker/model/llama.h"
 #include "worker/model/rope.h"
+#include "worker/profile.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -306,15 +307,23 @@ static int run_batch(struct llama *m, const struct llama_batch *b, bool train, f
         .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
     int rc = put_batch(m, b, reterr);
 
-    if (rc == 0) {
-        dropout_set(&m->dropout, &m->device, train ? b->drop_keys : NULL, b->rows, b->row_tokens);
-        rc = forward(m, &a, reterr);
-    }
-    if (rc == 0)
-        rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T),
-                       b->labels, train, grad_scale, a.eps, &b->sink, reterr);
-    if (rc == 0 && train)
+    if (rc < 0)
+        return rc;
+    dropout_set(&m->dropout, &m->device, train ? b->drop_keys : NULL, b->rows, b->row_tokens);
+    profile_begin(m->profile, "forward");
+    rc = forward(m, &a, reterr);
+    profile_end(m->profile);
+    if (rc < 0)
+        return rc;
+    profile_begin(m->profile, "head");
+    rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T), b->labels,
+                   train, grad_scale, a.eps, &b->sink, reterr);
+    profile_end(m->profile);
+    if (rc == 0 && train) {
+        profile_begin(m->profile, "backward");
         rc = backward(m, &a, reterr);
+        profile_end(m->profile);
+    }
     return rc < 0 ? rc : fetch_nll(m, b, ret_nll, reterr);
 }
 

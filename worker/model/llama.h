@@ -35,6 +35,7 @@ struct llama {
     double *nll;                                 /* owned, T: host's copy of the results */
     void (*beat)(void *arg);                     /* called per layer; may be NULL */
     void *beat_arg;
+    struct profile *profile; /* NULL: none; gets the phases of a pass */
 };
 
 struct llama_options {
