@@ -178,6 +178,8 @@ int profile_stream(struct profile *p, const struct kn_ops *inner, int threads, e
         return rc;
     p->sums.device = inner->name;
     p->sums.threads = threads;
+    if (strcmp(inner->name, "cpu") == 0)
+        p->sums.peak_rate = kn_cpu_peak(t);
     if (strcmp(inner->name, "reference") != 0) { /* that one is not about speed */
         p->measuring = true;
         rc = measure(p, ops, s, t, reterr);
