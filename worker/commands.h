@@ -37,6 +37,9 @@ const char *worker_help(void);
  */
 const char *worker_cache_dir(const struct worker_options *o, char buf[static 1024]);
 
+/* Cores that this process may use. */
+int worker_cores(void);
+
 /* Threads for one of `ranks` ranks on this machine: the job's wish, else an even share of the cores
  * we may use, over the slots of the node ($LONGHAUL_NODE_SLOTS) where those are more. */
 int worker_threads(const struct lh_job *job, int ranks);

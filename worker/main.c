@@ -259,7 +259,7 @@ static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
     if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
         s->options->mode == WORKER_PREPARE)
         return 0;
-    rc = job_plan(job, &plan, reterr);
+    rc = job_plan(job, s->run.comm->size, s->run.comm->local_size, &plan, reterr);
     if (rc < 0)
         return rc;
     json_object_set(line, "parameters", json_object_get(plan, "parameters"));

@@ -171,18 +171,22 @@ const char *worker_cache_dir(const struct worker_options *o, char buf[static 102
     return buf;
 }
 
+int worker_cores(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : CPU_COUNT(&set);
+}
+
 int worker_threads(const struct lh_job *job, int ranks)
 {
     const char *slots = getenv("LONGHAUL_NODE_SLOTS");
-    cpu_set_t set;
     int64_t n;
 
     if (job->resources.threads > 0)
         return (int)job->resources.threads;
-    if (sched_getaffinity(0, sizeof(set), &set) < 0)
-        return 1;
     /* Other jobs may come to the rest of the node's slots. */
     if (slots && lh_parse_i64(slots, 1, INT_MAX, &n))
         ranks = LH_MAX(ranks, (int)n);
-    return LH_MAX(1, CPU_COUNT(&set) / ranks);
+    return LH_MAX(1, worker_cores() / ranks);
 }

@@ -21,7 +21,8 @@ int stepper_init(struct stepper *s, struct run *r, struct engine *engine,
     s->labels = malloc(tokens * sizeof(*s->labels));
     s->documents = malloc(tokens * sizeof(*s->documents));
     s->rows = malloc((size_t)s->most_rows * sizeof(*s->rows));
-    if (!s->ids || !s->labels || !s->documents || !s->rows)
+    s->drop_keys = malloc((size_t)s->most_rows * sizeof(*s->drop_keys));
+    if (!s->ids || !s->labels || !s->documents || !s->rows || !s->drop_keys)
         return lh_err_set(reterr, -ENOMEM, "the tokens of a micro-batch");
     return 0;
 }
@@ -32,6 +33,7 @@ void stepper_release(struct stepper *s)
     free(s->labels);
     free(s->documents);
     free(s->rows);
+    free(s->drop_keys);
     *s = (struct stepper){0};
 }
 
@@ -69,6 +71,7 @@ static int read_rows(struct stepper *s, int64_t step, int64_t batch, int64_t *re
         int rc;
 
         s->rows[i] = batches_row(job, batch, first + i, s->run->comm->size);
+        s->drop_keys[i] = dropout_row_key(job->optim.seed, step, s->rows[i]);
         rc =
             dataset_sequence(s->data, step * job->optim.batch_sequences + s->rows[i], &seq, reterr);
         if (rc < 0)
@@ -111,6 +114,7 @@ static struct llama_batch batch_of(const struct stepper *s, int64_t rows)
         .labels = s->labels,
         .documents = dataset_has_documents(s->data) ? s->documents : NULL,
         .group = engine_group(s->run->job),
+        .drop_keys = s->drop_keys,
     };
 }
 
