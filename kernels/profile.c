@@ -270,6 +270,15 @@ static void profile_fill(struct kn_stream *s, struct kn_mat y, float value)
     end(s, call_of("fill", y, bytes_of(y)));
 }
 
+static void profile_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
+                            const struct kn_dropout *h)
+{
+    if (!begin(s))
+        return;
+    s->in->dropout(s->s, y, x, add, h);
+    end(s, call_of("dropout", y, bytes_of(x) + (add ? 2 : 1) * bytes_of(y)));
+}
+
 static void profile_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
                                   struct kn_mat logits, const int32_t *label, float grad_scale)
 {
@@ -331,6 +340,7 @@ static const struct kn_ops profile_ops = {
     .add = profile_add,
     .copy = profile_copy,
     .fill = profile_fill,
+    .dropout = profile_dropout,
     .cross_entropy = profile_cross_entropy,
     .sum_squares = profile_sum_squares,
     .adamw = profile_adamw,
@@ -338,7 +348,7 @@ static const struct kn_ops profile_ops = {
 };
 
 /* A slot that is new in ops.h needs its function here: without one it would be NULL. */
-_Static_assert(sizeof(struct kn_ops) == 27 * sizeof(void *), "a slot for each of the ops");
+_Static_assert(sizeof(struct kn_ops) == 28 * sizeof(void *), "a slot for each of the ops");
 
 int kn_profile_new(const struct kn_ops *inner, int threads, kn_profile_fn *fn, void *arg,
                    const struct kn_ops **ret_ops, struct kn_stream **ret_stream,

@@ -10,7 +10,7 @@ struct bench {
     int repeats;
     const char *only; /* part of the names to run, or NULL */
     uint64_t random;
-    json_t *results;
+    json_t *results; /* objects, in the order of measuring */
 };
 
 /* What one size costs: bytes is the traffic that no implementation can avoid. */
@@ -23,20 +23,22 @@ typedef void bench_fn(struct bench *b, void *arg);
 /* Prints one sentence and ends the program. */
 _Noreturn void bench_die(const char *what);
 
-/* Memory of the device, and a matrix of random numbers in it; ended is who cannot have it. */
+/* Memory of the device, and a matrix of random numbers in it; the program ends when there is none.
+ */
 void *bench_alloc(struct bench *b, uint64_t bytes);
 struct kn_mat bench_mat(struct bench *b, enum kn_dtype t, int64_t rows, int64_t cols);
-/* Frees n matrices. */
-void bench_free(struct bench *b, const struct kn_mat *m, int n);
 
-/* Times fn: once to warm up, then repeats; prints and keeps the best. */
-void bench_run(struct bench *b, const char *op, const char *what, struct bench_cost cost,
-               bench_fn *fn, void *arg);
-/* Prints and keeps a rate that was measured otherwise. */
-void bench_tell(struct bench *b, const char *op, const char *what, double rate, const char *unit);
+/* Times fn, once to warm up and then repeats times; prints the best, and keeps it. */
+void bench_run(struct bench *b, const char *what, struct bench_cost cost, bench_fn *fn, void *arg);
 
-/* The groups of ops that the command line names. */
-void bench_matmul(struct bench *b);
+/* Attention, forward and backward (bench_attention.c). */
 void bench_attention(struct bench *b);
-void bench_rows(struct bench *b);
-void bench_optim(struct bench *b);
+
+/* What the machine can do at most: registers, a large product, a large copy (bench_peak.c). */
+void bench_peak(struct bench *b);
+
+/* Prints a rate that was measured otherwise, and keeps it: {"name", "rate", "unit"}. */
+void bench_tell(struct bench *b, const char *what, double rate, const char *unit);
+
+/* Writes the results to a file, with what was measured where and when (bench_json.c). */
+void bench_write(const struct bench *b, const char *path, const char *commit, int threads);
