@@ -210,6 +210,8 @@ static int open_backend(struct session *s, struct lh_err *reterr)
     int rc;
 
     r->threads = worker_threads(r->job, r->comm->local_size);
+    if (s->options->profile && r->job->kind == LH_KIND_PREPARE)
+        return lh_err_set(reterr, LH_EJOB, "--profile shows ops; kind prepare has none");
     if (r->job->kind == LH_KIND_PREPARE || s->options->mode == WORKER_PREPARE)
         return 0;
     rc = kn_ops_for(lh_device_name(r->job->resources.device), &r->ops, reterr);
@@ -335,6 +337,9 @@ static int session_kind(struct session *s, struct lh_err *reterr)
 
     if (s->options->mode == WORKER_PREPARE)
         return prepare_only(r, reterr);
+    /* These two have spans of their own: steps, windows. */
+    if (r->job->kind != LH_KIND_TRAIN && r->job->kind != LH_KIND_EVAL)
+        profile_begin(r->profile, lh_kind_name(r->job->kind));
     switch (r->job->kind) {
     case LH_KIND_PREPARE:
         return kind_prepare(r, reterr);

@@ -25,6 +25,7 @@ struct stepper {
 struct step_result {
     double loss, grad_norm, rate;
     double seconds, data_seconds; /* the slowest rank's; this rank's */
+    double cpu_seconds;           /* processor time of all ranks */
     int64_t labels, tokens;
     bool applied;
 };

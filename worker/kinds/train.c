@@ -203,14 +203,14 @@ static void report_step(struct train *t, const struct step_result *result)
         return;
     t->events -= 1;
     lh_report(r->reporter, "step",
-              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f}", "step",
+              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f, s:f}", "step",
                         (json_int_t)t->state.step, "of", (json_int_t)t->steps, "loss",
                         finite ? json_real(result->loss) : json_null(), "grad_norm",
                         finite ? json_real(result->grad_norm) : json_null(), "learning_rate",
                         result->rate, "tokens", (json_int_t)result->tokens, "step_s",
                         result->seconds, "tokens_per_s",
                         (double)result->tokens / fmax(result->seconds, 1e-9), "data_s",
-                        result->data_seconds));
+                        result->data_seconds, "cpu_s", result->cpu_seconds));
 }
 
 static int train_step(struct train *t, struct lh_err *reterr)
