@@ -21,7 +21,7 @@ struct worker_options {
     const char *cache_dir;  /* --cache, else $LONGHAUL_CACHE; NULL: the user's cache directory */
     const char *events_dir; /* --events, else $LONGHAUL_EVENTS_DIR; NULL: OUT/events */
     const char *model, *in, *out; /* --tokenize MODEL IN OUT */
-    bool profile;
+    const char *profile;          /* --profile FILE; NULL: none */
 };
 
 /* Strings point into argv and the environment. LH_EJOB with one sentence for a wrong command line.

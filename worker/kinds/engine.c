@@ -34,9 +34,6 @@ static int refuse(const struct lh_job *job, struct lh_err *reterr)
     if (job->context.attention.wrap)
         return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap",
                          "attention that wraps is not supported yet");
-    if (job->adapter.dropout > 0)
-        return lh_err_at(reterr, LH_ENOTSUP, "/adapter/dropout",
-                         "dropout is not supported yet; leave it out or give 0");
     if (job->resources.sequence_parallel > 1)
         return lh_err_at(reterr, LH_ENOTSUP, "/resources/sequence_parallel",
                          "sequence parallelism is not supported yet; leave it out or give 1");
@@ -298,6 +295,7 @@ int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
+    e->model.profile = r->profile;
     e->progress = (struct engine_progress){.run = r};
     return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL,
                       r->job->optim.seed, e->inv_freq, e->scaling, reterr);

@@ -226,8 +226,11 @@ static int train_step(struct train *t, struct lh_err *reterr)
     struct run *r = t->run;
     int64_t step = t->state.step;
     struct step_result result;
-    int rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    int rc;
 
+    profile_begin(r->profile, "step");
+    rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     if (t->dump && step < r->job->optim.steps) {

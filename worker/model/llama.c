@@ -1,6 +1,7 @@
 /* llama.c - the whole model; see llama.h. */
 #include "worker/model/llama.h"
 #include "worker/model/rope.h"
+#include "worker/profile.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static struct linear linear_of(const struct params *p, const struct params_spec 
         module[strlen(module) - strlen(".weight")] = '\0';
         l.rank = l.a->rows;
         l.scale = (float)params_scale(spec, module);
+        l.place = (uint64_t)(l.a - p->at);
     }
     return l;
 }
@@ -64,6 +66,7 @@ static int make_plan(struct llama *m, struct lh_err *reterr)
 {
     plan_release(&m->plan);
     params_plan(&m->params, &m->plan);
+    dropout_plan(&m->dropout, &m->dims, m->dropout.rate, &m->plan);
     for (int i = PLAN_SCRATCH; i < PLAN_PARTS; i++)
         plan_add_outside(&m->plan, (enum plan_part)i, m->outside[i]);
     return work_plan(&m->work, &m->dims, &m->plan, reterr);
@@ -86,7 +89,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
                          "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld: take "
                          "fewer rows a micro-batch or a shorter context.length",
                          (long long)options->tokens, (long long)TOKENS_MAX);
-    *m = (struct llama){.config = *c};
+    *m = (struct llama){.config = *c, .dropout.rate = options->params->dropout};
     m->dims = (struct dims){
         .L = c->n_layers,
         .C = c->hidden,
@@ -159,6 +162,7 @@ void llama_release(struct llama *m)
     llama_unbind(m);
     free(m->layers);
     work_release(&m->work);
+    dropout_release(&m->dropout);
     plan_release(&m->plan);
     params_release(&m->params);
     *m = (struct llama){0};
@@ -188,7 +192,10 @@ int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     if (rc < 0)
         return rc;
     assert(!m->block);
-    m->device = (struct device){ops, stream};
+    rc = dropout_alloc(&m->dropout, reterr);
+    if (rc < 0)
+        return rc;
+    m->device = (struct device){.ops = ops, .stream = stream};
     m->pos = malloc((size_t)m->dims.T * sizeof(*m->pos));
     m->nll = malloc((size_t)m->dims.T * sizeof(*m->nll));
     m->block = ops->alloc(stream, m->plan.peak);
@@ -332,13 +339,23 @@ static int run_batch(struct llama *m, const struct llama_batch *b, bool train, f
         .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
     int rc = put_batch(m, b, reterr);
 
-    if (rc == 0)
-        rc = forward(m, &a, reterr);
-    if (rc == 0)
-        rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T),
-                       b->labels, train, grad_scale, a.eps, &b->sink, reterr);
-    if (rc == 0 && train)
+    if (rc < 0)
+        return rc;
+    dropout_set(&m->dropout, &m->device, train ? b->drop_keys : NULL, b->rows, b->row_tokens);
+    profile_begin(m->profile, "forward");
+    rc = forward(m, &a, reterr);
+    profile_end(m->profile);
+    if (rc < 0)
+        return rc;
+    profile_begin(m->profile, "head");
+    rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T), b->labels,
+                   train, grad_scale, a.eps, &b->sink, reterr);
+    profile_end(m->profile);
+    if (rc == 0 && train) {
+        profile_begin(m->profile, "backward");
         rc = backward(m, &a, reterr);
+        profile_end(m->profile);
+    }
     return rc < 0 ? rc : fetch_nll(m, b, ret_nll, reterr);
 }
 

@@ -9,6 +9,7 @@
  */
 #pragma once
 #include "worker/model/attention.h"
+#include "worker/model/dropout.h"
 #include "worker/model/head.h"
 #include "worker/model/mlp.h"
 
@@ -24,6 +25,7 @@ struct llama {
     struct params params;
     struct plan plan;
     struct work work;
+    struct dropout dropout;
     struct llama_layer *layers; /* owned, L */
     struct head head;
     uint64_t outside[PLAN_PARTS]; /* bytes outside the block that every plan of m counts */
@@ -34,6 +36,7 @@ struct llama {
     double *nll;                                 /* owned, T: host's copy of the results */
     void (*beat)(void *arg);                     /* called per layer; may be NULL */
     void *beat_arg;
+    struct profile *profile; /* NULL: none; gets the phases of a pass */
 };
 
 struct llama_options {
@@ -53,7 +56,8 @@ struct llama_batch {
     const int32_t *ids, *labels; /* rows * row_tokens; labels already shifted, -100: none */
     const int32_t *documents;    /* or NULL: attention is not cut at documents */
     int64_t group;               /* S2 group; 0: dense */
-    struct head_sink sink;       /* sees logits; {0} */
+    const uint64_t *drop_keys; /* rows, of dropout_row_key; NULL: nothing is dropped. llama_train */
+    struct head_sink sink;     /* sees logits; {0} */
 };
 
 /* Errors: LH_EJOB, LH_EINPUT (sizes that no kernel takes), -ENOMEM. m must not move afterwards. */

@@ -35,13 +35,14 @@ void mlp_forward(const struct device *d, const struct mlp_layer *l, struct work 
     for (int64_t t0 = 0; t0 < x1.rows; t0 += w->dims.mlp_tile) {
         int64_t T = LH_MIN(w->dims.mlp_tile, x1.rows - t0);
         struct kn_mat x = kn_rows(x1, t0, T), to = kn_rows(y, t0, T);
+        struct device at = device_at(d, t0);
         struct tile t = tile_at(w, l, t0, T);
 
         d->ops->rmsnorm_fwd(d->stream, t.n2, w->rstd2, x, l->norm->w.p, eps);
-        make_gates(d, l, &t);
+        make_gates(&at, l, &t);
         d->ops->swiglu_fwd(d->stream, t.h, t.gate, t.up);
         d->ops->copy(d->stream, to, x);
-        linear_forward(d, &l->down, to, true, t.h, t.z_down);
+        linear_forward(&at, &l->down, to, true, t.h, t.z_down);
     }
 }
 
@@ -66,12 +67,13 @@ void mlp_backward(const struct device *d, const struct mlp_layer *l, struct work
     for (int64_t t0 = 0; t0 < x1.rows; t0 += w->dims.mlp_tile) {
         int64_t T = LH_MIN(w->dims.mlp_tile, x1.rows - t0);
         struct kn_mat x = kn_rows(x1, t0, T), dy = kn_rows(dx, t0, T);
+        struct device at = device_at(d, t0);
         struct tile t = tile_at(w, l, t0, T);
 
         d->ops->rmsnorm_fwd(d->stream, t.n2, w->rstd2, x, l->norm->w.p, eps);
         if (!(w->room.kept & 1u << WORK_KEEP_GATES))
-            make_gates(d, l, &t);
-        tile_backward(d, l, w, &t, dy);
+            make_gates(&at, l, &t);
+        tile_backward(&at, l, w, &t, dy);
         d->ops->rmsnorm_bwd(d->stream, dy, l->norm->trains ? l->norm->grad : NULL,
                             work_mat(w, w->dn2, T, w->dims.C), x, l->norm->w.p, w->rstd2);
     }
