@@ -284,6 +284,15 @@ static void profile_fill(struct kn_stream *s, struct kn_mat y, float value)
     end(s, call_of("fill", y, bytes_of(y)));
 }
 
+static void profile_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
+                            const struct kn_dropout *h)
+{
+    if (!begin(s))
+        return;
+    s->in->dropout(s->s, y, x, add, h);
+    end(s, call_of("dropout", y, (add ? 2 : 1) * bytes_of(y) + bytes_of(x)));
+}
+
 static void profile_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
                                   struct kn_mat logits, const int32_t *label, float grad_scale)
 {
@@ -346,6 +355,7 @@ static const struct kn_ops profile_ops = {
     .add = profile_add,
     .copy = profile_copy,
     .fill = profile_fill,
+    .dropout = profile_dropout,
     .cross_entropy = profile_cross_entropy,
     .sum_squares = profile_sum_squares,
     .adamw = profile_adamw,
