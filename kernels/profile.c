@@ -86,6 +86,11 @@ static uint64_t profile_scratch_bytes(const struct kn_stream *s)
     return s->in->scratch_bytes(s->s);
 }
 
+static void profile_rehearse(struct kn_stream *s)
+{
+    s->in->rehearse(s->s);
+}
+
 static void *profile_alloc(struct kn_stream *s, uint64_t bytes)
 {
     return s->in->alloc(s->s, bytes);
@@ -322,6 +327,7 @@ static const struct kn_ops profile_ops = {
     .stream_free = profile_stream_free,
     .sync = profile_sync,
     .scratch_bytes = profile_scratch_bytes,
+    .rehearse = profile_rehearse,
     .alloc = profile_alloc,
     .free = profile_free,
     .upload = profile_upload,

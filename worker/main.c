@@ -12,15 +12,19 @@
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/prepare.h"
 #include <errno.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define MMAP_BYTES_MIN (256 << 10)
 
 /* What a run owns beside struct run. */
 struct session {
@@ -44,11 +48,22 @@ static enum worker_exit complain(int rc, const struct lh_err *err)
     return run_exit_code(rc);
 }
 
+/* Large blocks come from the system and go back to it when they are freed. Left alone the allocator
+ * raises its threshold with each one freed, and what opening a model and its texts takes for a
+ * moment (20 MB for a vocabulary of 49152) stays in the heap for good. */
+static void memory_returns(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES_MIN);
+}
+
 int main(int argc, char **argv)
 {
     struct worker_options o;
     struct lh_err err = {0};
-    int rc = worker_options_parse(argc, argv, &o, &err);
+    int rc;
+
+    memory_returns();
+    rc = worker_options_parse(argc, argv, &o, &err);
 
     if (rc < 0)
         return complain(rc, &err);
@@ -111,6 +126,7 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
                                    : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
         return complain(rc, &err);
+    s->run.start_bytes = plan_process_peak();
     rc = session_start(s, &err);
     if (rc == 0)
         rc = session_kind(s, &err);
@@ -253,13 +269,14 @@ static int digest_model(struct run *r, struct lh_err *reterr)
 static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run.job;
+    struct engine_place place = engine_place_of(&s->run);
     json_t *plan = NULL;
     int rc;
 
     if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
         s->options->mode == WORKER_PREPARE)
         return 0;
-    rc = job_plan(job, s->run.comm->size, s->run.comm->local_size, &plan, reterr);
+    rc = job_plan(job, &place, &plan, reterr);
     if (rc < 0)
         return rc;
     json_object_set(line, "parameters", json_object_get(plan, "parameters"));

@@ -15,6 +15,7 @@
 #include "worker/data/dialog.h"
 #include "worker/data/units.h"
 #include "worker/formats/peft.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/positions.h"
@@ -250,7 +251,9 @@ static int make_plan(struct preflight *p, struct lh_err *reterr)
     int64_t length;
     json_t *plan = NULL;
     int ranks = (int)p->job->resources.slots;
-    int rc = job_plan(p->job, ranks, LH_MIN(ranks, worker_cores()), &plan, reterr);
+    int local = LH_MIN(ranks, worker_cores());
+    struct engine_place place = {ranks, local, worker_threads(p->job, local)};
+    int rc = job_plan(p->job, &place, &plan, reterr);
 
     if (rc == 0 && p->job->model.adapter)
         rc = run_path(p->job->model.adapter, "/model/adapter", adapter, reterr);

@@ -36,6 +36,7 @@ struct train {
     uint64_t saved_ms, events_ms;
     double events;       /* step events that may still be sent */
     double loop_seconds; /* in steps of this attempt */
+    int64_t peak_bytes;  /* that a rank held at most in these steps, beyond what it began with */
 
     struct dump *dump;
     float *losses, *norms, *rates; /* the dump's, one a step */
@@ -44,6 +45,7 @@ struct train {
 static int train_open(struct train *t, struct lh_err *reterr);
 static int train_step(struct train *t, struct lh_err *reterr);
 static bool checkpoint_due(struct train *t);
+static int train_peak(struct train *t, struct lh_err *reterr);
 static int train_save(struct train *t, bool must, struct lh_err *reterr);
 static int train_eval(struct train *t, bool last, struct lh_err *reterr);
 static int train_dump(struct train *t, struct lh_err *reterr);
@@ -79,6 +81,8 @@ int kind_train(struct run *r, struct lh_err *reterr)
             rc = train_eval(&t, false, reterr);
         lh_fault("worker.step");
     }
+    if (rc == 0)
+        rc = train_peak(&t, reterr);
     if (rc == 0 && r->job->optim.has_lr)
         rc = train_save(&t, true, reterr);
     if (rc == 0 && stop && t.state.step < t.steps)
@@ -132,8 +136,12 @@ static int open_data(struct train *t, struct lh_err *reterr)
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int rc = run_agree(r, engine_open(r->job, r->comm->size, &t->engine, reterr), reterr);
+    struct engine_place place = engine_place_of(r);
+    int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
 
+    if (rc == 0)
+        rc = engine_count(&t->engine, r->job, &place, reterr);
+    rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = engine_keep(&t->engine, r, reterr);
     if (rc == 0)
@@ -261,6 +269,15 @@ static bool checkpoint_due(struct train *t)
     return every == 0 && t->half > 0 && t->state.step >= t->half;
 }
 
+/* What `bytes_per_rank` of the plan foretold. */
+static int train_peak(struct train *t, struct lh_err *reterr)
+{
+    struct run *r = t->run;
+
+    t->peak_bytes = (int64_t)plan_process_peak() - (int64_t)r->start_bytes;
+    return r->comm->ops->max_i64(r->comm, &t->peak_bytes, 1, reterr);
+}
+
 /* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails
  * is a warning, and training goes on with the older checkpoints (CKPT-11). */
 static int train_save(struct train *t, bool must, struct lh_err *reterr)
@@ -351,4 +368,6 @@ static void train_result(struct train *t)
                               json_real(t->loop_seconds > 0 ? tokens / t->loop_seconds : 0));
     (void)json_object_set_new(result, "bytes_per_rank",
                               json_integer((json_int_t)plan_total(&t->engine.model.plan)));
+    (void)json_object_set_new(result, "peak_bytes", json_integer((json_int_t)t->peak_bytes));
+    (void)json_object_set_new(result, "kept", engine_kept_json(&t->engine));
 }
