@@ -12,6 +12,7 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/perplexity.h"
+#include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
 #include <math.h>
@@ -154,6 +155,8 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
+    if (rc == 0)
+        rc = rope_check(r, &t->engine, t->data, reterr);
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -161,10 +164,13 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+        lh_info("train.start",
+                "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld rope=%s factor=%g "
+                "theta=%g",
                 (long long)t->begin, (long long)t->steps,
                 (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
-                (long long)dataset_tokens(t->data));
+                (long long)dataset_tokens(t->data), lh_rope_name(t->engine.rope.type),
+                t->engine.rope.factor, t->engine.rope.theta);
     return rc;
 }
 
