@@ -157,6 +157,7 @@ static int train_open(struct train *t, struct lh_err *reterr)
     run_phase(r, "loading", 1, 1, "tensors");
     if (rc == 0)
         rc = rope_check(r, &t->engine, t->data, reterr);
+    t->stepper.skipped = t->state.skipped;
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -229,6 +230,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
     }
     t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
+    t->state.skipped = t->stepper.skipped;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
     if (isfinite(result.loss))
