@@ -243,7 +243,8 @@ static int check_tokens(const struct preflight *p, struct lh_err *reterr)
 static int make_plan(struct preflight *p, struct lh_err *reterr)
 {
     json_t *plan = NULL;
-    int rc = job_plan(p->job, &plan, reterr);
+    int ranks = (int)p->job->resources.slots;
+    int rc = job_plan(p->job, ranks, LH_MIN(ranks, worker_cores()), &plan, reterr);
 
     if (rc < 0)
         return rc;

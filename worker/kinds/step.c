@@ -149,7 +149,9 @@ static int run_batches(struct stepper *s, int64_t step, int64_t steps, double sc
         struct llama_batch b;
         double nll;
 
+        profile_begin(r->profile, "data");
         rc = read_rows(s, step, batch, &rows, &labels, reterr);
+        profile_end(r->profile);
         *ret_data_seconds += (double)(lh_mono_ns() - began) * 1e-9;
         if (rc < 0 || rows == 0)
             continue;
@@ -230,12 +232,17 @@ static int reduce(struct stepper *s, double *nll, struct step_result *result, st
 {
     struct run *r = s->run;
     const struct llama *m = &s->engine->model;
-    int rc = r->comm->ops->sum_f64(r->comm, nll, 1, reterr);
+    int rc;
 
+    profile_begin(r->profile, "all-reduce");
+    rc = r->comm->ops->sum_f64(r->comm, nll, 1, reterr);
     if (rc == 0)
         rc = r->comm->ops->sum_f32(r->comm, m->params.grad, m->params.n_region, reterr);
+    profile_end(r->profile);
+    profile_begin(r->profile, "norm");
     if (rc == 0)
         rc = optim_norm(&m->device, &m->params, &result->grad_norm, reterr);
+    profile_end(r->profile);
     result->loss = result->labels > 0 ? *nll / (double)result->labels : 0;
     return rc;
 }
@@ -249,8 +256,11 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     uint64_t began = lh_mono_ns();
     double nll = 0;
     int64_t ns;
-    int rc = count_labels(s, step, &result.labels, reterr);
+    int rc;
 
+    profile_begin(r->profile, "data");
+    rc = count_labels(s, step, &result.labels, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     m->device.ops->fill(m->device.stream, kn_mat(m->params.grad, KN_F32, 1, m->params.n_region), 0);
@@ -261,8 +271,10 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
         rc = reduce(s, &nll, &result, reterr);
     if (rc == 0 && step == 0 && s->dump)
         rc = run_agree(r, dump_grads(s->dump, &m->device, &m->params, reterr), reterr);
+    profile_begin(r->profile, "optimizer");
     if (rc == 0)
         rc = update(s, step, steps, &result, reterr);
+    profile_end(r->profile);
     ns = (int64_t)(lh_mono_ns() - began);
     if (rc == 0)
         rc = r->comm->ops->max_i64(r->comm, &ns, 1, reterr);
