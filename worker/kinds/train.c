@@ -12,6 +12,7 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/perplexity.h"
+#include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
 #include <math.h>
@@ -164,6 +165,9 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
+    if (rc == 0)
+        rc = rope_check(r, &t->engine, t->data, reterr);
+    t->stepper.skipped = t->state.skipped;
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -171,10 +175,13 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+        lh_info("train.start",
+                "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld rope=%s factor=%g "
+                "theta=%g",
                 (long long)t->begin, (long long)t->steps,
                 (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
-                (long long)dataset_tokens(t->data));
+                (long long)dataset_tokens(t->data), lh_rope_name(t->engine.rope.type),
+                t->engine.rope.factor, t->engine.rope.theta);
     return rc;
 }
 
@@ -240,6 +247,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
     }
     t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
+    t->state.skipped = t->stepper.skipped;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
     if (isfinite(result.loss))
