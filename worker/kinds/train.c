@@ -12,6 +12,7 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/perplexity.h"
+#include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
 #include <math.h>
@@ -30,11 +31,13 @@ struct train {
     struct stepper stepper;
     struct train_state state;
     int64_t begin, steps; /* finished steps when this attempt began; when training ends */
+    int64_t half;         /* a timed training saves when it gets there; 0: not timed, or saved */
     bool timed;           /* optim.minutes has been turned into steps */
     int64_t saved_step;   /* of the newest checkpoint; -1: none by this attempt */
     uint64_t saved_ms, events_ms;
     double events;       /* step events that may still be sent */
     double loop_seconds; /* in steps of this attempt */
+    int64_t peak_bytes;  /* that a rank held at most in these steps, beyond what it began with */
 
     struct dump *dump;
     float *losses, *norms, *rates; /* the dump's, one a step */
@@ -43,6 +46,7 @@ struct train {
 static int train_open(struct train *t, struct lh_err *reterr);
 static int train_step(struct train *t, struct lh_err *reterr);
 static bool checkpoint_due(struct train *t);
+static int train_peak(struct train *t, struct lh_err *reterr);
 static int train_save(struct train *t, bool must, struct lh_err *reterr);
 static int train_eval(struct train *t, bool last, struct lh_err *reterr);
 static int train_dump(struct train *t, struct lh_err *reterr);
@@ -78,6 +82,8 @@ int kind_train(struct run *r, struct lh_err *reterr)
             rc = train_eval(&t, false, reterr);
         lh_fault("worker.step");
     }
+    if (rc == 0)
+        rc = train_peak(&t, reterr);
     if (rc == 0 && r->job->optim.has_lr)
         rc = train_save(&t, true, reterr);
     if (rc == 0 && stop && t.state.step < t.steps)
@@ -131,11 +137,16 @@ static int open_data(struct train *t, struct lh_err *reterr)
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
+    struct engine_place place = engine_place_of(r);
     int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
 
     if (rc == 0)
-        rc = engine_fits(&t->engine, r, reterr);
+        rc = engine_count(&t->engine, r->job, &place, reterr);
     rc = run_agree(r, rc, reterr);
+    if (rc == 0)
+        rc = engine_keep(&t->engine, r, reterr);
+    if (rc == 0)
+        rc = run_agree(r, engine_fits(&t->engine, r, reterr), reterr);
     if (rc == 0)
         rc = open_data(t, reterr);
     if (rc < 0)
@@ -154,6 +165,9 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
+    if (rc == 0)
+        rc = rope_check(r, &t->engine, t->data, reterr);
+    t->stepper.skipped = t->state.skipped;
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -161,25 +175,32 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+        lh_info("train.start",
+                "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld rope=%s factor=%g "
+                "theta=%g",
                 (long long)t->begin, (long long)t->steps,
                 (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
-                (long long)dataset_tokens(t->data));
+                (long long)dataset_tokens(t->data), lh_rope_name(t->engine.rope.type),
+                t->engine.rope.factor, t->engine.rope.theta);
     return rc;
 }
 
-/* optim.minutes becomes a number of steps as soon as this attempt has measured one: what is left of
- * the time, by the slowest rank's clock, so every rank computes the same. */
-static void plan_steps(struct train *t, const struct step_result *result)
+/* optim.minutes becomes a number of steps as soon as this attempt has measured one, and fewer when
+ * later ones turn out slower: what is left of the time, by the slowest rank's clock, so every rank
+ * computes the same. */
+static void plan_steps(struct train *t)
 {
     const struct lh_job *job = t->run->job;
     double left = (double)job->optim.minutes * 60 - t->state.train_seconds;
+    double step_s = t->loop_seconds / (double)(t->state.step - t->begin);
     int64_t more;
 
-    if (t->timed || job->optim.minutes == 0 || !job->optim.has_lr)
+    if (job->optim.minutes == 0 || !job->optim.has_lr)
         return;
-    more = left > 0 && result->seconds > 0 ? (int64_t)fmin(left / result->seconds, 1e9) : 0;
-    t->steps = LH_MIN(job->optim.steps, LH_MAX(t->state.step + more, (int64_t)MINUTES_STEPS_MIN));
+    more = left > 0 && step_s > 0 ? (int64_t)fmin(left / step_s, 1e9) : 0;
+    t->steps = LH_MIN(t->steps, LH_MAX(t->state.step + more, (int64_t)MINUTES_STEPS_MIN));
+    if (!t->timed && t->steps / 2 > t->begin)
+        t->half = t->steps / 2;
     t->timed = true;
 }
 
@@ -197,14 +218,14 @@ static void report_step(struct train *t, const struct step_result *result)
         return;
     t->events -= 1;
     lh_report(r->reporter, "step",
-              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f}", "step",
+              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f, s:f}", "step",
                         (json_int_t)t->state.step, "of", (json_int_t)t->steps, "loss",
                         finite ? json_real(result->loss) : json_null(), "grad_norm",
                         finite ? json_real(result->grad_norm) : json_null(), "learning_rate",
                         result->rate, "tokens", (json_int_t)result->tokens, "step_s",
                         result->seconds, "tokens_per_s",
                         (double)result->tokens / fmax(result->seconds, 1e-9), "data_s",
-                        result->data_seconds));
+                        result->data_seconds, "cpu_s", result->cpu_seconds));
 }
 
 static int train_step(struct train *t, struct lh_err *reterr)
@@ -212,8 +233,11 @@ static int train_step(struct train *t, struct lh_err *reterr)
     struct run *r = t->run;
     int64_t step = t->state.step;
     struct step_result result;
-    int rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    int rc;
 
+    profile_begin(r->profile, "step");
+    rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     if (t->dump && step < r->job->optim.steps) {
@@ -223,6 +247,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
     }
     t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
+    t->state.skipped = t->stepper.skipped;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
     if (isfinite(result.loss))
@@ -231,7 +256,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
         lh_report(r->reporter, "warning",
                   json_pack("{s:s, s:s}", "code", "nonfinite_skipped", "text",
                             "a loss or gradient was not finite; the step was passed over"));
-    plan_steps(t, &result);
+    plan_steps(t);
     report_step(t, &result);
     return 0;
 }
@@ -249,7 +274,16 @@ static bool checkpoint_due(struct train *t)
     if (job->checkpoint.every_s > 0 &&
         lh_mono_ms() - t->saved_ms >= (uint64_t)job->checkpoint.every_s * 1000)
         return true;
-    return t->timed && every == 0 && t->state.step == t->steps / 2;
+    return every == 0 && t->half > 0 && t->state.step >= t->half;
+}
+
+/* What `bytes_per_rank` of the plan foretold. */
+static int train_peak(struct train *t, struct lh_err *reterr)
+{
+    struct run *r = t->run;
+
+    t->peak_bytes = (int64_t)plan_process_peak() - (int64_t)r->start_bytes;
+    return r->comm->ops->max_i64(r->comm, &t->peak_bytes, 1, reterr);
 }
 
 /* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails
@@ -265,6 +299,8 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
 
     if (t->saved_step == t->state.step)
         return 0;
+    if (t->state.step >= t->half)
+        t->half = 0;
     run_phase(r, "checkpoint", 0, 1, "tensors");
     rc = ckpt_save(r, &t->engine.model.params, t->engine.config, &t->engine.rope, &t->state, path,
                    &manifest, &err);
@@ -340,4 +376,6 @@ static void train_result(struct train *t)
                               json_real(t->loop_seconds > 0 ? tokens / t->loop_seconds : 0));
     (void)json_object_set_new(result, "bytes_per_rank",
                               json_integer((json_int_t)plan_total(&t->engine.model.plan)));
+    (void)json_object_set_new(result, "peak_bytes", json_integer((json_int_t)t->peak_bytes));
+    (void)json_object_set_new(result, "kept", engine_kept_json(&t->engine));
 }
