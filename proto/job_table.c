@@ -42,7 +42,7 @@ static const struct field_name attentions[] = {
 };
 static const struct field_name ropes[] = {
     [LH_ROPE_DEFAULT] = {"default", true},   [LH_ROPE_LINEAR] = {"linear", true},
-    [LH_ROPE_DYNAMIC] = {"dynamic", false},  [LH_ROPE_NTK] = {"ntk", false},
+    [LH_ROPE_DYNAMIC] = {"dynamic", true},   [LH_ROPE_NTK] = {"ntk", true},
     [LH_ROPE_YARN] = {"yarn", true},         [LH_ROPE_LLAMA3] = {"llama3", true},
     [LH_ROPE_LONGROPE] = {"longrope", true},
 };
@@ -53,7 +53,7 @@ static const struct field_name formats[] = {
 };
 static const struct field_name schedules[] = {
     [LH_SCHEDULE_CONSTANT] = {"constant", true},
-    [LH_SCHEDULE_LINEAR] = {"linear", false},
+    [LH_SCHEDULE_LINEAR] = {"linear", true},
     [LH_SCHEDULE_COSINE] = {"cosine", true},
 };
 static const struct field_name devices[] = {
@@ -212,8 +212,8 @@ const struct field job_fields[] = {
      .about = "columns of a LoRA factor"},
     {"/adapter/alpha", FIELD_NUMBER, AT(adapter.alpha), .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE,
      .otherwise = {.number = 16}, RANGE(0, 1e6), .kinds = T, .about = "scale: alpha / rank"},
-    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout),
-     .flags = FIELD_HAS_DEFAULT | FIELD_BELOW | FIELD_DEFAULT_ONLY, RANGE(0, 1), .kinds = T,
+    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout), .flags = FIELD_HAS_DEFAULT | FIELD_BELOW,
+     RANGE(0, 1), .kinds = T,
      .about = "share of inputs of the LoRA factors set to zero"},
     {"/adapter/targets", FIELD_CUSTOM, AT(adapter.targets), TEXT_IS("[\"q\",\"k\",\"v\",\"o\"]"),
      .kinds = T, .take = take_targets,
@@ -251,8 +251,8 @@ const struct field job_fields[] = {
     {"/optim/clip", FIELD_NUMBER, AT(optim.clip), NUMBER_IS(1), RANGE(0, 1e9), .kinds = T,
      .about = "largest norm of all gradients together; 0: no limit"},
     {"/optim/lora_plus_ratio", FIELD_NUMBER, AT(optim.lora_plus_ratio),
-     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_ABOVE, .otherwise = {.number = 1},
-     RANGE(0, 1e4), .kinds = T, .about = "rate of LoRA B over that of A"},
+     .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE, .otherwise = {.number = 1}, RANGE(0, 1e4), .kinds = T,
+     .about = "rate of LoRA B over that of A"},
     {"/optim/batch_sequences", FIELD_INT, AT(optim.batch_sequences), NUMBER_IS(1), RANGE(1, 65536),
      .kinds = T, .about = "windows of a step, over all ranks"},
     {"/optim/steps", FIELD_INT, AT(optim.steps), RANGE(1, 1e9), .kinds = T, .derive = derive_steps,
@@ -300,7 +300,7 @@ const struct field job_fields[] = {
     {"/eval/ropes", FIELD_CUSTOM, AT(eval.ropes), .kinds = E, .take = take_ropes,
      .schema = "{\"type\":\"array\",\"minItems\":1,\"maxItems\":16,\"items\":{\"oneOf\":[{\"const\":\"shipped\"},"
                "{\"type\":\"object\",\"additionalProperties\":false,\"minProperties\":1,\"properties\":{"
-               "\"type\":{\"enum\":[\"default\",\"linear\",\"yarn\",\"llama3\",\"longrope\"]},"
+               "\"type\":{\"enum\":[\"default\",\"linear\",\"dynamic\",\"ntk\",\"yarn\",\"llama3\",\"longrope\"]},"
                "\"factor\":{\"type\":\"number\",\"minimum\":1,\"maximum\":1e6}}}]}}",
      .about = "scalings of positions to compare; left out: context.rope"},
     {"/eval/passkey", FIELD_OBJECT, HAS(eval.has_passkey), .flags = FIELD_SWITCH, .kinds = T | E,

@@ -1,22 +1,56 @@
 """Damaged copies of a small model, and the jobs that name them; what the tests of bad input share."""
+import array
+import atexit
+import functools
 import json
-import os
+import math
 import pathlib
+import random
 import shutil
 import struct
+import tempfile
 
-import longhaul
-import pytest
-
-GOLDEN = pathlib.Path(os.environ.get("LONGHAUL_GOLDEN", longhaul.ROOT.parent / "shared" / "golden"))
 PROSE = "Call me Ishmael. Some years ago, never mind how long precisely. "
 
+VOCAB, HIDDEN, HEADS, FF, LAYERS, TOKENS = 96, 64, 4, 96, 2, 64
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": VOCAB, "hidden_size": HIDDEN,
+          "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": HIDDEN // HEADS, "intermediate_size": FF,
+          "num_hidden_layers": LAYERS, "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "bos_token_id": 1, "eos_token_id": 2}
 
+
+def shapes():
+    """Names and shapes of the model's tensors."""
+    layer = {"input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,), "mlp.gate_proj": (FF, HIDDEN), "mlp.up_proj": (FF, HIDDEN),
+             "mlp.down_proj": (HIDDEN, FF), **{f"self_attn.{x}_proj": (HIDDEN, HIDDEN) for x in "qkvo"}}
+    named = {"lm_head": (VOCAB, HIDDEN), "model.embed_tokens": (VOCAB, HIDDEN), "model.norm": (HIDDEN,)}
+    named.update({f"model.layers.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()})
+    return {f"{name}.weight": shape for name, shape in sorted(named.items())}
+
+
+def write_safetensors(path, tensors):
+    """tensors: {name: (dtype, shape, bytes)}."""
+    header, at = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values()))
+
+
+@functools.lru_cache
 def case():
-    """A directory with a small Llama model of 96 words and its batch of 64 tokens a row: the tests know its shapes."""
-    folder = GOLDEN / "s2-mha"
-    if not folder.exists():
-        pytest.skip(f"no golden model at {folder}")
+    """A directory with a small random Llama model of 96 words and its batch of 8 steps, 2 rows of 64 tokens: the tests know its shapes."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="longhaul-damage-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    rng = random.Random(1)
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(CONFIG))
+    write_safetensors(folder / "model" / "model.safetensors", {
+        name: ("F32", shape, array.array("f", (rng.gauss(1 if len(shape) == 1 else 0, 0.2) for _ in range(math.prod(shape)))).tobytes())
+        for name, shape in shapes().items()})
+    tokens = ("I64", (8, 2, TOKENS), array.array("q", (rng.randrange(VOCAB) for _ in range(8 * 2 * TOKENS))).tobytes())
+    write_safetensors(folder / "batch.safetensors", {"input_ids": tokens, "labels": tokens})
     return folder
 
 

@@ -8,10 +8,10 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import longhaul
 import pytest
+import references
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -118,27 +118,14 @@ if config["rope_parameters"]["rope_type"] in ("linear", "yarn"):
 """
 
 
-def venv(path, *packages):
-    """A Python with packages; made once where PyPI can be reached."""
-    if not (path / "ready").exists():
-        made = subprocess.run([sys.executable, "-m", "venv", str(path)], capture_output=True, text=True)
-        if made.returncode == 0:
-            made = subprocess.run([str(path / "bin/pip"), "install", "-q", *packages], capture_output=True, text=True)
-        if made.returncode != 0:
-            pytest.skip(f"{', '.join(packages)} could not be installed from PyPI")
-        (path / "ready").touch()
-    return path / "bin/python"
-
-
 @pytest.fixture(scope="module")
 def torch_python():
-    return venv(pathlib.Path(os.environ.get("LONGHAUL_PEFT_VENV", longhaul.BIN.parent / "venv-peft")), "torch", "transformers", "peft",
-                "safetensors")
+    return references.python("torch")
 
 
 @pytest.fixture(scope="module")
 def gguf_python():
-    return venv(pathlib.Path(os.environ.get("LONGHAUL_GGUF_VENV", longhaul.BIN.parent / "venv-gguf")), "gguf")
+    return references.python("gguf")
 
 
 def export(case, out, **members):

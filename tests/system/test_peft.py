@@ -3,10 +3,10 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import longhaul
 import pytest
+import references
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -45,18 +45,8 @@ assert difference < 1e-4
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """A Python with torch, transformers and peft; made once where PyPI can be reached."""
-    venv = pathlib.Path(os.environ.get("LONGHAUL_PEFT_VENV", longhaul.BIN.parent / "venv-peft"))
-    if not (venv / "ready").exists():
-        made = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True)
-        if made.returncode == 0:
-            made = subprocess.run([str(venv / "bin/pip"), "install", "-q", "torch", "transformers", "peft", "safetensors"],
-                                  capture_output=True, text=True)
-        if made.returncode != 0:
-            pytest.skip("PyTorch and PEFT could not be installed from PyPI")
-        (venv / "ready").touch()
-    return venv / "bin/python"
+def python():
+    return references.python("torch")
 
 
 @pytest.mark.parametrize("case", ["s2-mha", "s2-gqa-9-3"])

@@ -169,7 +169,7 @@ static void try_windows(enum lh_eval_mode mode, uint64_t seed)
     scratch_free(t.dir);
 }
 
-/* JOB-38 */
+/* JOB-40 */
 static void windows_are_those_of_the_definition_over_random_texts(void **state)
 {
     const char *given = getenv("LONGHAUL_SEED");
@@ -182,7 +182,7 @@ static void windows_are_those_of_the_definition_over_random_texts(void **state)
             try_windows((enum lh_eval_mode)mode, seed + i);
 }
 
-/* JOB-41: evenly spread, and windows of the longest length. */
+/* JOB-43: evenly spread, and windows of the longest length. */
 static void some_windows_are_spread_over_all_texts(void **state)
 {
     static int32_t ids[64], labels[64], documents[64];
@@ -234,7 +234,7 @@ static int count_of(const char *text, const char *word)
     return n;
 }
 
-/* JOB-43, of one prompt. A byte is a token here. */
+/* JOB-45, of one prompt. A byte is a token here. */
 static void check_prompt(const struct tokenizer *t, int64_t length, double depth, int64_t number)
 {
     static const char filler[] = "The grass is green. The sky is blue. The sun is yellow. Here we "
@@ -414,7 +414,7 @@ static unsigned make_prompts(const char *model, struct passkey_prompt *ret)
     return n;
 }
 
-/* JOB-44: what is kept from one prompt to the next changes nothing. */
+/* JOB-46: what is kept from one prompt to the next changes nothing. */
 static void every_prompt_is_read_as_by_a_pass_of_its_own(void **state)
 {
     struct passkey_prompt prompts[TRIALS] = {0};
@@ -502,7 +502,7 @@ static void refused(const char *model, const char *members, int code, const char
         fail_msg("%s: %d at '%s': %s", members, rc, err.pointer, err.text);
 }
 
-/* JOB-42, 43, and what stops an evaluation. */
+/* JOB-44, 45, and what stops an evaluation. */
 static void what_cannot_be_evaluated_is_refused_with_the_member(void **state)
 {
     char model[128], job[400];

@@ -252,7 +252,7 @@ static void what_is_echoed_parses_to_the_same_text(const char *text)
     lh_job_free(second);
 }
 
-/* JOB-45 */
+/* JOB-47 */
 static void a_section_may_be_switched_on_and_off(void **state)
 {
     struct lh_job *on = good(EVAL "'eval':{'passkey':true,'perplexity':['t']}}");
@@ -471,10 +471,6 @@ static const struct bad bad_jobs[] = {
      "/context/attention/last_context", "not_supported", "last_context"},
     {TRAIN ",'context':{'length':64,'attention':{'wrap':true}}}", "/context/attention/wrap",
      "not_supported", "wrap"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'ntk'}}}", "/context/rope/type", "not_supported",
-     "ntk"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'dynamic'}}}", "/context/rope/type",
-     "not_supported", "dynamic"},
     {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/template", "missing", "chatml"},
     {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "conflict", "sft"},
     {SFT "'chatlm'}}", "/data/template", "bad_value", "did you mean \"chatml\"?"},
@@ -488,14 +484,6 @@ static const struct bad bad_jobs[] = {
     {SFT "{'like':'plain','after':1}}}", "/data/template/after", "wrong_type", "a string"},
     {SFT "{'like':'plain','after':'\\u0007'}}}", "/data/template/after", "bad_value", "0x07"},
     {SFT "{'like':'plain','ater':''}}}", "/data/template/ater", "unknown_member", "after"},
-    {TRAIN ",'data':{'train':['d'],'pack':false}}", "/data/pack", "not_supported",
-     "data.pack false"},
-    {TRAIN ",'adapter':{'dropout':0.1}}", "/adapter/dropout", "not_supported",
-     "adapter.dropout 0.1"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'lora_plus_ratio':16}}", "/optim/lora_plus_ratio",
-     "not_supported", "16"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'schedule':'linear'}}", "/optim/schedule", "not_supported",
-     "linear"},
     {"{'kind':'check','resources':{'device':'cuda'}}", "/resources/device", "not_supported",
      "must be \"cpu\""},
     {"{'kind':'check','resources':{'device':'cuda-emu'}}", "/resources/device", "not_supported",
@@ -613,7 +601,7 @@ static const struct bad bad_jobs[] = {
     {TRAIN ",'eval':{'lengths':[65]}}", "/eval/lengths", "out_of_range", "65"},
     {TRAIN ",'eval':{'lengths':[8,8]}}", "/eval/lengths/1", "bad_value", "second time"},
     {TRAIN ",'eval':{'lengths':[]}}", "/eval/lengths", "bad_value", "0 entries"},
-    /* what goes with a mode, scalings to compare, passkeys (JOB-22, 42, 45) */
+    /* what goes with a mode, scalings to compare, passkeys (JOB-22, 44, 47) */
     {TRAIN ",'eval':{'stride':8}}", "/eval/stride", "conflict", "side by side"},
     {TRAIN ",'eval':{'mode':'sliding','stride':64}}", "/eval/stride", "out_of_range",
      "shortest length 64"},

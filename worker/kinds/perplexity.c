@@ -92,7 +92,9 @@ static int add_window(struct work_at_hand *a, int64_t i, struct lh_err *reterr)
     if (a->sink)
         batch.sink = *a->sink;
     engine_piece(e, "eval", a->done, a->w.tokens * r->comm->size, a->of, e->config->n_layers);
+    profile_begin(r->profile, "window");
     rc = llama_eval(&e->model, &batch, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     for (unsigned l = 0; l < a->p->n_lengths; l++)

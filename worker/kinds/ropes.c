@@ -18,7 +18,7 @@ static struct lh_job wished(const struct lh_job *job, unsigned i)
     assert(i < job->eval.n_ropes);
     copy.context.rope.has_type = wish->has_type;
     copy.context.rope.type = wish->type;
-    copy.context.rope.factor = wish->has_type && wish->type == LH_ROPE_DEFAULT ? 1 : wish->factor;
+    copy.context.rope.factor = wish->factor;
     return copy;
 }
 
@@ -65,7 +65,8 @@ void ropes_label(const struct lh_job *job, const struct engine *e, unsigned i,
                         : own == LH_ROPE_DEFAULT   ? LH_ROPE_LINEAR
                                                    : own;
 
-    if (factor == 1)
+    /* Dynamic positions depend on the length; their factor may be 1. */
+    if (factor == 1 && !(wish.context.rope.has_type && type == LH_ROPE_DYNAMIC))
         (void)snprintf(ret_label, ROPES_LABEL, "as shipped");
     else
         (void)snprintf(ret_label, ROPES_LABEL, "%s x %g", lh_rope_name(type), factor);
