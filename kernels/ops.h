@@ -9,6 +9,7 @@
  * "+=" ops add to what is there; "=" ops overwrite and may be given poison.
  */
 #pragma once
+#include "kernels/dropout.h"
 #include "kernels/segments.h"
 #include "kernels/tensor.h"
 #include "proto/base/attr.h"
@@ -83,6 +84,10 @@ struct kn_ops {
     void (*add)(struct kn_stream *s, struct kn_mat y, struct kn_mat a, struct kn_mat b); /* y = a + b; may be in place */
     void (*copy)(struct kn_stream *s, struct kn_mat y, struct kn_mat x);                 /* y = x, converting types */
     void (*fill)(struct kn_stream *s, struct kn_mat y, float value);
+
+    /* Dropout: y = x / (1 - rate), or y += that, with zeros in place of the elements that dropout.h says; y may be x
+     * itself unless it adds. */
+    void (*dropout)(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add, const struct kn_dropout *h);
 
     /* Per row t with target label[t] in [0,V): nll[t] = log sum exp(logits[t,:]) - logits[t,label[t]]; label -100:
      * nll 0. When dlogits.p is not NULL: dlogits = (softmax - onehot) * grad_scale, 0 in unlabelled rows; dlogits may be

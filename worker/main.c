@@ -180,6 +180,30 @@ static int find_resume(struct session *s, struct lh_err *reterr)
     return rc;
 }
 
+static int open_profile(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+    enum kn_dtype t = r->job->precision == LH_FP32 ? KN_F32 : KN_BF16;
+    int rc = profile_open(s->options->profile, r->comm->rank, &r->profile, reterr);
+
+    return rc < 0 ? rc
+                  : profile_stream(r->profile, r->ops, r->threads, t, &r->ops, &r->stream, reterr);
+}
+
+/* The end of the trace, and rank 0's table. A run does not fail because its profile could not be
+ * written. */
+static void close_profile(struct run *r)
+{
+    struct lh_err err = {0};
+
+    if (!r->profile)
+        return;
+    if (profile_finish(r->profile, &err) < 0)
+        lh_warn("profile.failed", "error=\"%s\"", err.text);
+    if (r->comm->rank == 0)
+        profile_print(r->profile, stdout);
+}
+
 static int open_backend(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
@@ -189,7 +213,10 @@ static int open_backend(struct session *s, struct lh_err *reterr)
     if (r->job->kind == LH_KIND_PREPARE || s->options->mode == WORKER_PREPARE)
         return 0;
     rc = kn_ops_for(lh_device_name(r->job->resources.device), &r->ops, reterr);
-    return rc < 0 ? rc : r->ops->stream_new(r->threads, &r->stream, reterr);
+    if (rc < 0)
+        return rc;
+    return s->options->profile ? open_profile(s, reterr)
+                               : r->ops->stream_new(r->threads, &r->stream, reterr);
 }
 
 /* One rank a machine reads the model's files for their digest; all must have found the same. */
@@ -230,7 +257,7 @@ static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
     if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
         s->options->mode == WORKER_PREPARE)
         return 0;
-    rc = job_plan(job, &plan, reterr);
+    rc = job_plan(job, s->run.comm->size, s->run.comm->local_size, &plan, reterr);
     if (rc < 0)
         return rc;
     json_object_set(line, "parameters", json_object_get(plan, "parameters"));
@@ -289,7 +316,6 @@ static int session_start(struct session *s, struct lh_err *reterr)
         return rc;
     r->job = s->job;
     r->dump_dir = s->options->dump_dir;
-    r->profile = s->options->profile;
     r->cache_dir = worker_cache_dir(s->options, s->cache_dir);
     job_digest(r->job, digest);
     rc = run_same(r, "job", digest, reterr);
@@ -366,8 +392,10 @@ static enum worker_exit session_end(struct session *s, int rc, const struct lh_e
     if (!agreed && r->comm->size > 1)
         r->comm->ops->abort(r->comm, (int)code);
     lh_reporter_close(r->reporter);
+    close_profile(r);
     if (r->stream)
         r->ops->stream_free(r->stream);
+    profile_free(r->profile);
     r->comm->ops->free(r->comm);
     return code;
 }

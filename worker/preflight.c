@@ -249,7 +249,8 @@ static int make_plan(struct preflight *p, struct lh_err *reterr)
     char adapter[1024] = "";
     int64_t length;
     json_t *plan = NULL;
-    int rc = job_plan(p->job, &plan, reterr);
+    int ranks = (int)p->job->resources.slots;
+    int rc = job_plan(p->job, ranks, LH_MIN(ranks, worker_cores()), &plan, reterr);
 
     if (rc == 0 && p->job->model.adapter)
         rc = run_path(p->job->model.adapter, "/model/adapter", adapter, reterr);

@@ -9,6 +9,7 @@
 #include "proto/event.h"
 #include "proto/job.h"
 #include "worker/parallel/comm.h"
+#include "worker/profile.h"
 #include <signal.h>
 #include <stdbool.h>
 
@@ -28,7 +29,7 @@ struct run {
     const char *cache_dir;  /* prepared shards; $LONGHAUL_CACHE, else XDG cache /longhaul */
     const char *resume_dir; /* a checkpoint, or NULL */
     const char *dump_dir;   /* or NULL */
-    bool profile;
+    struct profile *profile; /* NULL: none */
     int threads;            /* of this rank */
     json_t *result;         /* object that ends up in the `done` event */
     int64_t steps;          /* finished, over all attempts; kept by kind train for the `done` event */

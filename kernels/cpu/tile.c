@@ -53,27 +53,6 @@ void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat
     }
 }
 
-/* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
-VEC_INLINE void tile_transpose(vu x[VEC])
-{
-    for (int half = VEC / 2; half > 0; half /= 2) {
-        for (int i = 0; i < VEC; i++) {
-            vu a, b, take_a, take_b;
-
-            if (i & half)
-                continue;
-            for (int k = 0; k < VEC; k++) {
-                take_a[k] = (unsigned)(k & half ? k - half + VEC : k);
-                take_b[k] = (unsigned)(k & half ? k + VEC : k + half);
-            }
-            a = x[i];
-            b = x[i + half];
-            x[i] = __builtin_shuffle(a, b, take_a);
-            x[i + half] = __builtin_shuffle(a, b, take_b);
-        }
-    }
-}
-
 void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
     int64_t per = ops->pairs ? 2 : 1; /* elements in a 32-bit word */
@@ -91,7 +70,7 @@ void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, stru
                     block[r] = (vu)tile_get(x, t + r, d);
                 }
             }
-            tile_transpose(block);
+            vu_transpose(block);
             for (int64_t k = 0; k < VEC; k++)
                 *(vu *)((uint32_t *)to + (d / per + k) * TILE_TOKENS + t) = block[k];
         }

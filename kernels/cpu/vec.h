@@ -228,6 +228,27 @@ VEC_INLINE vf vf_max_rows(vf x[VEC])
     return x[0];
 }
 
+/* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
+VEC_INLINE void vu_transpose(vu x[VEC])
+{
+    for (int half = VEC / 2; half > 0; half /= 2) {
+        for (int i = 0; i < VEC; i++) {
+            vu a, b, take_a, take_b;
+
+            if (i & half)
+                continue;
+            for (int k = 0; k < VEC; k++) {
+                take_a[k] = (unsigned)(k & half ? k - half + VEC : k);
+                take_b[k] = (unsigned)(k & half ? k + VEC : k + half);
+            }
+            a = x[i];
+            b = x[i + half];
+            x[i] = __builtin_shuffle(a, b, take_a);
+            x[i + half] = __builtin_shuffle(a, b, take_b);
+        }
+    }
+}
+
 /* acc[0..1] += x, in double. */
 VEC_INLINE void vf_add_to_double(vd acc[2], vf x)
 {

@@ -109,6 +109,7 @@ const struct kn_ops kn_reference_ops = {
     .add = ref_add_op,
     .copy = ref_copy,
     .fill = ref_fill,
+    .dropout = ref_dropout,
     .cross_entropy = ref_cross_entropy,
     .sum_squares = ref_sum_squares,
     .adamw = ref_adamw,

@@ -30,6 +30,7 @@ struct train {
     struct stepper stepper;
     struct train_state state;
     int64_t begin, steps; /* finished steps when this attempt began; when training ends */
+    int64_t half;         /* a timed training saves when it gets there; 0: not timed, or saved */
     bool timed;           /* optim.minutes has been turned into steps */
     int64_t saved_step;   /* of the newest checkpoint; -1: none by this attempt */
     uint64_t saved_ms, events_ms;
@@ -131,11 +132,12 @@ static int open_data(struct train *t, struct lh_err *reterr)
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
+    int rc = run_agree(r, engine_open(r->job, r->comm->size, &t->engine, reterr), reterr);
 
     if (rc == 0)
-        rc = engine_fits(&t->engine, r, reterr);
-    rc = run_agree(r, rc, reterr);
+        rc = engine_keep(&t->engine, r, reterr);
+    if (rc == 0)
+        rc = run_agree(r, engine_fits(&t->engine, r, reterr), reterr);
     if (rc == 0)
         rc = open_data(t, reterr);
     if (rc < 0)
@@ -168,18 +170,22 @@ static int train_open(struct train *t, struct lh_err *reterr)
     return rc;
 }
 
-/* optim.minutes becomes a number of steps as soon as this attempt has measured one: what is left of
- * the time, by the slowest rank's clock, so every rank computes the same. */
-static void plan_steps(struct train *t, const struct step_result *result)
+/* optim.minutes becomes a number of steps as soon as this attempt has measured one, and fewer when
+ * later ones turn out slower: what is left of the time, by the slowest rank's clock, so every rank
+ * computes the same. */
+static void plan_steps(struct train *t)
 {
     const struct lh_job *job = t->run->job;
     double left = (double)job->optim.minutes * 60 - t->state.train_seconds;
+    double step_s = t->loop_seconds / (double)(t->state.step - t->begin);
     int64_t more;
 
-    if (t->timed || job->optim.minutes == 0 || !job->optim.has_lr)
+    if (job->optim.minutes == 0 || !job->optim.has_lr)
         return;
-    more = left > 0 && result->seconds > 0 ? (int64_t)fmin(left / result->seconds, 1e9) : 0;
-    t->steps = LH_MIN(job->optim.steps, LH_MAX(t->state.step + more, (int64_t)MINUTES_STEPS_MIN));
+    more = left > 0 && step_s > 0 ? (int64_t)fmin(left / step_s, 1e9) : 0;
+    t->steps = LH_MIN(t->steps, LH_MAX(t->state.step + more, (int64_t)MINUTES_STEPS_MIN));
+    if (!t->timed && t->steps / 2 > t->begin)
+        t->half = t->steps / 2;
     t->timed = true;
 }
 
@@ -212,8 +218,11 @@ static int train_step(struct train *t, struct lh_err *reterr)
     struct run *r = t->run;
     int64_t step = t->state.step;
     struct step_result result;
-    int rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    int rc;
 
+    profile_begin(r->profile, "step");
+    rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     if (t->dump && step < r->job->optim.steps) {
@@ -231,7 +240,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
         lh_report(r->reporter, "warning",
                   json_pack("{s:s, s:s}", "code", "nonfinite_skipped", "text",
                             "a loss or gradient was not finite; the step was passed over"));
-    plan_steps(t, &result);
+    plan_steps(t);
     report_step(t, &result);
     return 0;
 }
@@ -249,7 +258,7 @@ static bool checkpoint_due(struct train *t)
     if (job->checkpoint.every_s > 0 &&
         lh_mono_ms() - t->saved_ms >= (uint64_t)job->checkpoint.every_s * 1000)
         return true;
-    return t->timed && every == 0 && t->state.step == t->steps / 2;
+    return every == 0 && t->half > 0 && t->state.step >= t->half;
 }
 
 /* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails
@@ -265,6 +274,8 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
 
     if (t->saved_step == t->state.step)
         return 0;
+    if (t->state.step >= t->half)
+        t->half = 0;
     run_phase(r, "checkpoint", 0, 1, "tensors");
     rc = ckpt_save(r, &t->engine.model.params, t->engine.config, &t->engine.rope, &t->state, path,
                    &manifest, &err);

@@ -4,19 +4,15 @@
 #include "proto/base/str.h"
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const part_names[PLAN_PARTS] = {
-    [PLAN_WEIGHTS] = "weights",
-    [PLAN_ADAPTER] = "adapter",
-    [PLAN_GRADIENTS] = "gradients",
-    [PLAN_OPTIMIZER] = "optimizer",
-    [PLAN_CACHE] = "cache",
-    [PLAN_ACTIVATIONS] = "activations",
-    [PLAN_WORKSPACE] = "workspace",
-    [PLAN_HOST] = "host",
+    [PLAN_WEIGHTS] = "weights",     [PLAN_ADAPTER] = "adapter", [PLAN_GRADIENTS] = "gradients",
+    [PLAN_OPTIMIZER] = "optimizer", [PLAN_CACHE] = "cache",     [PLAN_ACTIVATIONS] = "activations",
+    [PLAN_WORKSPACE] = "workspace", [PLAN_HOST] = "host",
 };
 
 void plan_release(struct plan *p)
@@ -185,4 +181,13 @@ uint64_t plan_machine_total(void)
 uint64_t plan_machine_free(void)
 {
     return machine_bytes("MemAvailable:");
+}
+
+int plan_machine_ranks(int local_ranks)
+{
+    const char *slots = getenv("LONGHAUL_NODE_SLOTS");
+    int64_t n;
+
+    assert(local_ranks > 0);
+    return slots && lh_parse_i64(slots, 1, INT_MAX, &n) ? LH_MAX(local_ranks, (int)n) : local_ranks;
 }

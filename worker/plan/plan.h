@@ -78,3 +78,8 @@ json_t *plan_json(const struct plan *p);
  * processes may still take now. */
 uint64_t plan_machine_total(void);
 uint64_t plan_machine_free(void);
+
+/* How many ranks may share this machine when a job runs local_ranks of them here: those, or the
+ * slots of its node (LONGHAUL_NODE_SLOTS) when they are more, as other jobs may come to the rest.
+ */
+int plan_machine_ranks(int local_ranks);
