@@ -86,6 +86,11 @@ static uint64_t profile_scratch_bytes(const struct kn_stream *s)
     return s->in->scratch_bytes(s->s);
 }
 
+static void profile_rehearse(struct kn_stream *s)
+{
+    s->in->rehearse(s->s);
+}
+
 static void *profile_alloc(struct kn_stream *s, uint64_t bytes)
 {
     return s->in->alloc(s->s, bytes);
@@ -276,7 +281,7 @@ static void profile_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat 
     if (!begin(s))
         return;
     s->in->dropout(s->s, y, x, add, h);
-    end(s, call_of("dropout", y, (add ? 2 : 1) * bytes_of(y) + bytes_of(x)));
+    end(s, call_of("dropout", y, bytes_of(x) + (add ? 2 : 1) * bytes_of(y)));
 }
 
 static void profile_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
@@ -322,6 +327,7 @@ static const struct kn_ops profile_ops = {
     .stream_free = profile_stream_free,
     .sync = profile_sync,
     .scratch_bytes = profile_scratch_bytes,
+    .rehearse = profile_rehearse,
     .alloc = profile_alloc,
     .free = profile_free,
     .upload = profile_upload,
@@ -348,7 +354,7 @@ static const struct kn_ops profile_ops = {
 };
 
 /* A slot that is new in ops.h needs its function here: without one it would be NULL. */
-_Static_assert(sizeof(struct kn_ops) == 28 * sizeof(void *), "a slot for each of the ops");
+_Static_assert(sizeof(struct kn_ops) == 29 * sizeof(void *), "a slot for each of the ops");
 
 int kn_profile_new(const struct kn_ops *inner, int threads, kn_profile_fn *fn, void *arg,
                    const struct kn_ops **ret_ops, struct kn_stream **ret_stream,
