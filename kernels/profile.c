@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct kn_stream {
     struct kn_ops ops; /* this back end's table, under the inner one's name */
@@ -22,21 +21,13 @@ struct kn_stream {
     struct lh_err err;
 };
 
-static uint64_t busy_ns(void)
-{
-    struct timespec now;
-
-    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* False when the op is to be passed over. */
 static bool begin(struct kn_stream *s)
 {
     if (s->err.code != 0)
         return false;
     s->begin_ns = lh_mono_ns();
-    s->begin_busy_ns = busy_ns();
+    s->begin_busy_ns = lh_cpu_ns();
     return true;
 }
 
@@ -44,7 +35,7 @@ static void end(struct kn_stream *s, struct kn_op_call call)
 {
     if (s->in->sync(s->s, &s->err) != 0)
         return;
-    call.busy_ns = busy_ns() - s->begin_busy_ns;
+    call.busy_ns = lh_cpu_ns() - s->begin_busy_ns;
     call.begin_ns = s->begin_ns;
     call.wall_ns = lh_mono_ns() - s->begin_ns;
     if (s->device)
@@ -290,7 +281,7 @@ static void profile_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat 
     if (!begin(s))
         return;
     s->in->dropout(s->s, y, x, add, h);
-    end(s, call_of("dropout", y, (add ? 2 : 1) * bytes_of(y) + bytes_of(x)));
+    end(s, call_of("dropout", y, bytes_of(x) + (add ? 2 : 1) * bytes_of(y)));
 }
 
 static void profile_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,

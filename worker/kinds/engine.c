@@ -343,6 +343,7 @@ int engine_plan_json(const struct engine *e, const struct lh_job *job, int local
                               json_integer((json_int_t)e->model.params.n_total));
     (void)json_object_set_new(plan, "trainable",
                               json_integer((json_int_t)e->model.params.n_trainable));
+    (void)json_object_set_new(plan, "rope", rope_json(&e->rope));
     if (e->model.dims.backward)
         (void)json_object_set_new(plan, "kept", engine_kept_json(e));
     *ret_plan = plan;

@@ -12,6 +12,7 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/perplexity.h"
+#include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
 #include <math.h>
@@ -164,6 +165,9 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
+    if (rc == 0)
+        rc = rope_check(r, &t->engine, t->data, reterr);
+    t->stepper.skipped = t->state.skipped;
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -171,10 +175,13 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+        lh_info("train.start",
+                "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld rope=%s factor=%g "
+                "theta=%g",
                 (long long)t->begin, (long long)t->steps,
                 (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
-                (long long)dataset_tokens(t->data));
+                (long long)dataset_tokens(t->data), lh_rope_name(t->engine.rope.type),
+                t->engine.rope.factor, t->engine.rope.theta);
     return rc;
 }
 
@@ -211,14 +218,14 @@ static void report_step(struct train *t, const struct step_result *result)
         return;
     t->events -= 1;
     lh_report(r->reporter, "step",
-              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f}", "step",
+              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f, s:f}", "step",
                         (json_int_t)t->state.step, "of", (json_int_t)t->steps, "loss",
                         finite ? json_real(result->loss) : json_null(), "grad_norm",
                         finite ? json_real(result->grad_norm) : json_null(), "learning_rate",
                         result->rate, "tokens", (json_int_t)result->tokens, "step_s",
                         result->seconds, "tokens_per_s",
                         (double)result->tokens / fmax(result->seconds, 1e-9), "data_s",
-                        result->data_seconds));
+                        result->data_seconds, "cpu_s", result->cpu_seconds));
 }
 
 static int train_step(struct train *t, struct lh_err *reterr)
@@ -240,6 +247,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
     }
     t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
+    t->state.skipped = t->stepper.skipped;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
     if (isfinite(result.loss))
