@@ -2,7 +2,9 @@
 #include "worker/kinds/engine.h"
 #include "proto/base/fs.h"
 #include "worker/kinds/batches.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/positions.h"
+#include "worker/kinds/ropes.h"
 #include "worker/model/rope.h"
 #include <errno.h>
 #include <stdio.h>
@@ -90,6 +92,17 @@ static int open_base(const struct lh_job *job, struct engine *e, struct lh_err *
     return rc;
 }
 
+/* What passkeys ask for beside a window: kept keys and values, and as many positions. */
+static void eval_room(const struct lh_job *job, struct llama_options *o)
+{
+    if (job->kind == LH_KIND_EVAL && job->eval.perplexity.n == 0)
+        o->tokens = LH_MIN(o->tokens, (int64_t)PASSKEY_CHUNK);
+    if (!job->eval.has_passkey)
+        return;
+    o->cache = passkey_longest(job);
+    o->row_tokens = LH_MAX(o->row_tokens, o->cache);
+}
+
 int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr)
 {
     bool train = job->kind == LH_KIND_TRAIN;
@@ -112,7 +125,9 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
                          (long long)rows, (long long)job->context.length);
     options.config = e->config;
     options.tokens = rows * job->context.length;
-    return llama_init(&options, &e->model, reterr);
+    eval_room(job, &options);
+    rc = ropes_check(job, e, reterr);
+    return rc < 0 ? rc : llama_init(&options, &e->model, reterr);
 }
 
 /* A checkpoint of full fine-tuning is a model by itself. */

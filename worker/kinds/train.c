@@ -11,6 +11,7 @@
 #include "proto/base/str.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/perplexity.h"
 #include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
@@ -26,8 +27,9 @@
 struct train {
     struct run *run;
     struct engine engine;
-    struct dataset *data, *eval_data; /* eval_data NULL: no perplexity asked for */
-    struct lh_job eval_job;           /* of job_data_eval */
+    struct dataset *data;
+    struct held_out *texts; /* NULL: no perplexity asked for */
+    struct passkey passkey;
     struct stepper stepper;
     struct train_state state;
     int64_t begin, steps; /* finished steps when this attempt began; when training ends */
@@ -58,8 +60,8 @@ static void train_closep(struct train *t)
     stepper_release(&t->stepper);
     if (t->data)
         dataset_close(t->data);
-    if (t->eval_data)
-        dataset_close(t->eval_data);
+    held_out_close(t->texts);
+    passkey_close(&t->passkey);
     engine_close(&t->engine);
 }
 
@@ -130,7 +132,9 @@ static int open_data(struct train *t, struct lh_err *reterr)
     int rc = job_data_train(t->run, vocab, &t->data, reterr);
 
     if (rc == 0 && t->run->job->eval.perplexity.n > 0)
-        rc = job_data_eval(t->run, vocab, &t->eval_job, &t->eval_data, reterr);
+        rc = job_data_eval(t->run, vocab, &t->texts, reterr);
+    if (rc == 0 && t->run->job->eval.has_passkey)
+        rc = run_agree(t->run, passkey_open(t->run, &t->engine, &t->passkey, reterr), reterr);
     return rc;
 }
 
@@ -328,23 +332,46 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
     return 0;
 }
 
-static int train_eval(struct train *t, bool last, struct lh_err *reterr)
+static int train_perplexity(struct train *t, bool last, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int64_t every = r->job->eval.every_steps;
     struct perplexity p;
-    int rc;
+    int rc = perplexity_run(r, &t->engine, t->texts, NULL, &p, reterr);
 
-    if (!t->eval_data || (!last && (every == 0 || t->state.step % every != 0)))
-        return 0;
-    rc = perplexity_run(r, &t->engine, t->eval_data, NULL, &p, reterr);
     if (rc < 0)
         return rc;
-    perplexity_report(r, &p, t->state.step);
+    perplexity_report(r, &p, t->state.step, NULL);
     if (last)
-        (void)json_object_set_new(r->result, "eval", perplexity_json(&p, r->job));
+        (void)json_object_set_new(r->result, "eval", perplexity_json(&p));
     perplexity_release(&p);
     return 0;
+}
+
+static int train_passkey(struct train *t, bool last, struct lh_err *reterr)
+{
+    int rc = passkey_run(&t->passkey, &t->engine, reterr);
+
+    if (rc < 0)
+        return rc;
+    passkey_report(&t->passkey, t->state.step, NULL);
+    if (last)
+        (void)json_object_set_new(t->run->result, "passkey", passkey_json(&t->passkey));
+    return 0;
+}
+
+static int train_eval(struct train *t, bool last, struct lh_err *reterr)
+{
+    int64_t every = t->run->job->eval.every_steps;
+    int rc = 0;
+
+    if (!last && (every == 0 || t->state.step % every != 0))
+        return 0;
+    if (t->texts)
+        rc = train_perplexity(t, last, reterr);
+    if (rc == 0 && t->run->job->eval.has_passkey)
+        rc = train_passkey(t, last, reterr);
+    /* A stop ends the evaluation; training then saves and ends as at any other time. */
+    return rc == LH_ESTOPPED && !last ? 0 : rc;
 }
 
 static int train_dump(struct train *t, struct lh_err *reterr)
