@@ -100,7 +100,7 @@ class Positions(Trains):
         text = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
-    def test_a_model_that_its_scaling_has_broken_is_refused_with_figures(self): # JOB-40
+    def test_a_model_that_its_scaling_has_broken_is_refused_with_figures(self): # JOB-48
         base, tokens = self.learned()
         job = {"kind": "train", "precision": "fp32", "model": {"base": str(base)}, "data": {"train": [tokens], "format": "tokens"},
                "context": {"length": 64, "attention": {"type": "dense"}, "rope": {"type": "linear", "factor": 32}},
@@ -116,7 +116,7 @@ class Positions(Trains):
         self.assertNotIn("rope_check", self.result(out))
         self.assertEqual(len(self.steps(out)), 2)
 
-    def test_a_mild_scaling_is_measured_and_leaves_the_run_as_it_would_be(self): # JOB-40
+    def test_a_mild_scaling_is_measured_and_leaves_the_run_as_it_would_be(self): # JOB-48
         base, tokens = self.learned()
         job = {"kind": "train", "precision": "fp32", "model": {"base": str(base)}, "data": {"train": [tokens], "format": "tokens"},
                "context": {"length": 64, "attention": {"type": "dense"}, "rope": {"type": "yarn", "factor": 1.1}},
