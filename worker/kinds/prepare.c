@@ -23,6 +23,8 @@ struct progress {
     struct run *run;
     const char *phase;
     uint64_t start_ms, documents, bytes;
+    uint64_t old_documents, old_bytes; /* of them, what an earlier run had done */
+    bool began;
 };
 
 /* Shards appear whole or not at all, and finished ones are found again, so a stop request need not
@@ -40,10 +42,16 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
 {
     struct progress *p = arg;
 
-    p->documents = documents;
-    p->bytes = done_bytes;
     if (p->run->stop_wanted)
         obey_stop(p->run);
+    if (all_bytes > 0 && !p->began) {
+        p->began = true;
+        p->start_ms = lh_mono_ms();
+        p->old_documents = documents;
+        p->old_bytes = done_bytes;
+    }
+    p->documents = documents;
+    p->bytes = done_bytes;
     run_phase(p->run, p->phase, (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
 }
 
@@ -95,8 +103,11 @@ static int put_figures(const struct run *r, const struct progress *p, enum lh_da
         double seconds = LH_MAX((double)(lh_mono_ms() - p->start_ms) * 1e-3, 1e-3);
 
         json_object_set_new(figures, "seconds", json_real(seconds));
-        json_object_set_new(figures, "documents_per_s", json_real((double)p->documents / seconds));
-        json_object_set_new(figures, "bytes_per_s", json_real((double)p->bytes / seconds));
+        json_object_set_new(figures, "documents_per_s",
+                            json_real((double)(p->documents - p->old_documents) / seconds));
+        json_object_set_new(figures, "bytes_per_s",
+                            json_real((double)(p->bytes - p->old_bytes) / seconds));
+        json_object_set_new(figures, "resumed_bytes", json_integer((json_int_t)p->old_bytes));
     }
     json_object_set_new(r->result, p->phase, figures);
     lh_manifest_release(&manifest);
