@@ -16,12 +16,15 @@ import pytest
 SETS = {
     "torch": ("LONGHAUL_PEFT_VENV", ("torch==2.15.0", "transformers==5.23.0", "peft==0.21.2", "safetensors")),
     "gguf": ("LONGHAUL_GGUF_VENV", ("gguf==0.19.0",)),
+    "llama-cpp": ("LONGHAUL_LLAMA_CPP_VENV", ("llama-cpp-python==0.3.36",)),
 }
+# Compiles for a quarter of an hour, so it outlives the build folder.
+KEPT = {"llama-cpp": pathlib.Path.home() / ".cache/longhaul"}
 
 
 def python(name):
     variable, packages = SETS[name]
-    path = pathlib.Path(os.environ.get(variable, longhaul.BIN.parent / f"venv-{name}"))
+    path = pathlib.Path(os.environ.get(variable, KEPT.get(name, longhaul.BIN.parent) / f"venv-{name}"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{path}.lock", "w") as lock:  # several test processes may want it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
