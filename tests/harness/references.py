@@ -20,6 +20,8 @@ SETS = {
 }
 # Compiles for a quarter of an hour, so it outlives the build folder.
 KEPT = {"llama-cpp": pathlib.Path.home() / ".cache/longhaul"}
+# Without -march=native: where a processor says that it has AMX and its host does not give it, that one dies of quantised weights.
+COMPILED_WITH = {"llama-cpp": {"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"}}
 
 
 def python(name):
@@ -29,14 +31,14 @@ def python(name):
     with open(f"{path}.lock", "w") as lock:  # several test processes may want it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (path / "ready").exists():
-            make(path, packages)
+            make(path, packages, COMPILED_WITH.get(name, {}))
     return path / "bin/python"
 
 
-def make(path, packages):
+def make(path, packages, environment):
     steps = [[sys.executable, "-m", "venv", str(path)],
              [str(path / "bin/pip"), "install", "-q", "--disable-pip-version-check", *packages]]
-    room = dict(os.environ, TMPDIR=str(path.parent))  # /tmp is often small and in memory; wheels are gigabytes
+    room = dict(os.environ, TMPDIR=str(path.parent), **environment)  # /tmp is often small and in memory; wheels are gigabytes
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, env=room)
         if done.returncode != 0:
