@@ -32,6 +32,10 @@ struct kn_ops {
     void (*stream_free)(struct kn_stream *s);
     int (*sync)(struct kn_stream *s, struct lh_err *reterr); /* 0, or the first error since the last sync */
     uint64_t (*scratch_bytes)(const struct kn_stream *s);
+    /* Makes s a stream for rehearsals: from here on ops take their scratch and build what they keep, but need not
+     * compute, so that scratch_bytes tells what a run will take. Their operands must be memory as large as said; what
+     * is in it afterwards means nothing. */
+    void (*rehearse)(struct kn_stream *s);
 
     /* Memory of the device, and copies between it and the host. On cpu: aligned malloc and memcpy. */
     void *(*alloc)(struct kn_stream *s, uint64_t bytes); /* 64-byte aligned at least; NULL when exhausted */

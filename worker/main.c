@@ -12,15 +12,20 @@
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
+#include "worker/formats/mapping.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/prepare.h"
 #include <errno.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define MMAP_BYTES_MIN (256 << 10)
 
 /* What a run owns beside struct run. */
 struct session {
@@ -30,12 +35,13 @@ struct session {
     char out_dir[PATH_MAX], resume_dir[1024], cache_dir[1024], events_dir[PATH_MAX + 16];
 };
 
-static struct run *the_run; /* for the signal handler */
+static struct session *the_session; /* for what comes by signal */
 
 static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv);
 static int session_start(struct session *s, struct lh_err *reterr);
 static int session_kind(struct session *s, struct lh_err *reterr);
 static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err);
+static void on_lost_input(int rc, const struct lh_err *err);
 
 static enum worker_exit complain(int rc, const struct lh_err *err)
 {
@@ -44,11 +50,22 @@ static enum worker_exit complain(int rc, const struct lh_err *err)
     return run_exit_code(rc);
 }
 
+/* Large blocks come from the system and go back to it when they are freed. Left alone the allocator
+ * raises its threshold with each one freed, and what opening a model and its texts takes for a
+ * moment (20 MB for a vocabulary of 49152) stays in the heap for good. */
+static void memory_returns(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES_MIN);
+}
+
 int main(int argc, char **argv)
 {
     struct worker_options o;
     struct lh_err err = {0};
-    int rc = worker_options_parse(argc, argv, &o, &err);
+    int rc;
+
+    memory_returns();
+    rc = worker_options_parse(argc, argv, &o, &err);
 
     if (rc < 0)
         return complain(rc, &err);
@@ -76,22 +93,23 @@ int main(int argc, char **argv)
 static void on_signal(int sig)
 {
     if (sig == SIGUSR1)
-        the_run->checkpoint_wanted = 1;
+        the_session->run.checkpoint_wanted = 1;
     else
-        the_run->stop_wanted = 1;
+        the_session->run.stop_wanted = 1;
 }
 
 /* A second Ctrl-C ends the process at once: someone at a terminal means it. */
-static void signals_take(struct run *r)
+static void signals_take(struct session *s)
 {
     struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
-    the_run = r;
+    the_session = s;
     (void)sigaction(SIGUSR1, &act, NULL);
     (void)sigaction(SIGTERM, &act, NULL);
     act.sa_flags = SA_RESTART | (int)SA_RESETHAND;
     (void)sigaction(SIGINT, &act, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    mapping_watch(on_lost_input);
 }
 
 static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv)
@@ -106,11 +124,12 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
     s->options = o;
     s->run.result = json_object();
     s->run.start_ms = lh_mono_ms();
-    signals_take(&s->run);
+    signals_take(s);
     rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err)
                                    : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
         return complain(rc, &err);
+    s->run.start_bytes = plan_process_peak();
     rc = session_start(s, &err);
     if (rc == 0)
         rc = session_kind(s, &err);
@@ -210,6 +229,8 @@ static int open_backend(struct session *s, struct lh_err *reterr)
     int rc;
 
     r->threads = worker_threads(r->job, r->comm->local_size);
+    if (s->options->profile && r->job->kind == LH_KIND_PREPARE)
+        return lh_err_set(reterr, LH_EJOB, "--profile shows ops; kind prepare has none");
     if (r->job->kind == LH_KIND_PREPARE || s->options->mode == WORKER_PREPARE)
         return 0;
     rc = kn_ops_for(lh_device_name(r->job->resources.device), &r->ops, reterr);
@@ -251,13 +272,14 @@ static int digest_model(struct run *r, struct lh_err *reterr)
 static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run.job;
+    struct engine_place place = engine_place_of(&s->run);
     json_t *plan = NULL;
     int rc;
 
     if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
         s->options->mode == WORKER_PREPARE)
         return 0;
-    rc = job_plan(job, s->run.comm->size, s->run.comm->local_size, &plan, reterr);
+    rc = job_plan(job, &place, &plan, reterr);
     if (rc < 0)
         return rc;
     json_object_set(line, "parameters", json_object_get(plan, "parameters"));
@@ -335,6 +357,9 @@ static int session_kind(struct session *s, struct lh_err *reterr)
 
     if (s->options->mode == WORKER_PREPARE)
         return prepare_only(r, reterr);
+    /* These two have spans of their own: steps, windows. */
+    if (r->job->kind != LH_KIND_TRAIN && r->job->kind != LH_KIND_EVAL)
+        profile_begin(r->profile, lh_kind_name(r->job->kind));
     switch (r->job->kind) {
     case LH_KIND_PREPARE:
         return kind_prepare(r, reterr);
@@ -369,6 +394,21 @@ static void report_end(struct session *s, int rc, enum worker_exit code, const s
     if (r->comm->rank == 0 && json_object_size(r->result) > 0)
         json_object_set(done, "result", r->result);
     lh_report(r->reporter, "done", done);
+}
+
+/* An input file was cut short, or its disk failed, in the midst of the work: nothing here can be
+ * gone on with, but the journal and the other ranks are told. */
+static void on_lost_input(int rc, const struct lh_err *err)
+{
+    struct run *r = &the_session->run;
+    enum worker_exit code = run_exit_code(rc);
+
+    (void)complain(rc, err);
+    if (r->reporter)
+        report_end(the_session, rc, code, err);
+    if (r->comm && r->comm->size > 1)
+        r->comm->ops->abort(r->comm, (int)code);
+    _exit((int)code);
 }
 
 static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err)

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define DEPTH_MAX 8
 #define EVENTS_MAX ((int64_t)1 << 20) /* some 200 MB; a step of 30 layers makes about 3000 */
@@ -35,14 +34,6 @@ struct profile {
     bool measuring;
     struct profile_sums sums;
 };
-
-static uint64_t busy_ns(void)
-{
-    struct timespec now;
-
-    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 int profile_open(const char *path, int rank, struct profile **ret_profile, struct lh_err *reterr)
 {
@@ -178,6 +169,8 @@ int profile_stream(struct profile *p, const struct kn_ops *inner, int threads, e
         return rc;
     p->sums.device = inner->name;
     p->sums.threads = threads;
+    if (strcmp(inner->name, "cpu") == 0)
+        p->sums.peak_rate = kn_cpu_peak(t);
     if (strcmp(inner->name, "reference") != 0) { /* that one is not about speed */
         p->measuring = true;
         rc = measure(p, ops, s, t, reterr);
@@ -222,7 +215,7 @@ void profile_begin(struct profile *p, const char *name)
     if (!p)
         return;
     assert(p->depth < DEPTH_MAX);
-    p->open[p->depth++] = (struct open_span){name, lh_mono_ns(), busy_ns()};
+    p->open[p->depth++] = (struct open_span){name, lh_mono_ns(), lh_cpu_ns()};
     if (p->depth > 1)
         return;
     (void)span_of(p, name, 0);
@@ -245,7 +238,7 @@ void profile_end(struct profile *p)
     if (span) {
         span->calls++;
         span->seconds += (double)wall_ns * 1e-9;
-        span->busy += (double)(busy_ns() - o->begin_busy_ns) * 1e-9;
+        span->busy += (double)(lh_cpu_ns() - o->begin_busy_ns) * 1e-9;
     }
     p->depth--;
     if (write_event(p, o->name, "phase", o->begin_ns, wall_ns))

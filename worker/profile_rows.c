@@ -96,7 +96,7 @@ static void print_row(FILE *out, const char *indent, const char *name, const str
     (void)fprintf(out, "%s%-*s %8lld %9.3f %9.3f %6.1f%%", indent, 28 - (int)strlen(indent), name,
                   (long long)r->calls, r->seconds, r->busy,
                   100 * ratio(r->busy, s->n_spans > 0 ? s->span[0].busy : 0));
-    print_rate(out, r->flop, r->busy, s->product_rate);
+    print_rate(out, r->flop, r->busy, s->peak_rate);
     print_rate(out, r->bytes, r->busy, s->copy_rate);
     (void)fprintf(out, "\n");
 }
@@ -125,9 +125,9 @@ void profile_sums_print(const struct profile_sums *s, FILE *out)
                   s->threads, s->first_left_out ? "; the first step is left out" : "");
     if (s->product_rate > 0)
         (void)fprintf(out,
-                      "measured here: products %.1f GFLOP, copies %.1f GB a busy second (of one "
-                      "core)\n",
-                      s->product_rate * 1e-9, s->copy_rate * 1e-9);
+                      "measured here, a busy second of one core: registers %.1f GFLOP (the peak), "
+                      "a large product %.1f GFLOP, a large copy %.1f GB\n",
+                      s->peak_rate * 1e-9, s->product_rate * 1e-9, s->copy_rate * 1e-9);
     print_spans(s, out);
     (void)fprintf(out, "%-28s %8s %9s %9s %7s %9s %7s %9s %7s\n", "op", "calls", "seconds",
                   "busy s", "share", "GFLOP/s", "of peak", "GB/s", "of copy");
@@ -161,8 +161,9 @@ json_t *profile_sums_json(const struct profile_sums *s)
                            "calls", (json_int_t)r->calls, "seconds", r->seconds, "busy_s", r->busy,
                            "flop", r->flop, "bytes", r->bytes));
     }
-    return json_pack("{s:{s:s, s:i, s:f, s:f, s:b}, s:o, s:o}", "machine", "device",
-                     s->device ? s->device : "", "threads", s->threads, "product_flop_per_busy_s",
-                     s->product_rate, "copy_bytes_per_busy_s", s->copy_rate, "first_left_out",
+    return json_pack("{s:{s:s, s:i, s:f, s:f, s:f, s:b}, s:o, s:o}", "machine", "device",
+                     s->device ? s->device : "", "threads", s->threads, "peak_flop_per_busy_s",
+                     s->peak_rate, "product_flop_per_busy_s", s->product_rate,
+                     "copy_bytes_per_busy_s", s->copy_rate, "first_left_out",
                      (int)s->first_left_out, "spans", spans, "ops", ops);
 }

@@ -24,6 +24,7 @@ struct profile_span {
 struct profile_sums {
     const char *device;
     int threads;
+    double peak_rate;               /* FLOPs a busy second that registers allow; 0: not known */
     double product_rate, copy_rate; /* FLOPs and bytes a busy second, measured; 0: not */
     struct profile_row row[PROFILE_ROWS_MAX];
     unsigned n_rows;

@@ -33,6 +33,7 @@ struct run {
     int threads;            /* of this rank */
     json_t *result;         /* object that ends up in the `done` event */
     int64_t steps;          /* finished, over all attempts; kept by kind train for the `done` event */
+    uint64_t start_bytes;   /* the most memory that this process had held when MPI had started; 0: not known */
 
     char model_digest[LH_SHA256_HEX]; /* of the base model's files; "" for kinds without a model */
     char data_digest[LH_SHA256_HEX];  /* of the training data, set by the kind that opened it; checkpoints compare it */

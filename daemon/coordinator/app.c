@@ -299,6 +299,10 @@ static void reload(struct app *a)
     config_init(&fresh);
     if (a->config_path)
         rc = config_load(&fresh, a->config_path, &err);
+    if (rc == 0)
+        rc = config_set_again(&fresh, a->config, &err);
+    if (rc == 0)
+        rc = config_check(&fresh, &err);
     if (rc < 0) {
         app_warn(a, "config.refused", "the configuration was not reloaded, the old one stays: %s",
                  err.text);
@@ -399,10 +403,11 @@ static void on_request(void *arg, struct http_request *q)
     api_request(arg, q);
 }
 
-static int listen_http(struct app *a, struct lh_err *reterr)
+static struct http_config http_config(const struct app *a)
 {
     const struct config *c = a->config;
-    struct http_config http = {
+
+    return (struct http_config){
         .listen = c->listen,
         .auth = c->auth,
         .token_file = c->token_file,
@@ -413,20 +418,46 @@ static int listen_http(struct app *a, struct lh_err *reterr)
         .connections_max = c->connections_max,
         .request_ms = c->request_ms,
         .idle_ms = c->idle_ms,
-        .listen_fd = notify_listen_fd(),
+        .listen_fd = a->passed_fd,
     };
+}
 
+/* An address that is taken may be free later; a token file or key that cannot be read is
+ * configuration. */
+static int listen_error(int rc)
+{
+    return rc == -EADDRINUSE || rc == -EADDRNOTAVAIL ? rc : LH_ESTATE;
+}
+
+static int listen_http(struct app *a, struct lh_err *reterr)
+{
+    const struct http_config http = http_config(a);
     int rc = http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
 
-    /* An address that is taken may be free later; a token file or key that cannot be read is
-     * configuration. */
-    return rc < 0 && rc != -EADDRINUSE && rc != -EADDRNOTAVAIL ? LH_ESTATE : rc;
+    return rc < 0 ? listen_error(rc) : 0;
+}
+
+/* A first start that cannot listen leaves no state directory behind. Where there is one, whoever
+ * holds it is named before a port in use is. */
+static int try_address(const struct app *a, struct lh_err *reterr)
+{
+    const struct http_config http = http_config(a);
+    char path[4200];
+    int rc;
+
+    (void)snprintf(path, sizeof(path), "%s/longhauld.db", a->config->state);
+    if (lh_path_exists(path))
+        return 0;
+    rc = http_server_try(&http, reterr);
+    return rc < 0 ? listen_error(rc) : 0;
 }
 
 static int start(struct app *a, struct lh_err *reterr)
 {
-    int rc = load(a, reterr);
+    int rc = try_address(a, reterr);
 
+    if (rc == 0)
+        rc = load(a, reterr);
     if (rc == 0)
         rc = listen_http(a, reterr); /* before the epoch is spent: a port in use changes nothing */
     if (rc == 0)
@@ -477,6 +508,7 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
     struct app a = {.loop = &loop,
                     .config = config,
                     .config_path = config_path,
+                    .passed_fd = notify_listen_fd(),
                     .started_ms = lh_now_ms(),
                     .started_mono_ms = lh_mono_ms()};
     int rc = uv_loop_init(&loop);

@@ -27,6 +27,7 @@ struct app {
     uv_loop_t *loop;
     struct config *config;
     const char *config_path; /* for HUP, or NULL */
+    int passed_fd;           /* a socket from systemd, or -1 */
     struct core *core;
     struct store *store;
     struct http_server *http;

@@ -117,6 +117,7 @@ const struct kn_ops kn_cpu_ops = {
     .stream_free = stream_free,
     .sync = stream_sync,
     .scratch_bytes = stream_scratch_bytes,
+    .rehearse = stream_rehearse,
     .alloc = stream_alloc,
     .free = stream_release,
     .upload = stream_copy,

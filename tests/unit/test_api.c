@@ -724,6 +724,7 @@ static void explain_says_why_and_names_what_is_waited_for(void **state)
         lh_json_str(json_array_get(json_object_get(r.json, "blocking"), 0), "name", ""), "first");
     assert_true(lh_json_str(r.json, "reason", "")[0]);
     assert_true(lh_json_str(r.json, "detail", "")[0]);
+    assert_true(json_is_null(json_object_get(r.json, "position"))); /* it is blocked, not queued */
     done(&r);
 }
 

@@ -673,7 +673,9 @@ static void a_job_over_its_time_limit_is_timed_out(void **state)
     rig_clean(&r, "ja");
     rig_expect_state(&r, "ja", "timed_out", "time_limit");
     start_one(&r, "jb", "{'kind':'check','limits':{'wall_s':30}}");
-    rig_wait(&r, 91000); /* a shim that does not keep it */
+    rig_wait(&r, 89000);
+    rig_expect_state(&r, "jb", "running", ""); /* SHIM-5: its shim is stopping it, with a grace */
+    rig_wait(&r, 2000);                        /* a shim that does not keep it */
     rig_expect_state(&r, "jb", "stopping", "time_limit");
     rig_exit(&r, "jb", "stopped", "", 85);
     rig_clean(&r, "jb");
@@ -903,6 +905,7 @@ static void what_a_node_holds_of_unknown_or_ended_attempts_is_killed_or_forgotte
 
 static void explain_says_what_a_queued_job_waits_for(void **state)
 {
+    const struct core_job *unmet[9];
     struct rig r;
     char reason[64], detail[320];
 
@@ -919,6 +922,19 @@ static void explain_says_what_a_queued_job_waits_for(void **state)
     core_explain(r.core, rig_job(&r, "jc"), 1700000000000u + r.now_ms, reason, detail);
     assert_string_equal(reason, "order");
     assert_non_null(strstr(detail, "jb"));
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "ja")), 0); /* it runs */
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "jb")), 1);
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "jc")), 2);
+    rig_submit(&r, "jd", "{'kind':'check','priority':5}");
+    rig_preflight(&r, "n1", "jd");
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "jc")), 3);
+    rig_submit(&r, "je",
+               "{'kind':'eval','model':{'base':'job:jb/export'},'context':{'length':64},'eval':{"
+               "'perplexity':['file:///d']},'after':[{'job':'jc'},{'job':'jb','when':'any'}]}");
+    assert_int_equal(core_unmet(r.core, rig_job(&r, "je"), 9, unmet), 2); /* each once */
+    assert_string_equal(unmet[0]->id, "jc");
+    assert_string_equal(unmet[1]->id, "jb");
+    assert_int_equal(core_unmet(r.core, rig_job(&r, "je"), 1, unmet), 1);
     rig_release(&r);
 }
 

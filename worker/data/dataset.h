@@ -65,8 +65,3 @@ bool dataset_has_documents(const struct dataset *d); /* attention must cut at do
  * Sft: whole samples, cut to context.length; the windows are the same in every epoch (pack true: filled once, longest
  * samples first; pack false: one sample each), in an order by (seed, epoch), padded on the right; pack "join": as text. */
 LH_MUST_CHECK int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *seq, struct lh_err *reterr);
-
-/* Evaluation windows of a prepared directory: consecutive windows of `length` from the start of each document, rest
- * dropped; window w in [0, n). Labels as above, one document a window. */
-LH_MUST_CHECK int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **ret_dataset,
-                                    struct lh_err *reterr);

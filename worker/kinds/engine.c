@@ -2,8 +2,11 @@
 #include "worker/kinds/engine.h"
 #include "proto/base/fs.h"
 #include "worker/kinds/batches.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/positions.h"
+#include "worker/kinds/ropes.h"
 #include "worker/model/keep.h"
+#include "worker/model/rehearse.h"
 #include "worker/model/rope.h"
 #include <assert.h>
 #include <errno.h>
@@ -12,6 +15,9 @@
 
 #define ARENA_MAX                                                                                  \
     ((size_t)4 << 20) /* patterns of an adapter: at most one per linear of 1024 layers */
+
+/* The program, its tables and what its libraries keep, beyond what MPI_Init leaves. */
+#define PROGRAM_BYTES ((uint64_t)12 << 20)
 
 int64_t engine_group(const struct lh_job *job)
 {
@@ -92,6 +98,17 @@ static int open_base(const struct lh_job *job, struct engine *e, struct lh_err *
     return rc;
 }
 
+/* What passkeys ask for beside a window: kept keys and values, and as many positions. */
+static void eval_room(const struct lh_job *job, struct llama_options *o)
+{
+    if (job->kind == LH_KIND_EVAL && job->eval.perplexity.n == 0)
+        o->tokens = LH_MIN(o->tokens, (int64_t)PASSKEY_CHUNK);
+    if (!job->eval.has_passkey)
+        return;
+    o->cache = passkey_longest(job);
+    o->row_tokens = LH_MAX(o->row_tokens, o->cache);
+}
+
 static void count_flops(struct engine *e, const struct lh_job *job)
 {
     bool train = e->model.dims.backward;
@@ -122,7 +139,10 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
                          (long long)rows, (long long)job->context.length);
     options.config = e->config;
     options.tokens = rows * job->context.length;
-    rc = llama_init(&options, &e->model, reterr);
+    eval_room(job, &options);
+    rc = ropes_check(job, e, reterr);
+    if (rc == 0)
+        rc = llama_init(&options, &e->model, reterr);
     if (rc == 0)
         count_flops(e, job);
     return rc;
@@ -145,6 +165,23 @@ static int choose_kept(struct engine *e, const struct lh_job *job, uint64_t budg
     if (rc == 0)
         count_flops(e, job);
     return rc;
+}
+
+int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
+                 struct lh_err *reterr)
+{
+    const struct kn_ops *ops;
+    uint64_t scratch = 0;
+    int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
+
+    if (rc == 0)
+        rc = rehearse_scratch(&e->model, ops, place->threads, &scratch, reterr);
+    if (rc < 0)
+        return rc;
+    llama_add_outside(&e->model, PLAN_SCRATCH, scratch);
+    llama_add_outside(&e->model, PLAN_COMMUNICATION, comm_bytes(place->ranks));
+    llama_add_outside(&e->model, PLAN_HOST, PROGRAM_BYTES);
+    return 0;
 }
 
 int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr)
@@ -316,20 +353,23 @@ int engine_plan_json(const struct engine *e, const struct lh_job *job, int local
                               json_integer((json_int_t)e->model.params.n_total));
     (void)json_object_set_new(plan, "trainable",
                               json_integer((json_int_t)e->model.params.n_trainable));
+    (void)json_object_set_new(plan, "rope", rope_json(&e->rope));
     if (e->model.dims.backward)
         (void)json_object_set_new(plan, "kept", engine_kept_json(e));
     *ret_plan = plan;
     return 0;
 }
 
-int engine_plan(const struct lh_job *job, int ranks, int local_ranks, json_t **ret_plan,
+int engine_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
                 struct lh_err *reterr)
 {
     struct engine e = {0};
-    int rc = engine_open(job, ranks, &e, reterr);
+    int rc = engine_open(job, place->ranks, &e, reterr);
 
     if (rc == 0)
-        rc = choose_kept(&e, job, memory_budget(job, local_ranks), reterr);
+        rc = engine_count(&e, job, place, reterr);
+    if (rc == 0)
+        rc = choose_kept(&e, job, memory_budget(job, place->local_ranks), reterr);
     if (rc == 0)
         rc = engine_plan_json(&e, job, 1, ret_plan, reterr);
     engine_close(&e);

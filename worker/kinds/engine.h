@@ -40,9 +40,20 @@ struct engine {
  * micro-batches are cut. */
 LH_MUST_CHECK int engine_open(const struct lh_job *job, int ranks, struct engine *e,
                               struct lh_err *reterr);
-/* Collective, for training, between engine_open and engine_fits: chooses what the layers keep for
- * the backward pass (keep.h), on every rank for the least memory that any of them may plan with
- * (PLAN-2). */
+/* Between engine_open and engine_fits: adds to the plan what the back end, the communicator and the
+ * program take. */
+struct engine_place {
+    int ranks, local_ranks; /* of the job; those of them that share this machine */
+    int threads;            /* of a rank */
+};
+static inline struct engine_place engine_place_of(const struct run *r)
+{
+    return (struct engine_place){r->comm->size, r->comm->local_size, r->threads};
+}
+LH_MUST_CHECK int engine_count(struct engine *e, const struct lh_job *job,
+                               const struct engine_place *place, struct lh_err *reterr);
+/* Collective, for training, then: chooses what the layers keep for the backward pass (keep.h), on
+ * every rank for the least memory that any of them may plan with (PLAN-2). */
 LH_MUST_CHECK int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr);
 LH_MUST_CHECK int engine_fits(const struct engine *e, const struct run *r,
                               struct lh_err *reterr); /* LH_ENOFIT */
@@ -80,10 +91,9 @@ int64_t engine_group(const struct lh_job *job);
 json_t *engine_kept_json(const struct engine *e);
 
 /* The answer of `--plan`: {"bytes_per_rank", "parts", "flops_per_step", "parameters", "trainable",
- * "kept"}: new reference. Opens the model, no data. ranks: of the job; local_ranks: those of them
- * that share this machine. Errors as of engine_open, and LH_ENOFIT for what this machine could not
- * hold if it ran nothing else. */
-LH_MUST_CHECK int engine_plan(const struct lh_job *job, int ranks, int local_ranks,
+ * "kept"}: new reference. Opens the model, no data. Errors as of engine_open, and LH_ENOFIT for
+ * what this machine could not hold if it ran nothing else. */
+LH_MUST_CHECK int engine_plan(const struct lh_job *job, const struct engine_place *place,
                               json_t **ret_plan, struct lh_err *reterr);
 /* The same of an engine that has a model; local_ranks share this machine's memory. */
 LH_MUST_CHECK int engine_plan_json(const struct engine *e, const struct lh_job *job,

@@ -171,6 +171,7 @@ int prepare_inputs(struct run *r, char *ret_train, char *ret_eval, struct lh_err
 
 int prepare_only(struct run *r, struct lh_err *reterr)
 {
+    struct held_out *texts = NULL;
     struct dataset *d = NULL;
     char train[1024], eval[1024];
     int rc = prepare_inputs(r, train, eval, reterr);
@@ -178,12 +179,10 @@ int prepare_only(struct run *r, struct lh_err *reterr)
     if (rc == 0 && r->job->kind == LH_KIND_TRAIN && *train) {
         rc = run_point(dataset_open(r->job, train, INT64_MAX, &d, reterr), "/data/train", reterr);
         dataset_close(d);
-        d = NULL;
     }
     if (rc == 0 && r->job->kind != LH_KIND_PREPARE && *eval) {
-        rc = run_point(eval_windows_open(eval, r->job->context.length, &d, reterr),
-                       "/eval/perplexity", reterr);
-        dataset_close(d);
+        rc = held_out_open(r->job, eval, INT64_MAX, &texts, reterr);
+        held_out_close(texts);
     }
     return rc;
 }

@@ -220,8 +220,9 @@ static int update(struct stepper *s, int64_t step, int64_t steps, struct step_re
     if (!job->optim.has_lr)
         return 0;
     result->rate = optim_rate(job, step, steps);
-    rc = optim_update(&m->device, &m->params, job, result->rate,
-                      optim_clip(job->optim.clip, result->grad_norm), step + 1, reterr);
+    rc =
+        optim_update(&m->device, &m->params, job, result->rate,
+                     optim_clip(job->optim.clip, result->grad_norm), step + 1 - s->skipped, reterr);
     result->applied = rc == 0;
     return run_agree(s->run, rc, reterr);
 }
@@ -252,7 +253,7 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     struct run *r = s->run;
     const struct llama *m = &s->engine->model;
     struct step_result result = {.tokens = r->job->optim.batch_sequences * r->job->context.length};
-    uint64_t began = lh_mono_ns();
+    uint64_t began = lh_mono_ns(), cpu_began = lh_cpu_ns();
     double nll = 0;
     int64_t ns;
     int rc;
@@ -278,6 +279,9 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     if (rc == 0)
         rc = r->comm->ops->max_i64(r->comm, &ns, 1, reterr);
     result.seconds = (double)ns * 1e-9;
+    result.cpu_seconds = (double)(lh_cpu_ns() - cpu_began) * 1e-9;
+    if (rc == 0)
+        rc = r->comm->ops->sum_f64(r->comm, &result.cpu_seconds, 1, reterr);
     if (rc == 0)
         *ret_result = result;
     return rc;

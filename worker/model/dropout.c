@@ -21,7 +21,7 @@ void dropout_plan(struct dropout *p, const struct dims *dims, double rate, struc
     plan_add(plan, PLAN_WORKSPACE, &p->keys, (uint64_t)dims->T * sizeof(*p->keys));
     plan_add(plan, PLAN_WORKSPACE, &p->room,
              (uint64_t)(p->room_rows * widest) * kn_dtype_bytes(dims->dtype));
-    plan_add_host(plan, (uint64_t)dims->T * sizeof(*p->host));
+    plan_add_outside(plan, PLAN_HOST, (uint64_t)dims->T * sizeof(*p->host));
 }
 
 int dropout_alloc(struct dropout *p, struct lh_err *reterr)

@@ -67,9 +67,16 @@ static int make_plan(struct llama *m, struct lh_err *reterr)
     plan_release(&m->plan);
     params_plan(&m->params, &m->plan);
     dropout_plan(&m->dropout, &m->dims, m->dropout.rate, &m->plan);
-    plan_add_host(&m->plan,
-                  (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll) + 2 * sizeof(int32_t)));
+    for (int i = PLAN_SCRATCH; i < PLAN_PARTS; i++)
+        plan_add_outside(&m->plan, (enum plan_part)i, m->outside[i]);
     return work_plan(&m->work, &m->dims, &m->plan, reterr);
+}
+
+/* Positions, results, and who sees whom: two classes of heads. */
+static uint64_t host_bytes(const struct llama *m)
+{
+    return (uint64_t)m->dims.T *
+           (sizeof(*m->pos) + sizeof(*m->nll) + LH_ARRAY_LEN(m->seg.begin) * sizeof(int32_t));
 }
 
 int llama_init(const struct llama_options *options, struct llama *m, struct lh_err *reterr)
@@ -112,6 +119,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
         return lh_err_set(reterr, -ENOMEM, "the table of layers");
     }
     find_layers(m, options->params);
+    m->outside[PLAN_HOST] = host_bytes(m);
     rc = llama_keep(m, options->keep, reterr);
     if (rc < 0)
         llama_release(m);
@@ -129,7 +137,13 @@ int llama_keep(struct llama *m, const int64_t keep[WORK_KEEPS], struct lh_err *r
     return make_plan(m, reterr);
 }
 
-void llama_release(struct llama *m)
+void llama_add_outside(struct llama *m, enum plan_part part, uint64_t bytes)
+{
+    m->outside[part] += bytes;
+    plan_add_outside(&m->plan, part, bytes);
+}
+
+void llama_unbind(struct llama *m)
 {
     if (m->block)
         m->device.ops->free(m->device.stream, m->block);
@@ -137,6 +151,15 @@ void llama_release(struct llama *m)
         kn_segments_release(&m->seg);
     free(m->pos);
     free(m->nll);
+    m->block = NULL;
+    m->seg_rows = 0;
+    m->pos = NULL;
+    m->nll = NULL;
+}
+
+void llama_release(struct llama *m)
+{
+    llama_unbind(m);
     free(m->layers);
     work_release(&m->work);
     dropout_release(&m->dropout);
@@ -145,8 +168,7 @@ void llama_release(struct llama *m)
     *m = (struct llama){0};
 }
 
-static int load_angles(struct llama *m, const double *inv_freq, double scaling,
-                       struct lh_err *reterr)
+int llama_angles(struct llama *m, const double *inv_freq, double scaling, struct lh_err *reterr)
 {
     uint64_t bytes = (uint64_t)m->dims.positions * (uint64_t)m->dims.D * sizeof(float);
     float *table = malloc(bytes);
@@ -161,9 +183,8 @@ static int load_angles(struct llama *m, const double *inv_freq, double scaling,
     return rc;
 }
 
-int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
-               const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
-               const double *inv_freq, double scaling, struct lh_err *reterr)
+int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+               struct lh_err *reterr)
 {
     int rc = plan_check(&m->plan, 0, "", reterr);
 
@@ -183,7 +204,17 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     plan_bind(&m->plan, m->block);
     for (unsigned i = 0; i < m->params.n; i++)
         assert(m->params.at[i].w.p);
-    rc = load_angles(m, inv_freq, scaling, reterr);
+    return 0;
+}
+
+int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+               const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
+               const double *inv_freq, double scaling, struct lh_err *reterr)
+{
+    int rc = llama_bind(m, ops, stream, reterr);
+
+    if (rc == 0)
+        rc = llama_angles(m, inv_freq, scaling, reterr);
     if (rc < 0)
         return rc;
     return params_load(&m->params, source, adapter, seed, ops, stream, reterr);

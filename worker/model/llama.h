@@ -28,8 +28,9 @@ struct llama {
     struct dropout dropout;
     struct llama_layer *layers; /* owned, L */
     struct head head;
-    void *block;            /* owned: all device memory */
-    struct kn_segments seg; /* of the micro-batch seen last, reused while nothing differs */
+    uint64_t outside[PLAN_PARTS]; /* bytes outside the block that every plan of m counts */
+    void *block;                  /* owned: all device memory */
+    struct kn_segments seg;       /* of the micro-batch seen last, reused while nothing differs */
     int64_t seg_rows, seg_row_tokens, seg_group; /* seg_rows 0: none */
     int32_t *pos;                                /* owned, T: host's positions */
     double *nll;                                 /* owned, T: host's copy of the results */
@@ -69,12 +70,24 @@ void llama_release(struct llama *m);
 LH_MUST_CHECK int llama_keep(struct llama *m, const int64_t keep[WORK_KEEPS],
                              struct lh_err *reterr);
 
+/* Counts bytes outside the block in the plan, and in those that llama_keep makes. */
+void llama_add_outside(struct llama *m, enum plan_part part, uint64_t bytes);
+
+/* The block and the host's tables, with nothing in them; llama_load does it by itself. */
+LH_MUST_CHECK int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+                             struct lh_err *reterr);
+void llama_unbind(struct llama *m);
+
 /* Allocates the block and loads the parameters. inv_freq (head_dim/2) and scaling: from
  * rope_frequencies. */
 LH_MUST_CHECK int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
                              const struct model_source *source, const struct peft_adapter *adapter,
                              uint64_t seed, const double *inv_freq, double scaling,
                              struct lh_err *reterr);
+
+/* Other angles for the same weights. Keys that a cache holds keep those that they were made with. */
+LH_MUST_CHECK int llama_angles(struct llama *m, const double *inv_freq, double scaling,
+                               struct lh_err *reterr);
 
 /* Adds the gradient of grad_scale * (sum of nll over labelled tokens) to the gradients of all that
  * trains, and returns that sum. */
