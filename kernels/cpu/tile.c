@@ -56,20 +56,19 @@ void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat
 /* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
 VEC_INLINE void tile_transpose(vu x[VEC])
 {
+#pragma GCC unroll 4
     for (int half = VEC / 2; half > 0; half /= 2) {
+        vu low = *(const vu *)vec_fold[half].low, high = *(const vu *)vec_fold[half].high;
+
+#pragma GCC unroll 16
         for (int i = 0; i < VEC; i++) {
-            vu a, b, take_a, take_b;
+            vu a = x[i], b;
 
             if (i & half)
                 continue;
-            for (int k = 0; k < VEC; k++) {
-                take_a[k] = (unsigned)(k & half ? k - half + VEC : k);
-                take_b[k] = (unsigned)(k & half ? k + VEC : k + half);
-            }
-            a = x[i];
             b = x[i + half];
-            x[i] = __builtin_shuffle(a, b, take_a);
-            x[i + half] = __builtin_shuffle(a, b, take_b);
+            x[i] = __builtin_shuffle(a, b, low);
+            x[i + half] = __builtin_shuffle(a, b, high);
         }
     }
 }
