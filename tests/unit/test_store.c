@@ -326,6 +326,7 @@ static void some_history(struct behind *b)
     rig_report(r, "n1", "{'type':'running','job':'ja','attempt':2}"), keep(b);
 }
 
+/* STATE-6. */
 static void the_event_log_rebuilds_the_tables(void **state)
 {
     struct behind *b = calloc(1, sizeof(*b));
