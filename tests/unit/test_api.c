@@ -243,6 +243,7 @@ static void a_submitted_job_is_answered_with_location_etag_and_defaults(void **s
     done(&r);
 }
 
+/* JOB-10. */
 static void bad_bodies_are_refused_with_the_place_and_nothing_is_stored(void **state)
 {
     char deep[400] = "";
@@ -708,6 +709,7 @@ static void probes_metrics_and_documents_answer(void **state)
     done(&r);
 }
 
+/* STATE-7. */
 static void explain_says_why_and_names_what_is_waited_for(void **state)
 {
     struct reply r;

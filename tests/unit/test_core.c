@@ -139,6 +139,7 @@ static void what_never_fits_is_infeasible_and_not_at_the_head(void **state)
     rig_release(&r);
 }
 
+/* JOB-11. */
 static void a_failed_preflight_ends_the_job_without_an_attempt(void **state)
 {
     struct rig r;
@@ -395,6 +396,7 @@ static void an_exit_record_may_come_after_the_processes_are_gone(void **state)
     rig_release(&r);
 }
 
+/* STATE-1. */
 static void hold_and_release(void **state)
 {
     struct rig r;
@@ -462,6 +464,7 @@ static void a_verdict_of_the_program_is_not_retried(void **state)
     rig_release(&r);
 }
 
+/* CKPT-17: what was reported counts, no store is asked. */
 static void a_retry_waits_longer_each_time_and_resumes_from_the_newest_checkpoint(void **state)
 {
     struct rig r;
@@ -532,6 +535,7 @@ static void silence(struct rig *r, const char *node)
     ((struct core_node *)(uintptr_t)core_find_node(r->core, node))->version[0] = 's';
 }
 
+/* STATE-11. */
 static void a_lost_node_starts_another_attempt_but_keeps_its_slots_until_the_lease(void **state)
 {
     struct rig r;
@@ -558,6 +562,7 @@ static void a_lost_node_starts_another_attempt_but_keeps_its_slots_until_the_lea
     rig_release(&r);
 }
 
+/* STATE-11. */
 static void a_lost_node_that_comes_back_is_told_to_kill_what_it_still_runs(void **state)
 {
     struct rig r;
@@ -729,6 +734,7 @@ static void a_relay_goes_to_the_member_that_the_head_asks_for(void **state)
     rig_release(&r);
 }
 
+/* STATE-9. */
 static void reports_of_an_older_attempt_change_nothing(void **state)
 {
     struct rig r;
