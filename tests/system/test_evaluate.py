@@ -14,7 +14,7 @@ import references
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
-PASSKEY = {"lengths": [200, 420], "depths": [0, 0.6, 1], "trials": 2, "seed": 3}
+PASSKEY = {"lengths": [200, 420], "depths": [0.4, 1], "trials": 2, "seed": 3}
 
 # argv: the exported model, the journal's last line, lengths, depths. Prints what is retrieved of each setting.
 RETRIEVE = r"""
@@ -83,5 +83,5 @@ def test_passkeys_are_those_that_transformers_retrieves_greedily(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in lines]
     found = [event["correct"] for event in events if event["type"] == "passkey"]
-    assert len(found) == 3 * 6 and min(found) == 0 and max(found) == PASSKEY["trials"], found
+    assert len(found) == 3 * 4 and min(found) == 0 and max(found) == PASSKEY["trials"], found
     assert {event.get("rope") for event in events if event["type"] == "passkey"} == {"as shipped", "linear x 2", "yarn x 2"}

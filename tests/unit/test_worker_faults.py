@@ -115,6 +115,8 @@ class NotFinite(Trains):
                          [event["loss"] for event in self.steps(clean)])
         self.assertEqual([event["step"] for event in self.steps(skipped) if event["loss"] is None], [1, 4, 6])
         self.assertEqual([event["code"] for event in self.warnings(skipped)], ["nonfinite_skipped"] * 3)
+        for step, event in zip((1, 4, 6), self.warnings(skipped)):
+            self.assertRegex(event["text"], f"^step {step}: .*'model.embed_tokens.weight' at element {self.BAD * 16}; the step was passed over$")
         self.assertEqual(state_of(skipped, 6)["skipped"], 3)
 
     def test_the_budget_is_for_all_attempts_together(self): # JOB-49
