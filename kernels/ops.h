@@ -84,10 +84,11 @@ struct kn_ops {
     void (*copy)(struct kn_stream *s, struct kn_mat y, struct kn_mat x);                 /* y = x, converting types */
     void (*fill)(struct kn_stream *s, struct kn_mat y, float value);
 
-    /* Per row t with target label[t] in [0,V): nll[t] = log sum exp(logits[t,:]) - logits[t,label[t]]; label -100:
-     * nll 0. When dlogits.p is not NULL: dlogits = (softmax - onehot) * grad_scale, 0 in unlabelled rows; dlogits may be
-     * logits itself, and of either type. */
-    void (*cross_entropy)(struct kn_stream *s, double *nll, struct kn_mat dlogits, struct kn_mat logits,
+    /* The loss of logits = x w^T without the logits: x (T,C), w (V,C) of one type, target label[t] in [0,V):
+     * nll[t] = log sum exp(logits[t,:]) - logits[t,label[t]]; label -100: nll 0. When d.p is not NULL, d (V,T) of x's
+     * type = (softmax - onehot)^T * grad_scale, 0 in the columns of tokens without label: its rows are those of w, so
+     * the gradients are the products d x and d^T w. */
+    void (*cross_entropy)(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x, struct kn_mat w,
                           const int32_t *label, float grad_scale);
 
     /* *ret = sum of squares over n fp32 values, in double, fixed order. */

@@ -27,6 +27,8 @@
 #define SLICE_STEP 128        /* packed so much at a time, */
 #define SLICE_COLS 64         /* in blocks of columns; */
 #define SLICE_COLS_MAX 2048   /* of whole rows of b more */
+#define K_CHUNK_T 1024        /* of a that is stored transposed: its rows are packed like panels, */
+#define ROWS_MAX (8 << 20)    /* so many bytes of them at a time */
 #define SUMS_MAX (16 << 20)   /* bytes of sums that wait between chunks of K */
 
 struct product {
@@ -41,16 +43,10 @@ struct product {
     /* The chunk at work. */
     int64_t m0, m1, n0, n1, k0, k1;
     uint16_t *packed;
+    uint16_t *rows; /* strips of the chunk's K, packed, or NULL: a is read as it is stored */
     float *
         sums; /* (rows, columns) of the chunk in whole strips and panels, or NULL: K is one chunk */
     int64_t ld_sums, k0_sums; /* the first of K that they hold */
-};
-
-/* Where one block of 32 x 32 collects its sums. */
-struct product_sums {
-    float *p;
-    int64_t ld;
-    bool add; /* there are some already */
 };
 
 /* What multiplies now: a strip's rows from k0 on against panels from n0 on. */
@@ -111,9 +107,10 @@ product_block(bool low, bool right, int64_t steps, const uint16_t *a, int64_t ld
         _tile_stored(3, c.p + 16 * c.ld + 16, stride);
 }
 
-static __attribute__((target("amx-tile,amx-bf16"))) void
-product_multiply(int64_t rows, int64_t cols, int64_t steps, const uint16_t *a, int64_t lda,
-                 const uint16_t *b, struct product_sums c)
+__attribute__((target("amx-tile,amx-bf16"))) void product_multiply(int64_t rows, int64_t cols,
+                                                                   int64_t steps, const uint16_t *a,
+                                                                   int64_t lda, const uint16_t *b,
+                                                                   struct product_sums c)
 {
     if (rows > 16 && cols > 16)
         product_block(true, true, steps, a, lda, b, c);
@@ -215,6 +212,11 @@ static void product_strip(const struct product *j, const struct product_part *p,
 /* Points p at the rows of a that strip m needs, in place or copied to room. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)
 {
+    if (j->rows) {
+        p->lda = product_up(p->k1 - p->k0);
+        p->a = j->rows + (p->m - j->m0) * p->lda;
+        return;
+    }
     if (!j->ta && p->m + AMX_STEP <= j->M && (p->k1 - p->k0) % AMX_STEP == 0) {
         p->a = (const uint16_t *)j->a.p + p->m * j->a.ld + p->k0;
         p->lda = j->a.ld;
@@ -242,6 +244,18 @@ static void product_pack_item(void *arg, int64_t item, int thread)
     (void)thread;
     product_pack_b(j->packed + item * AMX_STEP * product_up(j->k1 - j->k0), j->b, j->tb, n,
                    LH_MIN(AMX_STEP, j->N - n), j->k0, j->k1);
+}
+
+/* One step of K of all strips: rows of the stored a are read whole. */
+static void product_pack_rows_item(void *arg, int64_t item, int thread)
+{
+    const struct product *j = arg;
+    int64_t K = product_up(j->k1 - j->k0), k = j->k0 + item * AMX_STEP;
+
+    (void)thread;
+    for (int64_t m = j->m0; m < j->m1; m += AMX_STEP)
+        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0), K, j->a, true, m,
+                       LH_MIN(AMX_STEP, j->M - m), k, LH_MIN(j->k1, k + AMX_STEP));
 }
 
 /* Blocks of columns one after the other, so that a block's panels stay in L2; ITEM_ROWS rows an
@@ -328,34 +342,52 @@ static void product_chunk(struct product *j)
 
     if (j->m0 == 0 || j->sums) /* else the panels of the rows before are these */
         pool_run(j->s->pool, panels, product_pack_item, j);
+    if (j->rows)
+        pool_run(j->s->pool, (j->k1 - j->k0 + AMX_STEP - 1) / AMX_STEP, product_pack_rows_item, j);
     pool_run(j->s->pool, blocks * groups, product_item, j);
 }
 
-static void product_many(struct product *j)
+/* Sizes the chunks and takes scratch for them. *ret_chunk: columns, *ret_rows: rows. */
+static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chunk,
+                            int64_t *ret_rows)
 {
-    int64_t K = LH_MIN(product_up(j->K), K_CHUNK), chunk, rows = j->M;
+    int64_t K = LH_MIN(product_up(j->K), k_chunk), rows = product_up(j->M), chunk;
     uint64_t packed, sums = 0;
 
     j->cols = LH_MAX(AMX_STEP, LH_MIN(BLOCK_MAX / (2 * K), product_up(j->N)) / AMX_STEP * AMX_STEP);
     chunk = LH_MIN(product_up(j->N), LH_MAX(j->cols, PACKED_MAX / (2 * K) / j->cols * j->cols));
-    packed = (uint64_t)(chunk * K) * 2;
-    if (j->K > K_CHUNK) {
+    if (j->K > k_chunk) {
         j->ld_sums = chunk + AMX_STEP;
-        rows = LH_MAX(ITEM_ROWS, SUMS_MAX / 4 / j->ld_sums / ITEM_ROWS * ITEM_ROWS);
-        rows = LH_MIN(product_up(j->M), rows);
-        sums = (uint64_t)(rows * j->ld_sums) * 4;
+        rows = LH_MIN(rows, LH_MAX(ITEM_ROWS, SUMS_MAX / 4 / j->ld_sums / ITEM_ROWS * ITEM_ROWS));
     }
-    j->packed = stream_shared(j->s, packed + sums);
-    if (!j->packed || !stream_local(j->s, (uint64_t)(AMX_STEP * K) * 2 +
-                                              (uint64_t)(AMX_STEP * (j->cols + AMX_STEP)) * 4))
-        return;
+    if (j->ta)
+        rows = LH_MIN(rows, LH_MAX(ITEM_ROWS, ROWS_MAX / (2 * K) / ITEM_ROWS * ITEM_ROWS));
+    if (j->K > k_chunk)
+        sums = (uint64_t)(rows * j->ld_sums) * 4;
+    packed = (uint64_t)(chunk * K) * 2;
+    *ret_chunk = chunk;
+    *ret_rows = rows;
+    j->packed = stream_shared(j->s, packed + sums + (j->ta ? (uint64_t)(rows * K) * 2 : 0));
+    if (!j->packed)
+        return false;
     j->sums = sums > 0 ? (float *)((char *)j->packed + packed) : NULL;
+    j->rows = j->ta ? (uint16_t *)((char *)j->packed + packed + sums) : NULL;
+    return stream_local(j->s, (uint64_t)(AMX_STEP * K) * 2 +
+                                  (uint64_t)(AMX_STEP * (j->cols + AMX_STEP)) * 4);
+}
+
+static void product_many(struct product *j)
+{
+    int64_t k_chunk = j->ta ? K_CHUNK_T : K_CHUNK, chunk, rows;
+
+    if (!product_reserve(j, k_chunk, &chunk, &rows))
+        return;
     for (j->n0 = 0; j->n0 < j->N; j->n0 = j->n1) {
         j->n1 = LH_MIN(j->N, j->n0 + chunk);
         for (j->m0 = 0; j->m0 < j->M; j->m0 = j->m1) {
             j->m1 = LH_MIN(j->M, j->m0 + rows);
             for (j->k0 = 0; j->k0 < j->K; j->k0 = j->k1) {
-                j->k1 = LH_MIN(j->K, j->k0 + K_CHUNK);
+                j->k1 = LH_MIN(j->K, j->k0 + k_chunk);
                 product_chunk(j);
             }
         }

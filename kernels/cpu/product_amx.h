@@ -13,3 +13,15 @@ static inline bool product_amx_suits(int64_t M, int64_t K, bool ta)
 /* The op matmul for checked bf16 operands with M, N, K > 0. */
 void product_amx(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                  bool tb, float alpha, float beta);
+
+/* Where a block of 32 x 32 collects its sums. */
+struct product_sums {
+    float *p;
+    int64_t ld;
+    bool add; /* there are some already */
+};
+
+/* Between product_amx_begin and _end: a block of up to 32 rows of a (lda elements each) and 32
+ * columns of a panel, over so many steps of K. Counts up to 16 save half of the work. */
+void product_multiply(int64_t rows, int64_t cols, int64_t steps, const uint16_t *a, int64_t lda,
+                      const uint16_t *b, struct product_sums c);

@@ -1,7 +1,7 @@
 /* table.c - the CPU back end: which function fills which slot of ops.h. Slots with vector code go
  * to the level that the stream has found for this processor.
  */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/loss.h"
 
 static void table_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table,
                             const int32_t *id)
@@ -83,12 +83,6 @@ static void table_fill(struct kn_stream *s, struct kn_mat y, float value)
     s->level->ops.fill(s, y, value);
 }
 
-static void table_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                                struct kn_mat logits, const int32_t *label, float grad_scale)
-{
-    s->level->ops.cross_entropy(s, nll, dlogits, logits, label, grad_scale);
-}
-
 static void table_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n)
 {
     s->level->ops.sum_squares(s, ret, x, n);
@@ -129,7 +123,7 @@ const struct kn_ops kn_cpu_ops = {
     .add = table_add,
     .copy = table_copy,
     .fill = table_fill,
-    .cross_entropy = table_cross_entropy,
+    .cross_entropy = cpu_cross_entropy,
     .sum_squares = table_sum_squares,
     .adamw = table_adamw,
     .first_nonfinite = table_first_nonfinite,

@@ -78,8 +78,8 @@ void ref_add_op(struct kn_stream *s, struct kn_mat y, struct kn_mat a, struct kn
 void ref_copy(struct kn_stream *s, struct kn_mat y, struct kn_mat x);
 void ref_fill(struct kn_stream *s, struct kn_mat y, float value);
 void ref_first_nonfinite(struct kn_stream *s, int64_t *ret_index, struct kn_mat x);
-void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                       struct kn_mat logits, const int32_t *label, float grad_scale);
+void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x,
+                       struct kn_mat w, const int32_t *label, float grad_scale);
 void ref_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n);
 void ref_adamw(struct kn_stream *s, float *p, float *m, float *v, const float *g, uint16_t *low,
                int64_t n, const struct kn_adamw *h);
