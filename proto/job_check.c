@@ -164,12 +164,6 @@ static void check_data(struct job_parser *p)
 {
     const struct lh_job *j = p->job;
 
-    if (sound(p, "/data") && sound(p, "/data/format") && sound(p, "/data/pack") &&
-        j->data.format == LH_DATA_TEXT && j->data.pack == LH_PACK_NONE)
-        PROBLEM("/data/pack", "not_supported",
-                "data.pack false is not supported yet for data.format \"text\"; use true "
-                "(documents in one "
-                "window do not see each other) or \"join\"");
     if (!sound(p, "/data") || !sound(p, "/data/format") || has_problem(p, "/data/template"))
         return;
     if (j->data.format == LH_DATA_SFT && !j->data.template_ &&

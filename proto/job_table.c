@@ -42,7 +42,7 @@ static const struct field_name attentions[] = {
 };
 static const struct field_name ropes[] = {
     [LH_ROPE_DEFAULT] = {"default", true},   [LH_ROPE_LINEAR] = {"linear", true},
-    [LH_ROPE_DYNAMIC] = {"dynamic", false},  [LH_ROPE_NTK] = {"ntk", false},
+    [LH_ROPE_DYNAMIC] = {"dynamic", true},   [LH_ROPE_NTK] = {"ntk", true},
     [LH_ROPE_YARN] = {"yarn", true},         [LH_ROPE_LLAMA3] = {"llama3", true},
     [LH_ROPE_LONGROPE] = {"longrope", true},
 };
@@ -53,7 +53,7 @@ static const struct field_name formats[] = {
 };
 static const struct field_name schedules[] = {
     [LH_SCHEDULE_CONSTANT] = {"constant", true},
-    [LH_SCHEDULE_LINEAR] = {"linear", false},
+    [LH_SCHEDULE_LINEAR] = {"linear", true},
     [LH_SCHEDULE_COSINE] = {"cosine", true},
 };
 static const struct field_name devices[] = {
@@ -192,8 +192,8 @@ const struct field job_fields[] = {
      .about = "columns of a LoRA factor"},
     {"/adapter/alpha", FIELD_NUMBER, AT(adapter.alpha), .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE,
      .otherwise = {.number = 16}, RANGE(0, 1e6), .kinds = T, .about = "scale: alpha / rank"},
-    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout),
-     .flags = FIELD_HAS_DEFAULT | FIELD_BELOW | FIELD_DEFAULT_ONLY, RANGE(0, 1), .kinds = T,
+    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout), .flags = FIELD_HAS_DEFAULT | FIELD_BELOW,
+     RANGE(0, 1), .kinds = T,
      .about = "share of inputs of the LoRA factors set to zero"},
     {"/adapter/targets", FIELD_CUSTOM, AT(adapter.targets), TEXT_IS("[\"q\",\"k\",\"v\",\"o\"]"),
      .kinds = T, .take = take_targets,
@@ -231,8 +231,8 @@ const struct field job_fields[] = {
     {"/optim/clip", FIELD_NUMBER, AT(optim.clip), NUMBER_IS(1), RANGE(0, 1e9), .kinds = T,
      .about = "largest norm of all gradients together; 0: no limit"},
     {"/optim/lora_plus_ratio", FIELD_NUMBER, AT(optim.lora_plus_ratio),
-     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_ABOVE, .otherwise = {.number = 1},
-     RANGE(0, 1e4), .kinds = T, .about = "rate of LoRA B over that of A"},
+     .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE, .otherwise = {.number = 1}, RANGE(0, 1e4), .kinds = T,
+     .about = "rate of LoRA B over that of A"},
     {"/optim/batch_sequences", FIELD_INT, AT(optim.batch_sequences), NUMBER_IS(1), RANGE(1, 65536),
      .kinds = T, .about = "windows of a step, over all ranks"},
     {"/optim/steps", FIELD_INT, AT(optim.steps), RANGE(1, 1e9), .kinds = T, .derive = derive_steps,

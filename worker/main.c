@@ -12,15 +12,19 @@
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/prepare.h"
 #include <errno.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define MMAP_BYTES_MIN (256 << 10)
 
 /* What a run owns beside struct run. */
 struct session {
@@ -44,11 +48,22 @@ static enum worker_exit complain(int rc, const struct lh_err *err)
     return run_exit_code(rc);
 }
 
+/* Large blocks come from the system and go back to it when they are freed. Left alone the allocator
+ * raises its threshold with each one freed, and what opening a model and its texts takes for a
+ * moment (20 MB for a vocabulary of 49152) stays in the heap for good. */
+static void memory_returns(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES_MIN);
+}
+
 int main(int argc, char **argv)
 {
     struct worker_options o;
     struct lh_err err = {0};
-    int rc = worker_options_parse(argc, argv, &o, &err);
+    int rc;
+
+    memory_returns();
+    rc = worker_options_parse(argc, argv, &o, &err);
 
     if (rc < 0)
         return complain(rc, &err);
@@ -111,6 +126,7 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
                                    : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
         return complain(rc, &err);
+    s->run.start_bytes = plan_process_peak();
     rc = session_start(s, &err);
     if (rc == 0)
         rc = session_kind(s, &err);
@@ -180,16 +196,45 @@ static int find_resume(struct session *s, struct lh_err *reterr)
     return rc;
 }
 
+static int open_profile(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+    enum kn_dtype t = r->job->precision == LH_FP32 ? KN_F32 : KN_BF16;
+    int rc = profile_open(s->options->profile, r->comm->rank, &r->profile, reterr);
+
+    return rc < 0 ? rc
+                  : profile_stream(r->profile, r->ops, r->threads, t, &r->ops, &r->stream, reterr);
+}
+
+/* The end of the trace, and rank 0's table. A run does not fail because its profile could not be
+ * written. */
+static void close_profile(struct run *r)
+{
+    struct lh_err err = {0};
+
+    if (!r->profile)
+        return;
+    if (profile_finish(r->profile, &err) < 0)
+        lh_warn("profile.failed", "error=\"%s\"", err.text);
+    if (r->comm->rank == 0)
+        profile_print(r->profile, stdout);
+}
+
 static int open_backend(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
     int rc;
 
     r->threads = worker_threads(r->job, r->comm->local_size);
+    if (s->options->profile && r->job->kind == LH_KIND_PREPARE)
+        return lh_err_set(reterr, LH_EJOB, "--profile shows ops; kind prepare has none");
     if (r->job->kind == LH_KIND_PREPARE || s->options->mode == WORKER_PREPARE)
         return 0;
     rc = kn_ops_for(lh_device_name(r->job->resources.device), &r->ops, reterr);
-    return rc < 0 ? rc : r->ops->stream_new(r->threads, &r->stream, reterr);
+    if (rc < 0)
+        return rc;
+    return s->options->profile ? open_profile(s, reterr)
+                               : r->ops->stream_new(r->threads, &r->stream, reterr);
 }
 
 /* One rank a machine reads the model's files for their digest; all must have found the same. */
@@ -224,13 +269,14 @@ static int digest_model(struct run *r, struct lh_err *reterr)
 static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
 {
     const struct lh_job *job = s->run.job;
+    struct engine_place place = engine_place_of(&s->run);
     json_t *plan = NULL;
     int rc;
 
     if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
         s->options->mode == WORKER_PREPARE)
         return 0;
-    rc = job_plan(job, &plan, reterr);
+    rc = job_plan(job, &place, &plan, reterr);
     if (rc < 0)
         return rc;
     json_object_set(line, "parameters", json_object_get(plan, "parameters"));
@@ -289,7 +335,6 @@ static int session_start(struct session *s, struct lh_err *reterr)
         return rc;
     r->job = s->job;
     r->dump_dir = s->options->dump_dir;
-    r->profile = s->options->profile;
     r->cache_dir = worker_cache_dir(s->options, s->cache_dir);
     job_digest(r->job, digest);
     rc = run_same(r, "job", digest, reterr);
@@ -309,6 +354,9 @@ static int session_kind(struct session *s, struct lh_err *reterr)
 
     if (s->options->mode == WORKER_PREPARE)
         return prepare_only(r, reterr);
+    /* These two have spans of their own: steps, windows. */
+    if (r->job->kind != LH_KIND_TRAIN && r->job->kind != LH_KIND_EVAL)
+        profile_begin(r->profile, lh_kind_name(r->job->kind));
     switch (r->job->kind) {
     case LH_KIND_PREPARE:
         return kind_prepare(r, reterr);
@@ -366,8 +414,10 @@ static enum worker_exit session_end(struct session *s, int rc, const struct lh_e
     if (!agreed && r->comm->size > 1)
         r->comm->ops->abort(r->comm, (int)code);
     lh_reporter_close(r->reporter);
+    close_profile(r);
     if (r->stream)
         r->ops->stream_free(r->stream);
+    profile_free(r->profile);
     r->comm->ops->free(r->comm);
     return code;
 }

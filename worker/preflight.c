@@ -15,6 +15,7 @@
 #include "worker/data/dialog.h"
 #include "worker/data/units.h"
 #include "worker/formats/peft.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/positions.h"
@@ -249,7 +250,10 @@ static int make_plan(struct preflight *p, struct lh_err *reterr)
     char adapter[1024] = "";
     int64_t length;
     json_t *plan = NULL;
-    int rc = job_plan(p->job, &plan, reterr);
+    int ranks = (int)p->job->resources.slots;
+    int local = LH_MIN(ranks, worker_cores());
+    struct engine_place place = {ranks, local, worker_threads(p->job, local)};
+    int rc = job_plan(p->job, &place, &plan, reterr);
 
     if (rc == 0 && p->job->model.adapter)
         rc = run_path(p->job->model.adapter, "/model/adapter", adapter, reterr);

@@ -8,7 +8,7 @@
 #define OPTIONS_MAX 24
 
 static const struct cli_verb *const verbs[] = {
-    &verb_submit, &verb_list, &verb_show,    &verb_logs,    &verb_events, &verb_wait,
+    &verb_submit, &verb_plan,   &verb_list, &verb_show,    &verb_logs,    &verb_events, &verb_wait,
     &verb_cancel, &verb_hold, &verb_release, &verb_explain, &verb_nodes,  &verb_status,
 };
 

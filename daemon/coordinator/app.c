@@ -79,6 +79,8 @@ static void step_on_commit(void *arg)
         outboxes_deliver(a, s->fx.commands[i].node, s->fx.commands[i].body);
         s->fx.commands[i].body = NULL;
     }
+    if (s->n_events > 0)
+        a->committed_seq = s->events[s->n_events - 1].seq;
     for (unsigned i = 0; i < s->n_events; i++) {
         app_feed_send(a, s->events[i].seq, s->events[i].type, s->events[i].job, s->events[i].text);
         if (s->events[i].job[0])
@@ -193,7 +195,7 @@ static void finish_stop(struct app *a);
 static void on_tick(uv_timer_t *t)
 {
     struct app *a = t->data;
-    struct core_event ev = {.type = CORE_EV_TICK};
+    struct core_event ev = {.type = CORE_EV_TICK, .u.tick.committed_seq = a->committed_seq};
     uint64_t now = lh_mono_ms(), due = a->tick_ms + a->config->tick_ms;
 
     if (a->tick_ms && now > due)
@@ -203,6 +205,7 @@ static void on_tick(uv_timer_t *t)
     if (!a->stopping)
         app_step(a, &ev, NULL, NULL);
     audience_run(a);
+    dry_runs_tick(a);
     outboxes_flush(a);
     progress_flush(a);
     audience_sweep(a, false);
@@ -251,6 +254,7 @@ void app_quit(struct app *a, int exit_code)
     if (a->standalone)
         standalone_stop(a->standalone);
     outboxes_close(a);
+    dry_runs_tick(a);
     audience_run(a);
 }
 
@@ -303,6 +307,11 @@ static void reload(struct app *a)
         fresh.core.ports = a->config->ports;
         a->config->core = fresh.core;
         a->config->heartbeat_ms = fresh.heartbeat_ms;
+        a->config->dry_run_ms = fresh.dry_run_ms;
+        a->config->dry_runs_max = fresh.dry_runs_max;
+        a->config->events_keep_ms = fresh.events_keep_ms;
+        a->config->events_max = fresh.events_max;
+        store_retain(a->store, fresh.events_keep_ms, fresh.events_max);
         core_configure(a->core, &a->config->core);
         lh_info("config.reloaded", "file=%s", a->config_path);
     }
@@ -365,18 +374,23 @@ static int load(struct app *a, struct lh_err *reterr)
     struct store_config config = {.dir = a->config->state,
                                   .reserve_bytes = a->config->reserve_bytes,
                                   .idem_keep_ms = a->config->core.idem_keep_ms,
+                                  .jobs_keep_ms = a->config->core.jobs_keep_ms,
+                                  .jobs_max = a->config->core.jobs_max,
+                                  .events_keep_ms = a->config->events_keep_ms,
+                                  .events_max = a->config->events_max,
                                   .realtime = a->config->standalone && a->config->realtime};
-    uint64_t seq = 0;
+    struct store_newest newest = {.seq = 0};
     int rc = store_open(&config, &a->store, reterr);
 
     if (rc < 0)
         return rc;
     remove_address(a); /* of a run that was killed; the lock is ours now */
     a->core = core_new(&a->config->core, lh_mono_ms(), lh_now_ms());
-    rc = store_load(a->store, on_row, a->core, &seq, reterr);
+    rc = store_load(a->store, on_row, a->core, &newest, reterr);
     if (rc < 0)
         return rc;
-    core_loaded(a->core, seq);
+    core_loaded(a->core, newest.seq, newest.number);
+    a->committed_seq = newest.seq;
     return 0;
 }
 
@@ -421,6 +435,10 @@ static int start(struct app *a, struct lh_err *reterr)
         rc = outboxes_new(a, &a->outboxes, reterr);
     if (rc == 0)
         rc = progress_new(&a->progress, reterr);
+    if (rc == 0)
+        rc = dry_runs_new(&a->dry_runs, reterr);
+    if (rc == 0)
+        rc = archive_new(&a->archive, reterr);
     if (rc == 0)
         rc = start_handles(a, reterr);
     if (rc == 0 && a->config->standalone)
@@ -475,6 +493,8 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
     store_close(a.store); /* first: its last answers need the HTTP server */
     http_server_free(a.http);
     outboxes_free(a.outboxes);
+    dry_runs_free(a.dry_runs);
+    archive_free(a.archive);
     progress_free(a.progress);
     audience_sweep(&a, true);
     uv_walk(&loop, close_handle, &a); /* after a start that failed half-way */

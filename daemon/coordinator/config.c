@@ -21,10 +21,14 @@
 
 struct yaml_timers {
     uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms,
-        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms;
+        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms,
+        *dry_run_ms;
 };
 struct yaml_limits {
-    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours;
+    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours, *dry_runs;
+};
+struct yaml_retention {
+    uint64_t *events_hours, *events_max, *jobs_hours, *jobs_max;
 };
 struct yaml_config {
     char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key, *node_token_file;
@@ -33,6 +37,7 @@ struct yaml_config {
     uint64_t *slots;
     struct yaml_timers *timers;
     struct yaml_limits *limits;
+    struct yaml_retention *retention;
 };
 
 #define OPT (CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL)
@@ -50,6 +55,7 @@ static const cyaml_schema_field_t timer_fields[] = {
     CYAML_FIELD_UINT_PTR("stall_ms", OPT, struct yaml_timers, stall_ms),
     CYAML_FIELD_UINT_PTR("request_ms", OPT, struct yaml_timers, request_ms),
     CYAML_FIELD_UINT_PTR("idle_ms", OPT, struct yaml_timers, idle_ms),
+    CYAML_FIELD_UINT_PTR("dry_run_ms", OPT, struct yaml_timers, dry_run_ms),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t limit_fields[] = {
@@ -58,6 +64,14 @@ static const cyaml_schema_field_t limit_fields[] = {
     CYAML_FIELD_UINT_PTR("body_bytes", OPT, struct yaml_limits, body_bytes),
     CYAML_FIELD_UINT_PTR("reserve_mib", OPT, struct yaml_limits, reserve_mib),
     CYAML_FIELD_UINT_PTR("idempotency_hours", OPT, struct yaml_limits, idempotency_hours),
+    CYAML_FIELD_UINT_PTR("dry_runs", OPT, struct yaml_limits, dry_runs),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_field_t retention_fields[] = {
+    CYAML_FIELD_UINT_PTR("events_hours", OPT, struct yaml_retention, events_hours),
+    CYAML_FIELD_UINT_PTR("events_max", OPT, struct yaml_retention, events_max),
+    CYAML_FIELD_UINT_PTR("jobs_hours", OPT, struct yaml_retention, jobs_hours),
+    CYAML_FIELD_UINT_PTR("jobs_max", OPT, struct yaml_retention, jobs_max),
     CYAML_FIELD_END,
 };
 static const cyaml_strval_t auth_names[] = {{"local", HTTP_AUTH_LOCAL}, {"token", HTTP_AUTH_TOKEN}};
@@ -79,6 +93,7 @@ static const cyaml_schema_field_t config_fields[] = {
     CYAML_FIELD_UINT_PTR("slots", OPT, struct yaml_config, slots),
     CYAML_FIELD_MAPPING_PTR("timers", OPT, struct yaml_config, timers, timer_fields),
     CYAML_FIELD_MAPPING_PTR("limits", OPT, struct yaml_config, limits, limit_fields),
+    CYAML_FIELD_MAPPING_PTR("retention", OPT, struct yaml_config, retention, retention_fields),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t config_schema = {
@@ -104,12 +119,18 @@ void config_init(struct config *c)
         .stall_ms = 5000,
         .idem_keep_ms = (uint64_t)7 * 24 * 3600 * 1000,
         .queue_max = 1000000,
+        .jobs_keep_ms = (uint64_t)7 * 24 * 3600 * 1000,
+        .jobs_max = 20000,
     };
+    c->events_keep_ms = (uint64_t)30 * 24 * 3600 * 1000;
+    c->events_max = 1000000;
     c->reserve_bytes = (uint64_t)64 << 20;
     c->body_max_bytes = LH_JOB_BODY_MAX;
     c->connections_max = 1024;
     c->request_ms = 10000;
     c->idle_ms = 60000;
+    c->dry_run_ms = 30000;
+    c->dry_runs_max = 32;
 }
 
 void config_release(struct config *c)
@@ -161,7 +182,8 @@ static int take_small(unsigned *to, const uint64_t *from, unsigned min, unsigned
     return rc;
 }
 
-#define DAY_MS ((uint64_t)24 * 3600 * 1000)
+#define HOUR_MS ((uint64_t)3600 * 1000)
+#define DAY_MS (24 * HOUR_MS)
 
 static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_err *reterr)
 {
@@ -183,6 +205,7 @@ static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_
         {&k->retry_base_ms, t->retry_base_ms, 0, DAY_MS, "timers.retry_base_ms"},
         {&k->retry_max_ms, t->retry_max_ms, 0, DAY_MS, "timers.retry_max_ms"},
         {&k->stall_ms, t->stall_ms, 100, DAY_MS, "timers.stall_ms"},
+        {&c->dry_run_ms, t->dry_run_ms, 100, 3600000, "timers.dry_run_ms"},
     };
     int rc = 0;
 
@@ -211,8 +234,27 @@ static int take_limits(struct config *c, const struct yaml_limits *l, struct lh_
     if (rc == 0)
         rc =
             take_number(&hours, l->idempotency_hours, 24, 8760, "limits.idempotency_hours", reterr);
+    if (rc == 0)
+        rc = take_small(&c->dry_runs_max, l->dry_runs, 1, 10000, "limits.dry_runs", reterr);
     c->reserve_bytes = mib << 20;
     c->core.idem_keep_ms = hours * 3600000;
+    return rc;
+}
+
+static int take_retention(struct config *c, const struct yaml_retention *r, struct lh_err *reterr)
+{
+    uint64_t events = c->events_keep_ms / HOUR_MS, jobs = c->core.jobs_keep_ms / HOUR_MS;
+    int rc = take_number(&events, r->events_hours, 1, 876000, "retention.events_hours", reterr);
+
+    if (rc == 0)
+        rc = take_number(&c->events_max, r->events_max, 10, 1000000000, "retention.events_max",
+                         reterr);
+    if (rc == 0)
+        rc = take_number(&jobs, r->jobs_hours, 1, 876000, "retention.jobs_hours", reterr);
+    if (rc == 0)
+        rc = take_small(&c->core.jobs_max, r->jobs_max, 1, 10000000, "retention.jobs_max", reterr);
+    c->events_keep_ms = events * HOUR_MS;
+    c->core.jobs_keep_ms = jobs * HOUR_MS;
     return rc;
 }
 
@@ -241,6 +283,8 @@ static int overlay(struct config *c, const struct yaml_config *y, struct lh_err 
         rc = take_timers(c, y->timers, reterr);
     if (rc == 0 && y->limits)
         rc = take_limits(c, y->limits, reterr);
+    if (rc == 0 && y->retention)
+        rc = take_retention(c, y->retention, reterr);
     return rc;
 }
 
@@ -293,7 +337,8 @@ static unsigned line_of(const char *text, size_t len, const char *key)
 
 static const char *nearest_key(const char *key)
 {
-    static const cyaml_schema_field_t *const tables[] = {config_fields, timer_fields, limit_fields};
+    static const cyaml_schema_field_t *const tables[] = {config_fields, timer_fields, limit_fields,
+                                                         retention_fields};
     const char *names[64];
     size_t n = 0;
 

@@ -21,6 +21,9 @@ struct config {
     uint64_t body_max_bytes;
     unsigned connections_max;
     unsigned request_ms, idle_ms;
+    uint64_t dry_run_ms;    /* how long a dry run waits for its preflights */
+    unsigned dry_runs_max;  /* at a time */
+    uint64_t events_keep_ms, events_max; /* of the log; older ones are folded into its snapshot */
 };
 
 void config_init(struct config *c);

@@ -8,6 +8,7 @@
 #include "daemon/node/node.h"
 #include "daemon/node/notify.h"
 #include "daemon/node/options.h"
+#include "daemon/node/prepare.h"
 #include "daemon/node/reports.h"
 #include "proto/base/fs.h"
 #include "proto/base/log.h"
@@ -45,6 +46,7 @@ static void on_tick(uv_timer_t *t)
     struct node *n = t->data;
 
     held_tick_all(n);
+    preflight_tick(n);
 }
 
 static void on_watchdog(uv_timer_t *t)

@@ -20,6 +20,7 @@
 struct held;
 struct link;
 struct reports;
+struct work;
 
 struct node_config {
     const char *coordinator; /* http[s]://HOST:PORT, without a final slash */
@@ -42,7 +43,8 @@ struct node {
     struct link *link;
     struct reports *reports;
     struct held *held;  /* list of what this node holds */
-    json_t *preflights; /* object: jobs whose preflight is under way */
+    json_t *preflights;    /* object: jobs whose preflight is under way */
+    struct work *dry_runs; /* those of them that have a time limit; prepare.c */
     uv_timer_t tick;
     unsigned uploads_running;
     volatile bool stopping; /* read by threads */

@@ -16,13 +16,16 @@
 #include <unistd.h>
 
 struct work {
-    uv_work_t req; /* must not move */
+    uv_work_t req;         /* must not move */
+    struct work *next_dry; /* of the node's dry runs */
+    uint64_t until_ms;     /* of a dry run, monotonic */
     struct node *node;
     struct held *held; /* NULL: preflight */
     json_t *command;   /* own copy */
     char dir[NODE_PATH_MAX], cache[NODE_PATH_MAX], job[64];
     const char *worker, *s3_config;
-    volatile bool never; /* preflights are not cancelled */
+    bool dry_run;       /* a preflight of a job that is not submitted: nothing is tokenised */
+    volatile bool late; /* set for dry runs only: preflights of jobs take what they need */
     int rc;
     struct lh_err err;
     json_t *plan;
@@ -58,7 +61,7 @@ static struct stage_env work_env(const struct work *w)
     return (struct stage_env){.cache = w->cache,
                               .worker = w->worker,
                               .s3_config = w->s3_config,
-                              .cancel = w->held ? &w->held->cancel : &w->never};
+                              .cancel = w->held ? &w->held->cancel : &w->late};
 }
 
 /* ---- prepare ---------------------------------------------------------------------------- */
@@ -187,7 +190,7 @@ static void preflight_on_thread(uv_work_t *req)
     }
     if (w->rc == 0)
         w->rc = stage_plan(&env, w->dir, &w->plan, &w->err);
-    if (w->rc == 0 && lh_json_bool(w->plan, "ok", 0))
+    if (w->rc == 0 && !w->dry_run && lh_json_bool(w->plan, "ok", 0))
         w->rc = stage_job(&env, w->dir, spec, &w->err);
     (void)!lh_remove_tree(w->dir, NULL);
 }
@@ -225,7 +228,20 @@ static void preflight_on_done(uv_work_t *req, int status)
         reports_put(w->node->reports, id, o);
     }
     (void)json_object_del(w->node->preflights, w->job);
+    for (struct work **at = &w->node->dry_runs; *at; at = &(*at)->next_dry)
+        if (*at == w) {
+            *at = w->next_dry;
+            break;
+        }
     work_free(w);
+}
+
+void preflight_tick(struct node *n)
+{
+    uint64_t now = lh_mono_ms();
+
+    for (struct work *w = n->dry_runs; w; w = w->next_dry)
+        w->late = now >= w->until_ms;
 }
 
 void preflight_start(struct node *n, const json_t *command)
@@ -240,5 +256,11 @@ void preflight_start(struct node *n, const json_t *command)
         return; /* the coordinator asks again */
     (void)json_object_set_new(n->preflights, job, json_true());
     (void)node_path(n, w->dir, "preflight/%s", job);
+    w->dry_run = lh_json_bool(command, "dry_run", 0);
+    if (w->dry_run) {
+        w->until_ms = lh_mono_ms() + (uint64_t)LH_MAX(lh_json_i64(command, "limit_ms", 0), 0);
+        w->next_dry = n->dry_runs;
+        n->dry_runs = w;
+    }
     (void)uv_queue_work(n->loop, &w->req, preflight_on_thread, preflight_on_done);
 }

@@ -55,6 +55,52 @@ CASES = {
             "micro_batches": [[0], [1]],
         },
     },
+    "lora-plus-ntk-linear": {
+        "about": "B of each LoRA factor at 8 times the rate of its A, alpha and rank of their own for single modules, rank-stabilised "
+                 "scale, NTK positions, linear rate, neither embeddings nor norms.",
+        "model": {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+                  "intermediate_size": 20, "num_hidden_layers": 2, "vocab_size": 23, "tie_word_embeddings": False,
+                  "max_position_embeddings": 12, "rms_norm_eps": 1e-5},
+        "lengths": [36, 36], "documents": None,
+        "job": {
+            "context": {"length": 36, "rope": {"type": "ntk", "factor": 3}, "attention": {"type": "s2", "group": 10}},
+            "adapter": {"rank": 2, "alpha": 5, "targets": ["q", "v", "down"], "embeddings": False, "norms": False,
+                        "use_rslora": True, "rank_pattern": {"layers.0.mlp.down_proj": 4},
+                        "alpha_pattern": {"v_proj": 2, "layers.1.self_attn.v_proj": 9}},
+            "optim": {"lr": 0.004, "schedule": "linear", "warmup_steps": 1, "betas": [0.9, 0.999], "eps": 1e-8,
+                      "weight_decay": 0.02, "clip": 0.5, "steps": 5, "batch_sequences": 2, "lora_plus_ratio": 8},
+            "micro_batches": [[0, 1]],
+        },
+    },
+    "dropout": {
+        "about": "A quarter of the inputs of every LoRA factor is dropped, by the draws of kernels/dropout.h written out once more.",
+        "model": {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+                  "intermediate_size": 19, "num_hidden_layers": 2, "vocab_size": 21, "tie_word_embeddings": True,
+                  "max_position_embeddings": 24, "rms_norm_eps": 1e-5},
+        "lengths": [24, 24, 24], "documents": None,
+        "job": {
+            "context": {"length": 24, "rope": {"type": "linear", "factor": 1}, "attention": {"type": "s2", "group": 8}},
+            "adapter": {"rank": 2, "alpha": 4, "targets": ["q", "k", "v", "o", "gate", "up", "down"], "embeddings": True,
+                        "norms": True, "dropout": 0.25},
+            "optim": {"lr": 0.01, "schedule": "constant", "warmup_steps": 0, "betas": [0.9, 0.95], "eps": 1e-8,
+                      "weight_decay": 0, "clip": 1.0, "steps": 3, "batch_sequences": 3, "seed": 1234567},
+            "micro_batches": [[2], [0, 1]],
+        },
+    },
+    "dense-dynamic": {
+        "about": "Dynamic positions beyond the base's length, a norm's and an embedding's gradient, one layer.",
+        "model": {"hidden_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6,
+                  "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 19, "tie_word_embeddings": False,
+                  "max_position_embeddings": 16, "rms_norm_eps": 1e-5},
+        "lengths": [40, 31], "documents": None,
+        "job": {
+            "context": {"length": 40, "rope": {"type": "dynamic", "factor": 2}, "attention": {"type": "dense"}},
+            "adapter": {"rank": 2, "alpha": 4, "targets": ["q", "k", "v", "o"], "embeddings": True, "norms": True},
+            "optim": {"lr": 0.01, "schedule": "constant", "warmup_steps": 0, "betas": [0.9, 0.95], "eps": 1e-8,
+                      "weight_decay": 0, "clip": 1.0, "steps": 2, "batch_sequences": 2},
+            "micro_batches": [[0], [1]],
+        },
+    },
 }
 
 
@@ -95,11 +141,15 @@ def base_tensors(m, generator):
     return {name: tensor.float().double() for name, tensor in tensors.items()}
 
 
-def rank_of(adapter, module):
-    for end, rank in adapter.get("rank_pattern", {}).items():
-        if module == end or module.endswith("." + end):
-            return rank
-    return adapter["rank"]
+def of_module(adapter, what, module):
+    """rank or alpha: that of the longest pattern which ends the module's path, else the adapter's own."""
+    fits = [end for end in adapter.get(f"{what}_pattern", {}) if module == end or module.endswith("." + end)]
+    return adapter[f"{what}_pattern"][max(fits, key=len)] if fits else adapter[what]
+
+
+def scale_of(adapter, module):
+    rank = of_module(adapter, "rank", module)
+    return of_module(adapter, "alpha", module) / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
 
 
 def adapter_tensors(adapter, base, generator):
@@ -109,7 +159,7 @@ def adapter_tensors(adapter, base, generator):
         module = name.removesuffix(".weight")
         target = next((t for t, path in LINEARS.items() if module.endswith(path)), None)
         if target in adapter["targets"]:
-            rank, (rows, columns) = rank_of(adapter, module), tensor.shape
+            rank, (rows, columns) = of_module(adapter, "rank", module), tensor.shape
             tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) / math.sqrt(columns)
             tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.2
         elif (name == "model.embed_tokens.weight" and adapter["embeddings"]) or ("norm" in name and adapter["norms"]):
@@ -117,9 +167,13 @@ def adapter_tensors(adapter, base, generator):
     return {name: tensor.float().double() for name, tensor in tensors.items()}
 
 
-def angles(m, rope):
+def angles(m, rope, length):
     """-> inv_freq, scaling of cos and sin."""
-    D, theta = m["head_dim"], 10000.0
+    D, theta, factor = m["head_dim"], 10000.0, rope["factor"]
+    if rope["type"] == "dynamic":
+        factor = factor * length / m["max_position_embeddings"] - (factor - 1)
+    if rope["type"] in ("ntk", "dynamic"):
+        return (theta * factor ** (D / (D - 2))) ** (-torch.arange(0, D, 2) / D), 1.0
     inv = theta ** (-torch.arange(0, D, 2) / D)
     if rope["type"] == "linear":
         return inv / rope["factor"], 1.0
@@ -148,12 +202,47 @@ def mask(m, length, documents, group):
     return allowed
 
 
+M64 = (1 << 64) - 1
+GOLDEN_RATIO = 0x9e3779b97f4a7c15
+
+
+def finalise(x):
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9 & M64
+    x = (x ^ x >> 27) * 0x94d049bb133111eb & M64
+    return x ^ x >> 31
+
+
+def mixed(x):
+    return finalise(x + GOLDEN_RATIO & M64)
+
+
+def kept(seed, step, row, place, tokens, columns, rate):
+    """[tokens, columns]: 0 where dropped, 1 / (1 - rate) elsewhere."""
+    key = mixed(mixed(mixed(mixed(seed ^ 0x64726f706f757400)) ^ step) ^ row)
+    rows = []
+    for token in range(tokens):
+        start = finalise(mixed(key ^ token) ^ mixed(place))
+        draws = [finalise(start + (pair + 1) * GOLDEN_RATIO & M64) for pair in range((columns + 1) // 2)]
+        rows.append([(draws[c // 2] >> c % 2 * 32 & 0xffffffff) >= int(rate * 2 ** 32) for c in range(columns)])
+    return torch.tensor(rows, dtype=torch.float64) / (1 - rate)
+
+
 class Model:
     """Llama in plain tensor operations; weights by name, LoRA added where the adapter has factors."""
 
     def __init__(self, m, job, base, trained):
         self.m, self.job, self.base, self.trained = m, job, base, trained
-        self.inv, self.scaling = angles(m, job["context"]["rope"])
+        self.dropping = None # (step, row) while training
+        # Where each A stands in the list of all parameters: embedding, layers, each linear with its A and B.
+        names = [name for layer in range(m["num_hidden_layers"]) for target, path in LINEARS.items()
+                 for name in [f"norm {layer}"] * (target in ("q", "gate")) + [f"model.layers.{layer}.{path}"]]
+        self.places, at = {}, 1
+        for name in names:
+            adapted = f"{PREFIX}{name}.lora_A.weight" in trained
+            if adapted:
+                self.places[name] = at + 1
+            at += 3 if adapted else 1
+        self.inv, self.scaling = angles(m, job["context"]["rope"], job["context"]["length"])
 
     def weight(self, name):
         prefix = "" if self.job["adapter"] is None else PREFIX
@@ -165,7 +254,9 @@ class Model:
         if A is None:
             return y
         adapter, B = self.job["adapter"], self.trained[f"{PREFIX}{module}.lora_B.weight"]
-        return y + adapter["alpha"] / A.shape[0] * (x @ A.T) @ B.T
+        if self.dropping and adapter.get("dropout"):
+            x = x * kept(self.job["optim"]["seed"], *self.dropping, self.places[module], *x.shape, adapter["dropout"])
+        return y + scale_of(adapter, module) * (x @ A.T) @ B.T
 
     def norm(self, x, name):
         return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.m["rms_norm_eps"]) * self.weight(name + ".weight")
@@ -228,13 +319,17 @@ def rate(optim, step):
         return optim["lr"] * step / warmup
     if optim["schedule"] == "constant":
         return optim["lr"]
-    return optim["lr"] * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+    done = (step - warmup) / (steps - warmup)
+    return optim["lr"] * (1 - done if optim["schedule"] == "linear" else (1 + math.cos(math.pi * done)) / 2)
 
 
-def step_logits(model, batch, documents, step, group):
-    T = batch["input_ids"].shape[2]
-    return torch.stack([model.logits(batch["input_ids"][step, row], mask(model.m, T, documents[step, row].tolist(), group))
-                        for row in range(batch["input_ids"].shape[1])])
+def step_logits(model, batch, documents, step, group, training=True):
+    rows, T = batch["input_ids"].shape[1:]
+    logits = []
+    for row in range(rows):
+        model.dropping = (step, row) if training else None
+        logits.append(model.logits(batch["input_ids"][step, row], mask(model.m, T, documents[step, row].tolist(), group)))
+    return torch.stack(logits)
 
 
 def blank_padding(logits, case):
@@ -244,6 +339,10 @@ def blank_padding(logits, case):
     return logits
 
 
+def kind(name):
+    return next((word for word in ("norm", "lora_B") if word in name), "other")
+
+
 def train(case, model, batch, documents):
     """-> the expected tensors."""
     job, trained = case["job"], model.trained
@@ -251,8 +350,9 @@ def train(case, model, batch, documents):
     group = attention.get("group", 0)
     for tensor in trained.values():
         tensor.requires_grad_(True)
-    groups = [{"params": [t for name, t in trained.items() if ("norm" in name) == norms],
-               "weight_decay": 0 if norms else optim["weight_decay"]} for norms in (False, True)]
+    groups = [{"params": [t for name, t in trained.items() if kind(name) == each], "times": times,
+               "weight_decay": 0 if each == "norm" else optim["weight_decay"]}
+              for each, times in (("norm", 1), ("lora_B", optim.get("lora_plus_ratio", 1)), ("other", 1))]
     adamw = torch.optim.AdamW(groups, lr=optim["lr"], betas=optim["betas"], eps=optim["eps"], foreach=False)
     expected, losses, norms, rates = {}, [], [], []
     for step in range(optim["steps"]):
@@ -261,7 +361,7 @@ def train(case, model, batch, documents):
             expected["logits"] = blank_padding(logits, case)
             if not case["documents"]:
                 with torch.no_grad():
-                    expected["eval_logits"] = blank_padding(step_logits(model, batch, documents, 0, 0), case)
+                    expected["eval_logits"] = blank_padding(step_logits(model, batch, documents, 0, 0, training=False), case)
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][step, :, 1:].flatten())
         adamw.zero_grad()
         loss.backward()
@@ -272,7 +372,7 @@ def train(case, model, batch, documents):
         norms.append(norm.item())
         rates.append(rate(optim, step))
         for part in adamw.param_groups:
-            part["lr"] = rates[-1]
+            part["lr"] = rates[-1] * part["times"]
         adamw.step()
     expected |= {"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms), "learning_rate": torch.tensor(rates)}
     expected |= grads | {f"final.{name}": t for name, t in trained.items()}
@@ -284,9 +384,9 @@ def write_adapter(folder, adapter, trained, tied):
     modules = (["embed_tokens"] + ["model.embed_tokens"] * tied) * adapter["embeddings"]
     modules += ["input_layernorm", "post_attention_layernorm", "norm"] * adapter["norms"]
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": adapter["rank"], "lora_alpha": adapter["alpha"],
-              "lora_dropout": 0.0, "bias": "none", "target_modules": [LINEARS[t].split(".")[1] for t in adapter["targets"]],
-              "modules_to_save": sorted(modules) or None, "rank_pattern": adapter.get("rank_pattern", {}), "alpha_pattern": {},
-              "use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "inference_mode": True,
+              "lora_dropout": adapter.get("dropout", 0.0), "bias": "none", "target_modules": [LINEARS[t].split(".")[1] for t in adapter["targets"]],
+              "modules_to_save": sorted(modules) or None, "rank_pattern": adapter.get("rank_pattern", {}), "alpha_pattern": adapter.get("alpha_pattern", {}),
+              "use_rslora": adapter.get("use_rslora", False), "use_dora": False, "fan_in_fan_out": False, "inference_mode": True,
               "ensure_weight_tying": bool(tied and adapter["embeddings"])}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = dict(trained)

@@ -33,8 +33,9 @@ def python(name):
 def make(path, packages):
     steps = [[sys.executable, "-m", "venv", str(path)],
              [str(path / "bin/pip"), "install", "-q", "--disable-pip-version-check", *packages]]
+    room = dict(os.environ, TMPDIR=str(path.parent))  # /tmp is often small and in memory; wheels are gigabytes
     for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True)
+        done = subprocess.run(step, capture_output=True, text=True, env=room)
         if done.returncode != 0:
             why = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
             pytest.skip(f"{', '.join(packages)} could not be installed from PyPI: {why}")

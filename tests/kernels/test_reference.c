@@ -102,6 +102,16 @@ static void the_gradients_of_a_product_are_products(void **state)
             ops->matmul(m.s, db, m.w, true, m.a, m.ta, 0.75f, 0.0f);
         else
             ops->matmul(m.s, db, m.a, !m.ta, m.w, false, 0.75f, 0.0f);
+        /* The product itself, by hand: where it is zero, so are all gradients. */
+        (void)matmul_loss(&m);
+        for (int64_t i = 0; i < M * N; i++) {
+            double sum = 0.0;
+
+            for (int64_t k = 0; k < K; k++)
+                sum += kt_get(m.a, m.ta ? k : i / N, m.ta ? i / N : k) *
+                       kt_get(m.b, m.tb ? i % N : k, m.tb ? k : i % N);
+            assert_true(fabs(kt_get(m.c, i / N, i % N) - 0.75 * sum) < 1e-12);
+        }
         check_gradient(&r, matmul_loss, &m, m.a, da, "a");
         check_gradient(&r, matmul_loss, &m, m.b, db, "b");
         kt_sync(ops, m.s);
@@ -146,6 +156,15 @@ static void the_gradients_of_rmsnorm_are_its_derivatives(void **state)
     ops->rmsnorm_bwd(n.s, dx, dg, n.w, n.x, n.g, n.rstd);
     check_gradient(&r, rmsnorm_loss, &n, n.x, dx, "x");
     (void)rmsnorm_loss(&n); /* y at x itself again */
+    for (int64_t t = 0; t < 4; t++) {
+        double squares = 0.0;
+
+        for (int c = 0; c < 13; c++)
+            squares += kt_get(n.x, t, c) * kt_get(n.x, t, c);
+        for (int c = 0; c < 13; c++)
+            assert_true(fabs(kt_get(n.y, t, c) - kt_get(n.x, t, c) * (double)n.g[c] /
+                                                     sqrt(squares / 13 + 1e-5)) < 1e-9);
+    }
     for (int c = 0; c < 13; c++) {
         double sum = 0.0; /* y is linear in g: its derivative is y/g */
 
@@ -280,8 +299,28 @@ the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_tokens_have_none(
     check_gradient(&r, cross_entropy_loss, &e, e.x, dx, "x");
     check_gradient(&r, cross_entropy_loss, &e, e.w, dw, "w");
     assert_true(nll[1] == 0.0);
+    for (int t = 0; t < 5; t++) {
+        double z[17] = {0}, sum = 0.0;
+
+        for (int v = 0; v < 17; v++) {
+            for (int c = 0; c < 7; c++)
+                z[v] += kt_get(e.x, t, c) * kt_get(e.w, v, c);
+            sum += exp(z[v]);
+        }
+        if (e.label[t] >= 0)
+            assert_true(fabs(nll[t] - log(sum) + z[e.label[t]]) < 1e-12);
+    }
     for (int v = 0; v < 17; v++)
         assert_true(kt_get(d, v, 1) == 0.0);
+    /* Whatever their size, logits count by their differences: column 0 of w adds x_0 to all. */
+    kt_set(e.x, 0, 0, 5000.0);
+    for (int v = 0; v < 17; v++)
+        kt_set(e.w, v, 0, 0.0);
+    ops->cross_entropy(e.s, nll, (struct kn_mat){0}, kn_rows(e.x, 0, 1), e.w, e.label, 1.0f);
+    for (int v = 0; v < 17; v++)
+        kt_set(e.w, v, 0, 1.0);
+    ops->cross_entropy(e.s, nll + 4, (struct kn_mat){0}, kn_rows(e.x, 0, 1), e.w, e.label, 1.0f);
+    assert_true(fabs(nll[4] - nll[0]) < 1e-9);
     kt_sync(ops, e.s);
     ops->stream_free(e.s);
     kt_free(e.x), kt_free(e.w), kt_free(d), kt_free(dx), kt_free(dw);

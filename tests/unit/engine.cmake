@@ -1,5 +1,7 @@
 # Tests of the training engine: plan, parameters, positions, optimizer, the whole model.
 lh_test(test_llama SOURCES unit/test_llama.c unit/tiny_model.c LINK lh_model kn)
+lh_test(test_keep SOURCES unit/test_keep.c unit/tiny_model.c LINK lh_model kn)
+lh_test(test_lora_dropout SOURCES unit/test_lora_dropout.c unit/tiny_model.c LINK lh_model kn)
 lh_test(test_engine SOURCES unit/test_engine.c unit/tiny_model.c
         ${CMAKE_SOURCE_DIR}/worker/kinds/batches.c LINK lh_optim lh_model kn)
 lh_test(test_rope SOURCES unit/test_rope.c LINK lh_model)

@@ -54,7 +54,7 @@ void *__wrap_aligned_alloc(size_t align, size_t n)
 static void step(struct tiny *t, const struct llama_batch *b, int64_t number)
 {
     struct lh_job job = {.optim = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8}};
-    struct device d = {t->ops, t->stream};
+    struct device d = {.ops = t->ops, .stream = t->stream};
     struct lh_err err = {0};
     double nll, norm;
 

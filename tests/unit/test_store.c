@@ -114,10 +114,12 @@ static struct counted count_rows(const char *dir, uint64_t *ret_seq)
     struct store_config config = {.dir = dir};
     struct counted c = {.tables = json_object(), .idem = json_object()};
     struct store *s = NULL;
+    struct store_newest newest;
     struct lh_err err;
 
-    if (store_open(&config, &s, &err) < 0 || store_load(s, count_row, &c, ret_seq, &err) < 0)
+    if (store_open(&config, &s, &err) < 0 || store_load(s, count_row, &c, &newest, &err) < 0)
         fail_msg("%s", err.text);
+    *ret_seq = newest.seq;
     store_close(s);
     return c;
 }
@@ -213,14 +215,16 @@ static void child_writes(const char *dir, int fd)
     struct opened o;
     struct lh_err err;
     struct counted c = {.tables = json_object(), .idem = json_object()};
-    uint64_t seq = 0;
+    struct store_newest newest;
+    uint64_t seq;
 
     memset(&o, 0, sizeof(o));
     (void)uv_loop_init(&o.loop);
     if (store_open(&config, &o.store, &err) < 0 ||
-        store_load(o.store, count_row, &c, &seq, &err) < 0 ||
+        store_load(o.store, count_row, &c, &newest, &err) < 0 ||
         store_start(o.store, &o.loop, &err) < 0)
         _exit(3);
+    seq = newest.seq;
     for (unsigned put = 0, told = 0;;) {
         for (; put < o.done + 40; put++) {
             struct change_set set = node_set(seq + put + 1, (unsigned)(seq + put));
@@ -356,8 +360,8 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     struct store_config config = {.dir = dir};
     struct store *s = NULL;
     const struct core_job *j;
+    struct store_newest newest;
     struct lh_err err;
-    uint64_t seq;
 
     (void)state;
     rig_init(&b->rig);
@@ -367,9 +371,10 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     close_store(&b->o);
     core_free(b->rig.core);
     b->rig.core = core_new(&b->rig.config, b->rig.now_ms, 1700000000000u + b->rig.now_ms);
-    if (store_open(&config, &s, &err) < 0 || store_load(s, load_row, b->rig.core, &seq, &err) < 0)
+    if (store_open(&config, &s, &err) < 0 ||
+        store_load(s, load_row, b->rig.core, &newest, &err) < 0)
         fail_msg("%s", err.text);
-    core_loaded(b->rig.core, seq);
+    core_loaded(b->rig.core, newest.seq, newest.number);
     store_close(s);
     rig_expect_state(&b->rig, "ja", "running", "");
     rig_expect_state(&b->rig, "jb", "held", "user");
@@ -390,7 +395,7 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     free(b);
 }
 
-static void on_page(void *arg, json_t *events, bool gone)
+static void on_page(void *arg, json_t *events, uint64_t gone)
 {
     assert_false(gone);
     *(json_t **)arg = events;
@@ -416,7 +421,8 @@ static void events_are_read_in_pages_and_by_job(void **state)
             store_events(b->o.store, after, 5, by_job ? "jb" : NULL, on_page, &page);
             while (!page)
                 (void)uv_run(&b->o.loop, UV_RUN_ONCE);
-            json_array_foreach (page, i, e) {
+            json_array_foreach(page, i, e)
+            {
                 assert_true((uint64_t)lh_json_i64(e, "seq", 0) > after);
                 after = (uint64_t)lh_json_i64(e, "seq", 0);
                 if (by_job)

@@ -3,6 +3,8 @@
 #include "proto/base/fs.h"
 #include "worker/kinds/batches.h"
 #include "worker/kinds/positions.h"
+#include "worker/model/keep.h"
+#include "worker/model/rehearse.h"
 #include "worker/model/rope.h"
 #include <assert.h>
 #include <errno.h>
@@ -11,6 +13,9 @@
 
 #define ARENA_MAX                                                                                  \
     ((size_t)4 << 20) /* patterns of an adapter: at most one per linear of 1024 layers */
+
+/* The program, its tables and what its libraries keep, beyond what MPI_Init leaves. */
+#define PROGRAM_BYTES ((uint64_t)12 << 20)
 
 int64_t engine_group(const struct lh_job *job)
 {
@@ -29,9 +34,6 @@ static int refuse(const struct lh_job *job, struct lh_err *reterr)
     if (job->context.attention.wrap)
         return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap",
                          "attention that wraps is not supported yet");
-    if (job->adapter.dropout > 0)
-        return lh_err_at(reterr, LH_ENOTSUP, "/adapter/dropout",
-                         "dropout is not supported yet; leave it out or give 0");
     if (job->resources.sequence_parallel > 1)
         return lh_err_at(reterr, LH_ENOTSUP, "/resources/sequence_parallel",
                          "sequence parallelism is not supported yet; leave it out or give 1");
@@ -94,6 +96,14 @@ static int open_base(const struct lh_job *job, struct engine *e, struct lh_err *
     return rc;
 }
 
+static void count_flops(struct engine *e, const struct lh_job *job)
+{
+    bool train = e->model.dims.backward;
+
+    e->model.plan.flops_step = llama_flops(&e->model, train ? job->optim.batch_sequences : 1,
+                                           job->context.length, train ? engine_group(job) : 0);
+}
+
 int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr)
 {
     bool train = job->kind == LH_KIND_TRAIN;
@@ -117,12 +127,54 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
     options.config = e->config;
     options.tokens = rows * job->context.length;
     rc = llama_init(&options, &e->model, reterr);
+    if (rc == 0)
+        count_flops(e, job);
+    return rc;
+}
+
+/* What a rank may plan with, when its machine runs local_ranks of them. Half of what is free: what
+ * others take later, the page cache that serves the data and the program itself need room too. */
+static uint64_t memory_budget(const struct lh_job *job, int local_ranks)
+{
+    if (job->limits.memory_bytes > 0)
+        return (uint64_t)job->limits.memory_bytes;
+    return plan_machine_free() / 2 / (uint64_t)plan_machine_ranks(local_ranks);
+}
+
+static int choose_kept(struct engine *e, const struct lh_job *job, uint64_t budget,
+                       struct lh_err *reterr)
+{
+    int rc = keep_choose(&e->model, job->context.length, engine_group(job), budget, reterr);
+
+    if (rc == 0)
+        count_flops(e, job);
+    return rc;
+}
+
+int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
+                 struct lh_err *reterr)
+{
+    const struct kn_ops *ops;
+    uint64_t scratch = 0;
+    int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
+
+    if (rc == 0)
+        rc = rehearse_scratch(&e->model, ops, place->threads, &scratch, reterr);
     if (rc < 0)
         return rc;
-    e->model.plan.flops_step =
-        llama_flops(e->config, &e->model.params, train ? job->optim.batch_sequences : 1,
-                    job->context.length, train ? engine_group(job) : 0, train);
+    llama_add_outside(&e->model, PLAN_SCRATCH, scratch);
+    llama_add_outside(&e->model, PLAN_COMMUNICATION, comm_bytes(place->ranks));
+    llama_add_outside(&e->model, PLAN_HOST, PROGRAM_BYTES);
     return 0;
+}
+
+int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr)
+{
+    int64_t least =
+        -(int64_t)LH_MIN(memory_budget(r->job, r->comm->local_size), (uint64_t)INT64_MAX);
+    int rc = r->comm->ops->max_i64(r->comm, &least, 1, reterr);
+
+    return rc < 0 ? rc : choose_kept(e, r->job, (uint64_t)-least, reterr);
 }
 
 /* A checkpoint of full fine-tuning is a model by itself. */
@@ -225,8 +277,8 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
-/* What the machine can never hold is the job's fault; what others hold now is not: it may fit later,
- * or on another node. */
+/* What the machine can never hold is the job's fault; what others hold now is not: it may fit
+ * later, or on another node. */
 int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
 {
     struct lh_err err = {0};
@@ -243,6 +295,7 @@ int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
+    e->model.profile = r->profile;
     e->progress = (struct engine_progress){.run = r};
     return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL,
                       r->job->optim.seed, e->inv_freq, e->scaling, reterr);
@@ -260,6 +313,16 @@ void engine_close(struct engine *e)
     *e = (struct engine){0};
 }
 
+json_t *engine_kept_json(const struct engine *e)
+{
+    json_t *kept = json_pack("{s:I}", "layers", (json_int_t)e->model.dims.L);
+
+    for (int i = 0; i < WORK_KEEPS; i++)
+        (void)json_object_set_new(kept, keep_name((enum work_keep)i),
+                                  json_integer((json_int_t)e->model.dims.keep[i]));
+    return kept;
+}
+
 int engine_plan_json(const struct engine *e, const struct lh_job *job, int local_ranks,
                      json_t **ret_plan, struct lh_err *reterr)
 {
@@ -274,15 +337,22 @@ int engine_plan_json(const struct engine *e, const struct lh_job *job, int local
                               json_integer((json_int_t)e->model.params.n_total));
     (void)json_object_set_new(plan, "trainable",
                               json_integer((json_int_t)e->model.params.n_trainable));
+    if (e->model.dims.backward)
+        (void)json_object_set_new(plan, "kept", engine_kept_json(e));
     *ret_plan = plan;
     return 0;
 }
 
-int engine_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
+int engine_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
+                struct lh_err *reterr)
 {
     struct engine e = {0};
-    int rc = engine_open(job, (int)job->resources.slots, &e, reterr);
+    int rc = engine_open(job, place->ranks, &e, reterr);
 
+    if (rc == 0)
+        rc = engine_count(&e, job, place, reterr);
+    if (rc == 0)
+        rc = choose_kept(&e, job, memory_budget(job, place->local_ranks), reterr);
     if (rc == 0)
         rc = engine_plan_json(&e, job, 1, ret_plan, reterr);
     engine_close(&e);

@@ -80,8 +80,11 @@ static int open_dump(struct eval *e, struct lh_err *reterr)
 static int eval_open(struct eval *e, struct lh_err *reterr)
 {
     struct run *r = e->run;
+    struct engine_place place = engine_place_of(r);
     int rc = engine_open(r->job, r->comm->size, &e->engine, reterr);
 
+    if (rc == 0)
+        rc = engine_count(&e->engine, r->job, &place, reterr);
     if (rc == 0)
         rc = engine_fits(&e->engine, r, reterr);
     rc = run_agree(r, rc, reterr);

@@ -112,6 +112,7 @@ static int compare_angles(const struct export *x, const struct engine *made, str
 {
     int64_t half = x->engine.config->head_dim / 2;
     double *angles = malloc((size_t)LH_MAX(half, (int64_t)1) * sizeof(*angles)), scaling = 1;
+    int64_t want = rope_max_positions(&x->engine.rope, x->engine.config, x->engine.length);
     double worst;
     int rc = angles ? rope_frequencies(&made->rope, made->config, x->engine.length, angles,
                                        &scaling, reterr)
@@ -124,9 +125,9 @@ static int compare_angles(const struct export *x, const struct engine *made, str
     if (rc < 0)
         return rc;
     c->angle_error = worst;
-    if (made->config->max_positions < x->engine.length)
+    if (made->config->max_positions < want)
         return lh_err_set(reterr, LH_EINTERNAL, "the export says a window of %lld, not %lld",
-                          (long long)made->config->max_positions, (long long)x->engine.length);
+                          (long long)made->config->max_positions, (long long)want);
     if (worst <= ANGLE_LIMIT)
         return 0;
     return lh_err_set(reterr, LH_EINTERNAL,

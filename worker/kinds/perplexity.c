@@ -46,7 +46,9 @@ static int add_window(struct run *r, struct engine *e, const struct dataset *d, 
         batch.sink = *sink;
     engine_piece(e, "eval", (index - r->comm->rank) * p->length, p->length * r->comm->size,
                  p->windows * p->length, e->config->n_layers);
+    profile_begin(r->profile, "window");
     rc = llama_eval(&e->model, &batch, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     for (int64_t t = 0; t < p->length; t++) {

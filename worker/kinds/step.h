@@ -14,6 +14,7 @@ struct stepper {
     int64_t most_rows;
     int32_t *ids, *labels, *documents; /* owned, most_rows * length each */
     int64_t *rows;                     /* owned, most_rows: rows of the step */
+    uint64_t *drop_keys;               /* owned, most_rows: what dropout draws for each row */
     int64_t skipped;                   /* steps passed over because something was not finite */
 
     struct dump *dump;           /* borrowed; NULL: none */
@@ -24,6 +25,7 @@ struct stepper {
 struct step_result {
     double loss, grad_norm, rate;
     double seconds, data_seconds; /* the slowest rank's; this rank's */
+    double cpu_seconds;           /* processor time of all ranks */
     int64_t labels, tokens;
     bool applied;
 };

@@ -23,11 +23,12 @@ static int chunk(struct llama *m, const int32_t *ids, int64_t q0, int64_t T, str
     for (int64_t l = 0; l < m->dims.L; l++) {
         int rc;
 
+        work_enter(&m->work, l);
         a.k = work_cached(&m->work, m->work.keys, l, q0 + T);
         a.v = work_cached(&m->work, m->work.values, l, q0 + T);
         attention_forward_cached(&m->device, &m->layers[l].attention, &m->work, &a, x);
         mlp_forward(&m->device, &m->layers[l].mlp, &m->work, x,
-                    work_mat(&m->work, m->work.x1, T, m->dims.C), a.eps);
+                    work_mat(&m->work, m->work.room.x1, T, m->dims.C), a.eps);
         rc = m->device.ops->sync(m->device.stream, reterr);
         if (rc < 0)
             return rc;

@@ -16,7 +16,7 @@
 
 const struct core_job *api_find_job(struct api_call *c)
 {
-    const struct core_job *j = core_find_job(app_core(c->app), c->segment[2]);
+    const struct core_job *j = app_find_job(c->app, c->segment[2]);
 
     if (!j)
         http_answer_problem(c->q, 404, "no_such_job", NULL, "there is no job '%s'", c->segment[2]);
@@ -42,7 +42,7 @@ static void answer_job(struct app *a, struct http_request *q, int status, const 
 static void wait_on_changed(void *arg)
 {
     struct job_wait *w = arg;
-    const struct core_job *j = core_find_job(app_core(w->app), w->id);
+    const struct core_job *j = app_find_job(w->app, w->id);
 
     if (j)
         answer_job(w->app, w->q, 200, j);
@@ -134,7 +134,7 @@ static json_t *jobs_of_ids(const struct change_call *k, const json_t *ids,
 
     json_array_foreach(ids, i, id)
     {
-        const struct core_job *j = core_find_job(app_core(k->app), json_string_value(id));
+        const struct core_job *j = app_find_job(k->app, json_string_value(id));
 
         if (j && !*ret_first)
             *ret_first = j;
@@ -253,7 +253,7 @@ static void action_on_done(void *arg, const struct app_answer *answer)
         free(k);
         return;
     }
-    j = core_find_job(app_core(k->app), k->id);
+    j = app_find_job(k->app, k->id);
     json_decref(answer->body);
     if (j)
         answer_job(k->app, k->q, answer->status, j);

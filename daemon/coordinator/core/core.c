@@ -92,7 +92,7 @@ void core_free(struct core *c)
     free(c);
 }
 
-static void tick(struct core *c)
+static void tick(struct core *c, const struct core_event *ev)
 {
     struct entry *next;
 
@@ -102,6 +102,7 @@ static void tick(struct core *c)
         attempt_tick(c, e);
     }
     idem_purge(c);
+    retire_tick(c, ev->u.tick.committed_seq);
     c->queue_changed = true; /* retries come of age */
     c->last_tick_ms = c->now_ms;
 }
@@ -118,7 +119,7 @@ void core_step(struct core *c, const struct core_event *ev, struct core_effects 
     c->fx = fx;
     switch (ev->type) {
     case CORE_EV_TICK:
-        tick(c);
+        tick(c, ev);
         break;
     case CORE_EV_SUBMIT:
         submit_step(c, ev);
@@ -198,12 +199,14 @@ uint64_t core_random(struct core *c)
     return z ^ (z >> 31);
 }
 
-/* ---- lists: the queue by priority, then number; the others by number ------------------------- */
+/* ---- lists: the queue by priority, then number; DONE as they come; the others by number ------ */
 
 static bool goes_before(enum list_id list, const struct entry *a, const struct entry *b)
 {
     if (list == LIST_QUEUE && a->pub.job->priority != b->pub.job->priority)
         return a->pub.job->priority > b->pub.job->priority;
+    if (list == LIST_DONE)
+        return false;
     return a->pub.number < b->pub.number;
 }
 
@@ -257,9 +260,26 @@ static void hash_insert(struct core *c, struct entry *e)
     if (e->pub.job->name[0]) {
         struct entry **name = &c->by_name[hash(e->pub.job->name) & (c->n_buckets - 1)];
 
+        while (*name && (*name)->pub.number > e->pub.number) /* the newest of a name comes first */
+            name = &(*name)->name_next;
         e->name_next = *name;
         *name = e;
     }
+}
+
+void hash_remove(struct core *c, struct entry *e)
+{
+    struct entry **at = &c->by_id[hash(e->pub.id) & (c->n_buckets - 1)];
+
+    while (*at != e)
+        at = &(*at)->hash_next;
+    *at = e->hash_next;
+    if (!e->pub.job->name[0])
+        return;
+    at = &c->by_name[hash(e->pub.job->name) & (c->n_buckets - 1)];
+    while (*at != e)
+        at = &(*at)->name_next;
+    *at = e->name_next;
 }
 
 static void grow_buckets(struct core *c)
@@ -274,15 +294,36 @@ static void grow_buckets(struct core *c)
         hash_insert(c, c->jobs[i]);
 }
 
+/* The first job whose number is at least `number`. */
+static unsigned lower_bound(const struct core *c, uint64_t number)
+{
+    unsigned lo = 0, hi = c->n_jobs;
+
+    while (lo < hi) {
+        unsigned mid = lo + (hi - lo) / 2;
+
+        if (c->jobs[mid]->pub.number < number)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 void entry_insert(struct core *c, struct entry *e)
 {
-    assert(c->n_jobs == 0 || c->jobs[c->n_jobs - 1]->pub.number < e->pub.number);
+    unsigned at = lower_bound(c, e->pub.number);
+
+    assert(at == c->n_jobs || c->jobs[at]->pub.number != e->pub.number);
     if (c->n_jobs == c->cap_jobs) {
         c->cap_jobs = c->cap_jobs ? 2 * c->cap_jobs : 256;
         c->jobs = core_grow(c->jobs, c->cap_jobs, sizeof(*c->jobs));
     }
-    c->jobs[c->n_jobs++] = e;
-    c->last_number = e->pub.number;
+    memmove(&c->jobs[at + 1], &c->jobs[at],
+            (c->n_jobs - at) * sizeof(*c->jobs)); /* a recalled one */
+    c->jobs[at] = e;
+    c->n_jobs++;
+    c->last_number = LH_MAX(c->last_number, e->pub.number);
     c->count[e->pub.state]++;
     if (c->n_jobs > 2 * c->n_buckets)
         grow_buckets(c);
@@ -303,20 +344,11 @@ struct entry *find_id(const struct core *c, const char *id)
     return NULL;
 }
 
-/* The first job whose number is at least `number`. */
-static unsigned lower_bound(const struct core *c, uint64_t number)
+struct entry *find_number(const struct core *c, uint64_t number)
 {
-    unsigned lo = 0, hi = c->n_jobs;
+    unsigned i = lower_bound(c, number);
 
-    while (lo < hi) {
-        unsigned mid = lo + (hi - lo) / 2;
-
-        if (c->jobs[mid]->pub.number < number)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
+    return i < c->n_jobs && c->jobs[i]->pub.number == number ? c->jobs[i] : NULL;
 }
 
 struct entry *find_any(const struct core *c, const char *what)
@@ -326,12 +358,8 @@ struct entry *find_any(const struct core *c, const char *what)
 
     if (e)
         return e;
-    if (lh_parse_i64(what, 1, INT64_MAX, &number)) {
-        unsigned i = lower_bound(c, (uint64_t)number);
-
-        if (i < c->n_jobs && c->jobs[i]->pub.number == (uint64_t)number)
-            return c->jobs[i];
-    }
+    if (lh_parse_i64(what, 1, INT64_MAX, &number) && (e = find_number(c, (uint64_t)number)))
+        return e;
     for (e = what[0] ? c->by_name[hash(what) & (c->n_buckets - 1)] : NULL; e; e = e->name_next)
         if (strcmp(e->pub.job->name, what) == 0)
             return e;
@@ -383,6 +411,11 @@ const struct core_node *core_find_node(const struct core *c, const char *name)
 uint64_t core_last_seq(const struct core *c)
 {
     return c->seq;
+}
+
+uint64_t core_last_number(const struct core *c)
+{
+    return c->last_number;
 }
 
 uint64_t core_oldest_queued_ms(const struct core *c)

@@ -33,6 +33,8 @@ struct core_config {
     uint64_t stall_ms;                      /* a tick later than this was our own pause: no node is blamed: 5000 */
     uint64_t idem_keep_ms;                  /* how long an Idempotency-Key is known: 7 days */
     unsigned queue_max;                     /* not final jobs: 1000000 */
+    uint64_t jobs_keep_ms;                  /* a job that ended leaves the core after so long; 0: never */
+    unsigned jobs_max;                      /* and the longest ended when there are more; 0: any number */
     const char *store;                      /* default upload URI prefix */
     const char *ports;                      /* "LOW-HIGH" */
 };
@@ -100,6 +102,7 @@ unsigned core_n_nodes(const struct core *c);
 const struct core_node *core_node_at(const struct core *c, unsigned i);
 const struct core_node *core_find_node(const struct core *c, const char *name);
 uint64_t core_last_seq(const struct core *c);
+uint64_t core_last_number(const struct core *c); /* of any job, also one that has left */
 uint64_t core_oldest_queued_ms(const struct core *c); /* wall clock of its submission; 0: none is queued */
 
 /* Checkpoints and outputs of all jobs by state ("written", "uploading", "done", "failed"), and their bytes. */
@@ -137,6 +140,7 @@ struct core_event {
             bool dry_run;    /* answer with the placement, change nothing */
             const char *principal, *key, *fingerprint; /* key may be NULL */
         } submit;
+        struct { uint64_t committed_seq; } tick; /* the newest event that is on disk */
         struct {
             const char *job, *action, *principal;
             uint64_t if_match; /* 0: not given */
@@ -165,7 +169,9 @@ struct core_effects {
     const char *code;
     char detail[320];
     json_t *errors; /* array of {pointer, code, detail}, or NULL */
-    json_t *body;   /* submit: array of job ids (dry run: the placement); action: the job's id; register: {kill: [...]} */
+    /* submit: array of job ids; dry run: array of {spec, fits, now, placement, plan: null, problem, reason?, detail?,
+     * inputs?}, where inputs (NODE-9) stands when a preflight can be made; action: the job's id; register: {kill: [...]} */
+    json_t *body;
     bool replayed;
 };
 
@@ -179,7 +185,15 @@ void core_effects_release(struct core_effects *fx);
 /* Start: rows as the store holds them (change.h), tables in the order node, job, attempt, claim, checkpoint,
  * idem_key, then core_loaded. LH_ESTATE names the row that makes no sense. */
 LH_MUST_CHECK int core_load(struct core *c, const char *table, const json_t *row, struct lh_err *reterr);
-void core_loaded(struct core *c, uint64_t last_seq);
+void core_loaded(struct core *c, uint64_t last_seq, uint64_t last_number);
+
+/* Jobs that ended long ago leave (core_config.jobs_keep_ms, jobs_max) and are then found by none of the above, except
+ * while another job needs them. core_recall takes one back: after core_loaded, rows as core_load takes them, [table, row]
+ * with the job first. core_unknown_names calls fn for each job that `job` comes after and that is not here. */
+LH_MUST_CHECK int core_recall(struct core *c, const json_t *rows, struct lh_err *reterr);
+typedef void core_name_fn(void *arg, const char *name);
+void core_unknown_names(const struct core *c, const struct lh_job *job, core_name_fn *fn, void *arg);
+
 void core_configure(struct core *c, const struct core_config *config); /* new timers and limits, from now on */
 
 /* True when an agent id belongs to a node that has registered since this core was made (NODE-3). */
