@@ -12,6 +12,7 @@
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
+#include "worker/formats/mapping.h"
 #include "worker/kinds/engine.h"
 #include "worker/kinds/job_plan.h"
 #include "worker/kinds/prepare.h"
@@ -34,12 +35,13 @@ struct session {
     char out_dir[PATH_MAX], resume_dir[1024], cache_dir[1024], events_dir[PATH_MAX + 16];
 };
 
-static struct run *the_run; /* for the signal handler */
+static struct session *the_session; /* for what comes by signal */
 
 static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv);
 static int session_start(struct session *s, struct lh_err *reterr);
 static int session_kind(struct session *s, struct lh_err *reterr);
 static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err);
+static void on_lost_input(int rc, const struct lh_err *err);
 
 static enum worker_exit complain(int rc, const struct lh_err *err)
 {
@@ -91,22 +93,23 @@ int main(int argc, char **argv)
 static void on_signal(int sig)
 {
     if (sig == SIGUSR1)
-        the_run->checkpoint_wanted = 1;
+        the_session->run.checkpoint_wanted = 1;
     else
-        the_run->stop_wanted = 1;
+        the_session->run.stop_wanted = 1;
 }
 
 /* A second Ctrl-C ends the process at once: someone at a terminal means it. */
-static void signals_take(struct run *r)
+static void signals_take(struct session *s)
 {
     struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
-    the_run = r;
+    the_session = s;
     (void)sigaction(SIGUSR1, &act, NULL);
     (void)sigaction(SIGTERM, &act, NULL);
     act.sa_flags = SA_RESTART | (int)SA_RESETHAND;
     (void)sigaction(SIGINT, &act, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    mapping_watch(on_lost_input);
 }
 
 static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv)
@@ -121,7 +124,7 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
     s->options = o;
     s->run.result = json_object();
     s->run.start_ms = lh_mono_ms();
-    signals_take(&s->run);
+    signals_take(s);
     rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err)
                                    : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
@@ -391,6 +394,21 @@ static void report_end(struct session *s, int rc, enum worker_exit code, const s
     if (r->comm->rank == 0 && json_object_size(r->result) > 0)
         json_object_set(done, "result", r->result);
     lh_report(r->reporter, "done", done);
+}
+
+/* An input file was cut short, or its disk failed, in the midst of the work: nothing here can be
+ * gone on with, but the journal and the other ranks are told. */
+static void on_lost_input(int rc, const struct lh_err *err)
+{
+    struct run *r = &the_session->run;
+    enum worker_exit code = run_exit_code(rc);
+
+    (void)complain(rc, err);
+    if (r->reporter)
+        report_end(the_session, rc, code, err);
+    if (r->comm && r->comm->size > 1)
+        r->comm->ops->abort(r->comm, (int)code);
+    _exit((int)code);
 }
 
 static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err)

@@ -18,8 +18,6 @@
 #include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/job_plan.h"
-#include "worker/kinds/positions.h"
-#include "worker/model/rope.h"
 #include <errno.h>
 #include <glob.h>
 #include <stdio.h>
@@ -245,30 +243,18 @@ static int check_tokens(const struct preflight *p, struct lh_err *reterr)
  * here could hold. */
 static int make_plan(struct preflight *p, struct lh_err *reterr)
 {
-    bool finished = p->job->kind == LH_KIND_EXPORT || p->job->kind == LH_KIND_GENERATE;
-    struct rope_config rope;
-    char adapter[1024] = "";
-    int64_t length;
     json_t *plan = NULL;
     int ranks = (int)p->job->resources.slots;
     int local = LH_MIN(ranks, worker_cores());
     struct engine_place place = {ranks, local, worker_threads(p->job, local)};
     int rc = job_plan(p->job, &place, &plan, reterr);
 
-    if (rc == 0 && p->job->model.adapter)
-        rc = run_path(p->job->model.adapter, "/model/adapter", adapter, reterr);
-    if (rc == 0)
-        rc = finished ? positions_finished(p->job, p->config, adapter, &rope, &length, reterr)
-                      : rope_compose(p->job, p->config, &rope, reterr);
-    if (rc < 0) {
-        json_decref(plan);
+    if (rc < 0)
         return rc;
-    }
     json_object_set(p->answer, "bytes", json_object_get(plan, "parts"));
     json_object_del(plan, "parts");
     json_object_update(p->answer, plan);
     json_decref(plan);
     json_object_set_new(p->answer, "steps", json_integer(p->job->optim.steps));
-    json_object_set_new(p->answer, "rope", rope_json(&rope));
     return 0;
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden cases in tests/golden/cases: tiny models, and what PyTorch in float64 says about training them.
+"""Makes the golden cases in tests/golden/cases: tiny models, and what PyTorch in float64 says about training and evaluating them.
 
     pip install torch
     python3 tests/golden/make_cases.py tests/golden/cases
@@ -100,6 +100,33 @@ CASES = {
                       "weight_decay": 0, "clip": 1.0, "steps": 2, "batch_sequences": 2},
             "micro_batches": [[0], [1]],
         },
+    },
+}
+
+# Perplexities of a byte-level model over three texts, by every mode of windows; what is expected stands in case.json.
+EVALUATION = {
+    "about": "Perplexity by length and position in every mode of windows, and of several scalings of positions.",
+    "model": {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 24,
+              "num_hidden_layers": 2, "vocab_size": 256, "tie_word_embeddings": True, "max_position_embeddings": 16,
+              "rms_norm_eps": 1e-5},
+    "context": 32, "bands": 4, "rope": {"type": "linear", "factor": 2},
+    "texts": {"a.txt": "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
+                       "foolishness, it was the epoch of belief.", "b.txt": "Call me Ishmael.",
+              "c.txt": "All happy families are alike; each unhappy family is unhappy in its own way. Everything was in "
+                       "confusion in the house of the Oblonskys, and the wife had found out."},
+    "runs": {
+        "prefixes": {"mode": "prefixes", "lengths": [8, 32, 20]},
+        "prefixes-joined": {"mode": "prefixes", "lengths": [32, 2], "join": True},
+        "stride": {"mode": "stride", "stride": 5, "lengths": [12, 32], "join": True},
+        "stride-apart": {"mode": "stride", "stride": 7, "lengths": [32, 9, 14]},
+        "stride-some": {"mode": "stride", "stride": 3, "lengths": [32, 11], "windows": 7},
+        "compatible": {"mode": "compatible", "stride": 5, "lengths": [32, 12], "join": True, "batch_windows": 4},
+        "compatible-some": {"mode": "compatible", "stride": 4, "lengths": [30, 12], "join": True, "batch_windows": 3, "windows": 10},
+        "sliding": {"mode": "sliding", "stride": 5, "lengths": [32, 12]},
+        "sliding-joined": {"mode": "sliding", "stride": 11, "lengths": [12, 32], "join": True},
+        "ropes": {"mode": "prefixes", "lengths": [16, 32],
+                  "ropes": ["shipped", {"type": "linear", "factor": 2}, {"type": "yarn", "factor": 4},
+                            {"type": "ntk", "factor": 2}, {"type": "dynamic", "factor": 2}]},
     },
 }
 
@@ -423,12 +450,125 @@ def make(folder, name, case):
     (folder / "case.json").write_text(json.dumps(spec, indent=2) + "\n")
 
 
+class Evaluator:
+    """Losses of windows, each by a pass of its own."""
+
+    def __init__(self, m, base, rope, context):
+        rope = {"type": "linear", "factor": 1} if rope == "shipped" else rope
+        self.model = Model(m, {"context": {"length": context, "rope": rope}, "adapter": None}, base, {})
+        self.masks, self.losses = {}, {}
+
+    def nll(self, window):
+        """-> losses of the len(window) - 1 predictions."""
+        n = len(window)
+        if window not in self.losses:
+            self.masks.setdefault(n, mask(self.model.m, n, [0] * n, 0))
+            ids = torch.tensor(list(window))
+            with torch.no_grad():
+                logits = self.model.logits(ids, self.masks[n])
+            self.losses[window] = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none")
+        return self.losses[window]
+
+
+def some(windows, most):
+    """At most so many of them, spread evenly."""
+    return [windows[i * len(windows) // most] for i in range(most)] if 0 < most < len(windows) else windows
+
+
+def starts(n, length, stride, compatible):
+    found = list(range(0, n - length, stride))
+    return found[:-1] if compatible else found
+
+
+def sliding_losses(evaluator, data, length, stride):
+    """As the guide to perplexity of transformers has it: each token once, with as much before it as a window holds."""
+    losses, previous, begin = [], 1, 0
+    while len(data) > 1:
+        end = min(begin + length, len(data))
+        losses.append(evaluator.nll(data[begin:end])[previous - begin - 1:])
+        if end == len(data):
+            break
+        previous, begin = end, begin + stride
+    return losses
+
+
+def evaluate(evaluator, context, spans, run):
+    """-> {length, nll, perplexity, windows} of every length, and the losses of the longest windows."""
+    mode, stride, most, rows = run["mode"], run.get("stride"), run.get("windows", 0), []
+    longest = context if mode == "prefixes" else max(run["lengths"])
+    kept = None
+    for length in run["lengths"]:
+        if mode == "sliding":
+            losses = [part for data in spans for part in sliding_losses(evaluator, data, length, stride)]
+        else:
+            ends = longest if most or mode == "prefixes" else length # with a limit, windows begin where the longest do
+            windows = [data[at:at + length] for data in spans
+                       for at in (range(0, len(data) - longest + 1, longest) if mode == "prefixes"
+                                  else starts(len(data), ends, stride, mode == "compatible"))]
+            losses = [evaluator.nll(window) for window in some(windows, most)]
+        loss, base = torch.cat(losses).mean().item(), math.e
+        if mode == "compatible":
+            size, base = run["batch_windows"], 2.71828
+            batches = [torch.cat(losses[i:i + size]).mean() for i in range(0, len(losses), size)]
+            loss = torch.stack(batches).mean().item()
+        rows.append({"length": length, "nll": loss, "perplexity": base ** loss, "windows": len(losses)})
+        if length == longest and mode != "sliding":
+            kept = torch.stack(losses)
+    return rows, kept
+
+
+def bands(losses, length, count):
+    edges = [length * i // count for i in range(count + 1)]
+    return [{"begin": a, "end": b, "nll": losses[:, a:b].mean().item()} for a, b in zip(edges, edges[1:])]
+
+
+def byte_tokenizer():
+    """One token a byte, in the letters of GPT-2."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in plain]
+    vocab = {chr(b if b in plain else 256 + others.index(b)): b for b in range(256)}
+    return {"version": "1.0", "normalizer": None, "added_tokens": [],
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": vocab, "merges": []}}
+
+
+def make_evaluation(folder, case):
+    generator = torch.Generator().manual_seed(5)
+    m = case["model"]
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    base = base_tensors(m, generator)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "attention_bias": False,
+              "mlp_bias": False, "rope_theta": 10000.0, "torch_dtype": "float32", **m}
+    (folder / "model" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "model" / "tokenizer.json").write_text(json.dumps(byte_tokenizer(), ensure_ascii=False) + "\n", encoding="utf-8")
+    save(folder / "model" / "model.safetensors", base, {"format": "pt"})
+    for name, text in case["texts"].items():
+        (folder / name).write_text(text)
+    runs, texts = {}, [text.encode() for text in case["texts"].values()]
+    for name, run in case["runs"].items():
+        spans, expected = [b"".join(texts)] if run.get("join") else texts, []
+        for rope in run.get("ropes", [case["rope"]]):
+            rows, losses = evaluate(Evaluator(m, base, rope, case["context"]), case["context"], spans, run)
+            expected.append({"lengths": rows})
+            if losses is not None:
+                expected[-1]["bands"] = bands(losses, max(case["context"] if run["mode"] == "prefixes" else 0, *run["lengths"]),
+                                              case["bands"])
+        runs[name] = {"eval": {"bands": case["bands"], **run}, "expected": expected}
+    spec = {"name": "evaluation", "about": case["about"], "kind": "eval", "precision": "fp32", "model": {"base": "model"},
+            "context": {"length": case["context"]}, "rope": case["rope"], "texts": list(case["texts"]),
+            "tolerance": 2e-6, "evaluations": runs}
+    (folder / "case.json").write_text(json.dumps(spec, indent=2) + "\n")
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     for name, case in CASES.items():
         make(Path(sys.argv[1]) / name, name, case)
         print(name)
+    make_evaluation(Path(sys.argv[1]) / "evaluation", EVALUATION)
+    print("evaluation")
 
 
 if __name__ == "__main__":

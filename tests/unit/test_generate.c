@@ -1,7 +1,6 @@
 /* test_generate.c - kept keys and values against full passes, draws, and kind generate in this
  * process. */
-#include "tests/unit/tiny_model.h"
-#include "tests/unit/tokenizer_build.h"
+#include "tests/unit/talking_model.h"
 #include "worker/model/cache.h"
 #include "worker/model/rope.h"
 #include "worker/model/sample.h"
@@ -11,12 +10,10 @@
 #include <math.h>
 
 #define TOKENS 23
-#define VOCAB 300
-#define TALKING_TOKENS 257 /* a byte each, and one that is special */
+#define VOCAB TALKING_VOCAB
 
 static const struct tiny_shape grouped = {2, 20, 6, 3, 4, 28, 37, true},
-                               untied = {3, 16, 3, 1, 8, 24, 29, false},
-                               talking = {2, 32, 4, 2, 8, 48, VOCAB, false};
+                               untied = {3, 16, 3, 1, 8, 24, 29, false};
 
 /* ---- the cache ---- */
 
@@ -279,25 +276,6 @@ static void a_draw_depends_on_seed_place_and_index_alone(void **state)
 }
 
 /* ---- the kind ---- */
-
-/* A tiny model that can read and write: one token a byte. */
-static const char *talking_model(uint64_t seed, int64_t eos)
-{
-    const char *dir = tiny_model_write(&talking, seed);
-    struct token_build t = {.n_tokens = 0};
-    json_t *tokenizer, *config = NULL;
-
-    tb_bytes(&t, "");
-    tb_add(&t, "<end>", 3);
-    tokenizer = tb_json(&t, "{'type':'ByteLevel','add_prefix_space':false}");
-    assert_int_equal(lh_json_save(in_dir(dir, "tokenizer.json"), tokenizer, NULL), 0);
-    json_decref(tokenizer);
-    assert_int_equal(lh_json_load(in_dir(dir, "config.json"), 1 << 20, &config, NULL), 0);
-    json_object_set_new(config, "eos_token_id", json_integer(eos));
-    assert_int_equal(lh_json_save(in_dir(dir, "config.json"), config, NULL), 0);
-    json_decref(config);
-    return dir;
-}
 
 static int generate(const char *model, const char *members, const char *out, json_t **ret_result,
                     struct lh_err *reterr)

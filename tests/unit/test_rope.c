@@ -45,6 +45,8 @@ static void a_factor_left_out_is_what_the_length_needs(void **state)
     assert_true(rope_job_factor(&job, &base) == 4);
     base.rope = (struct rope_config){.type = LH_ROPE_LINEAR, .theta = 10000, .factor = 2};
     assert_true(rope_job_factor(&job, &base) == 2);
+    base.rope.type = LH_ROPE_DYNAMIC;
+    assert_true(rope_job_factor(&job, &base) == 1);
     job.context.rope.factor = 3;
     assert_true(rope_job_factor(&job, &base) == 3);
 }

@@ -116,12 +116,29 @@ static int hand_out(struct unit_reader *r, size_t n, struct unit *u, struct lh_e
         text_stream_close(r->stream);
         r->stream = NULL;
         r->file++;
+        u->after = (struct unit_place){.file = r->file};
+    } else {
+        u->after = (struct unit_place){
+            .file = r->file, .offset = r->offset, .next = r->next, .list = r->scan.list};
     }
+    u->after.before_bytes = r->before_bytes;
+    u->after.done_bytes = u->done_bytes;
     return 1;
+}
+
+void unit_reader_begin(struct unit_reader *r, const struct unit_place *at)
+{
+    r->from = *at;
+    r->file = at->file;
+    r->before_bytes = at->before_bytes;
 }
 
 static int open_next(struct unit_reader *r, struct lh_err *reterr)
 {
+    const struct unit_place from = r->from;
+    int rc;
+
+    r->from = (struct unit_place){0};
     r->eof = false;
     r->rest_n = 0;
     r->offset = 0;
@@ -129,7 +146,14 @@ static int open_next(struct unit_reader *r, struct lh_err *reterr)
     r->scan = (struct record_scan){0};
     r->scanned = r->records_end = 0;
     r->n_records = 0;
-    return text_stream_open(r->list->paths[r->file], &r->stream, reterr);
+    rc = text_stream_open(r->list->paths[r->file], &r->stream, reterr);
+    if (rc < 0 || from.offset == 0)
+        return rc;
+    r->offset = from.offset;
+    r->next = from.next;
+    r->scan.list = from.list; /* places lie right behind a record */
+    r->scan.state = from.list ? RECORD_BEHIND : RECORD_BEHIND_ONE;
+    return text_stream_skip(r->stream, from.offset, reterr);
 }
 
 /* Scans what has come since; LH_EINPUT when it is no list of records. */

@@ -2,7 +2,9 @@
 #include "worker/kinds/engine.h"
 #include "proto/base/fs.h"
 #include "worker/kinds/batches.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/positions.h"
+#include "worker/kinds/ropes.h"
 #include "worker/model/keep.h"
 #include "worker/model/rehearse.h"
 #include "worker/model/rope.h"
@@ -96,6 +98,17 @@ static int open_base(const struct lh_job *job, struct engine *e, struct lh_err *
     return rc;
 }
 
+/* What passkeys ask for beside a window: kept keys and values, and as many positions. */
+static void eval_room(const struct lh_job *job, struct llama_options *o)
+{
+    if (job->kind == LH_KIND_EVAL && job->eval.perplexity.n == 0)
+        o->tokens = LH_MIN(o->tokens, (int64_t)PASSKEY_CHUNK);
+    if (!job->eval.has_passkey)
+        return;
+    o->cache = passkey_longest(job);
+    o->row_tokens = LH_MAX(o->row_tokens, o->cache);
+}
+
 static void count_flops(struct engine *e, const struct lh_job *job)
 {
     bool train = e->model.dims.backward;
@@ -126,7 +139,10 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
                          (long long)rows, (long long)job->context.length);
     options.config = e->config;
     options.tokens = rows * job->context.length;
-    rc = llama_init(&options, &e->model, reterr);
+    eval_room(job, &options);
+    rc = ropes_check(job, e, reterr);
+    if (rc == 0)
+        rc = llama_init(&options, &e->model, reterr);
     if (rc == 0)
         count_flops(e, job);
     return rc;
@@ -337,6 +353,7 @@ int engine_plan_json(const struct engine *e, const struct lh_job *job, int local
                               json_integer((json_int_t)e->model.params.n_total));
     (void)json_object_set_new(plan, "trainable",
                               json_integer((json_int_t)e->model.params.n_trainable));
+    (void)json_object_set_new(plan, "rope", rope_json(&e->rope));
     if (e->model.dims.backward)
         (void)json_object_set_new(plan, "kept", engine_kept_json(e));
     *ret_plan = plan;

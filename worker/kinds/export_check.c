@@ -269,7 +269,8 @@ int export_check(struct export *x, struct export_check *ret_check, struct lh_err
     if (x->format != EXPORT_ADAPTER)
         again.model.base = x->tmp;
     again.model.adapter = x->format == EXPORT_ADAPTER ? x->tmp : NULL;
-    again.context.length = 0;
+    /* Dynamic angles depend on the window, which an export does not name. */
+    again.context.length = x->format == EXPORT_ADAPTER ? 0 : x->engine.length;
     again.context.rope.has_type = false;
     again.context.rope.factor = 0;
     rc = engine_open_finished(&again, made, reterr);

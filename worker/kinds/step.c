@@ -220,8 +220,9 @@ static int update(struct stepper *s, int64_t step, int64_t steps, struct step_re
     if (!job->optim.has_lr)
         return 0;
     result->rate = optim_rate(job, step, steps);
-    rc = optim_update(&m->device, &m->params, job, result->rate,
-                      optim_clip(job->optim.clip, result->grad_norm), step + 1, reterr);
+    rc =
+        optim_update(&m->device, &m->params, job, result->rate,
+                     optim_clip(job->optim.clip, result->grad_norm), step + 1 - s->skipped, reterr);
     result->applied = rc == 0;
     return run_agree(s->run, rc, reterr);
 }

@@ -15,7 +15,8 @@ struct stepper {
     int32_t *ids, *labels, *documents; /* owned, most_rows * length each */
     int64_t *rows;                     /* owned, most_rows: rows of the step */
     uint64_t *drop_keys;               /* owned, most_rows: what dropout draws for each row */
-    int64_t skipped;                   /* steps passed over because something was not finite */
+    int64_t skipped;                   /* steps passed over because something was not finite,
+                                          those of earlier attempts too: set it when resuming */
 
     struct dump *dump;           /* borrowed; NULL: none */
     float *logits, *eval_logits; /* the dump's, [batch, length, V]; NULL: not wanted */

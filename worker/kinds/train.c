@@ -11,7 +11,9 @@
 #include "proto/base/str.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/perplexity.h"
+#include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
 #include <math.h>
@@ -25,8 +27,9 @@
 struct train {
     struct run *run;
     struct engine engine;
-    struct dataset *data, *eval_data; /* eval_data NULL: no perplexity asked for */
-    struct lh_job eval_job;           /* of job_data_eval */
+    struct dataset *data;
+    struct held_out *texts; /* NULL: no perplexity asked for */
+    struct passkey passkey;
     struct stepper stepper;
     struct train_state state;
     int64_t begin, steps; /* finished steps when this attempt began; when training ends */
@@ -57,8 +60,8 @@ static void train_closep(struct train *t)
     stepper_release(&t->stepper);
     if (t->data)
         dataset_close(t->data);
-    if (t->eval_data)
-        dataset_close(t->eval_data);
+    held_out_close(t->texts);
+    passkey_close(&t->passkey);
     engine_close(&t->engine);
 }
 
@@ -129,7 +132,9 @@ static int open_data(struct train *t, struct lh_err *reterr)
     int rc = job_data_train(t->run, vocab, &t->data, reterr);
 
     if (rc == 0 && t->run->job->eval.perplexity.n > 0)
-        rc = job_data_eval(t->run, vocab, &t->eval_job, &t->eval_data, reterr);
+        rc = job_data_eval(t->run, vocab, &t->texts, reterr);
+    if (rc == 0 && t->run->job->eval.has_passkey)
+        rc = run_agree(t->run, passkey_open(t->run, &t->engine, &t->passkey, reterr), reterr);
     return rc;
 }
 
@@ -164,6 +169,9 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
+    if (rc == 0)
+        rc = rope_check(r, &t->engine, t->data, reterr);
+    t->stepper.skipped = t->state.skipped;
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -171,10 +179,13 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+        lh_info("train.start",
+                "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld rope=%s factor=%g "
+                "theta=%g",
                 (long long)t->begin, (long long)t->steps,
                 (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
-                (long long)dataset_tokens(t->data));
+                (long long)dataset_tokens(t->data), lh_rope_name(t->engine.rope.type),
+                t->engine.rope.factor, t->engine.rope.theta);
     return rc;
 }
 
@@ -240,6 +251,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
     }
     t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
+    t->state.skipped = t->stepper.skipped;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
     if (isfinite(result.loss))
@@ -320,23 +332,46 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
     return 0;
 }
 
-static int train_eval(struct train *t, bool last, struct lh_err *reterr)
+static int train_perplexity(struct train *t, bool last, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int64_t every = r->job->eval.every_steps;
     struct perplexity p;
-    int rc;
+    int rc = perplexity_run(r, &t->engine, t->texts, NULL, &p, reterr);
 
-    if (!t->eval_data || (!last && (every == 0 || t->state.step % every != 0)))
-        return 0;
-    rc = perplexity_run(r, &t->engine, t->eval_data, NULL, &p, reterr);
     if (rc < 0)
         return rc;
-    perplexity_report(r, &p, t->state.step);
+    perplexity_report(r, &p, t->state.step, NULL);
     if (last)
-        (void)json_object_set_new(r->result, "eval", perplexity_json(&p, r->job));
+        (void)json_object_set_new(r->result, "eval", perplexity_json(&p));
     perplexity_release(&p);
     return 0;
+}
+
+static int train_passkey(struct train *t, bool last, struct lh_err *reterr)
+{
+    int rc = passkey_run(&t->passkey, &t->engine, reterr);
+
+    if (rc < 0)
+        return rc;
+    passkey_report(&t->passkey, t->state.step, NULL);
+    if (last)
+        (void)json_object_set_new(t->run->result, "passkey", passkey_json(&t->passkey));
+    return 0;
+}
+
+static int train_eval(struct train *t, bool last, struct lh_err *reterr)
+{
+    int64_t every = t->run->job->eval.every_steps;
+    int rc = 0;
+
+    if (!last && (every == 0 || t->state.step % every != 0))
+        return 0;
+    if (t->texts)
+        rc = train_perplexity(t, last, reterr);
+    if (rc == 0 && t->run->job->eval.has_passkey)
+        rc = train_passkey(t, last, reterr);
+    /* A stop ends the evaluation; training then saves and ends as at any other time. */
+    return rc == LH_ESTOPPED && !last ? 0 : rc;
 }
 
 static int train_dump(struct train *t, struct lh_err *reterr)

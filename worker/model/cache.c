@@ -11,7 +11,7 @@ static void put_tokens(struct llama *m, const int32_t *ids, int64_t q0, int64_t 
     m->device.ops->upload(m->device.stream, m->work.ids, ids, (uint64_t)T * sizeof(*ids));
 }
 
-/* Embedding and layers of one chunk; what goes into the head is in the one block of kept. */
+/* Embedding and layers of one chunk; what goes into the head is in the first block of kept. */
 static int chunk(struct llama *m, const int32_t *ids, int64_t q0, int64_t T, struct lh_err *reterr)
 {
     const struct param *embed = params_role(&m->params, PARAM_EMBED, PARAM_EMBED, -1);
@@ -47,7 +47,6 @@ int cache_append(struct cache *c, const int32_t *ids, int64_t n, float *logits,
     int rc;
 
     assert(n > 0);
-    assert(!m->dims.backward); /* the layers share one block */
     assert(n <= m->dims.cache - c->used);
     assert(m->dims.cache <= m->dims.positions);
     for (int64_t t0 = 0; t0 < n; t0 += T) {

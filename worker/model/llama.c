@@ -168,8 +168,7 @@ void llama_release(struct llama *m)
     *m = (struct llama){0};
 }
 
-static int load_angles(struct llama *m, const double *inv_freq, double scaling,
-                       struct lh_err *reterr)
+int llama_angles(struct llama *m, const double *inv_freq, double scaling, struct lh_err *reterr)
 {
     uint64_t bytes = (uint64_t)m->dims.positions * (uint64_t)m->dims.D * sizeof(float);
     float *table = malloc(bytes);
@@ -215,7 +214,7 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     int rc = llama_bind(m, ops, stream, reterr);
 
     if (rc == 0)
-        rc = load_angles(m, inv_freq, scaling, reterr);
+        rc = llama_angles(m, inv_freq, scaling, reterr);
     if (rc < 0)
         return rc;
     return params_load(&m->params, source, adapter, seed, ops, stream, reterr);

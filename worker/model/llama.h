@@ -85,6 +85,10 @@ LH_MUST_CHECK int llama_load(struct llama *m, const struct kn_ops *ops, struct k
                              uint64_t seed, const double *inv_freq, double scaling,
                              struct lh_err *reterr);
 
+/* Other angles for the same weights. Keys that a cache holds keep those that they were made with. */
+LH_MUST_CHECK int llama_angles(struct llama *m, const double *inv_freq, double scaling,
+                               struct lh_err *reterr);
+
 /* Adds the gradient of grad_scale * (sum of nll over labelled tokens) to the gradients of all that
  * trains, and returns that sum. */
 LH_MUST_CHECK int llama_train(struct llama *m, const struct llama_batch *batch, float grad_scale,

@@ -19,6 +19,8 @@ double rope_job_factor(const struct lh_job *job, const struct model_config *base
         return job->context.rope.factor;
     if (job->context.rope.has_type && job->context.rope.type == LH_ROPE_DEFAULT)
         return 1;
+    if (base->rope.type == LH_ROPE_DYNAMIC) /* it goes with the length by itself */
+        return 1;
     reach =
         (double)base->max_positions * (base->rope.type == LH_ROPE_LINEAR ? base->rope.factor : 1);
     return reach > 0 ? fmax(1, ceil((double)job->context.length / reach)) : 1;

@@ -5,7 +5,7 @@
 #include "worker/formats/source.h"
 
 /* The factor a job means: job.context.rope.factor, or max(1, ceil(length / (max_positions * the
- * base's linear factor))) when it is left out; type default takes none. */
+ * base's linear factor))) when it is left out; 1 for type default and on a dynamic base. */
 double rope_job_factor(const struct lh_job *job, const struct model_config *base);
 
 /* The scaling that results (spec: job-spec.md). The job's type may be the base's own (its factor
