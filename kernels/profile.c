@@ -134,6 +134,24 @@ static void profile_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a
     end(s, call);
 }
 
+static void profile_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z,
+                               struct kn_mat a, struct kn_mat b, struct kn_mat p, struct kn_mat q,
+                               bool t, float z_scale, float c_scale, float beta)
+{
+    struct kn_op_call call =
+        call_of("matmul_low", c, bytes_of(a) + bytes_of(b) + bytes_of(c) + bytes_of(z));
+
+    if (!begin(s))
+        return;
+    s->in->matmul_low(s->s, c, z, a, b, p, q, t, z_scale, c_scale, beta);
+    call.inner = a.cols;
+    call.tb = t;
+    call.t = a.t;
+    call.flop = 2 * (double)c.rows *
+                ((double)c.cols * (double)a.cols + (double)z.cols * (double)(c.cols + a.cols));
+    end(s, call);
+}
+
 static void profile_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table,
                               const int32_t *id)
 {
@@ -336,6 +354,7 @@ static const struct kn_ops profile_ops = {
     .upload = profile_upload,
     .download = profile_download,
     .matmul = profile_matmul,
+    .matmul_low = profile_matmul_low,
     .embed_fwd = profile_embed_fwd,
     .embed_bwd = profile_embed_bwd,
     .rmsnorm_fwd = profile_rmsnorm_fwd,
@@ -357,7 +376,7 @@ static const struct kn_ops profile_ops = {
 };
 
 /* A slot that is new in ops.h needs its function here: without one it would be NULL. */
-_Static_assert(sizeof(struct kn_ops) == 29 * sizeof(void *), "a slot for each of the ops");
+_Static_assert(sizeof(struct kn_ops) == 30 * sizeof(void *), "a slot for each of the ops");
 
 int kn_profile_new(const struct kn_ops *inner, int threads, kn_profile_fn *fn, void *arg,
                    const struct kn_ops **ret_ops, struct kn_stream **ret_stream,

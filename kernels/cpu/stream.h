@@ -100,3 +100,6 @@ void stream_copy(struct kn_stream *s, void *to, const void *from, uint64_t bytes
 /* matmul.c; it has one version, the library under it chooses by itself. */
 void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                 bool tb, float alpha, float beta);
+void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                    struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float z_scale,
+                    float c_scale, float beta);

@@ -117,6 +117,7 @@ const struct kn_ops kn_cpu_ops = {
     .upload = stream_copy,
     .download = stream_copy,
     .matmul = cpu_matmul,
+    .matmul_low = cpu_matmul_low,
     .embed_fwd = table_embed_fwd,
     .embed_bwd = table_embed_bwd,
     .rmsnorm_fwd = table_rmsnorm_fwd,
