@@ -6,6 +6,7 @@
  * agreed on at the next border; what a rank reports without agreement ends the others through
  * comm->abort, with the same exit code.
  */
+#include "kernels/profile.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
@@ -203,10 +204,12 @@ static int open_profile(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
     enum kn_dtype t = r->job->precision == LH_FP32 ? KN_F32 : KN_BF16;
+    double peak = r->job->resources.device == LH_DEVICE_CPU ? kn_cpu_peak(t) : 0;
     int rc = profile_open(s->options->profile, r->comm->rank, &r->profile, reterr);
 
     return rc < 0 ? rc
-                  : profile_stream(r->profile, r->ops, r->threads, t, &r->ops, &r->stream, reterr);
+                  : profile_stream(r->profile, r->ops, r->threads, t, peak, &r->ops, &r->stream,
+                                   reterr);
 }
 
 /* The end of the trace, and rank 0's table. A run does not fail because its profile could not be

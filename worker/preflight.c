@@ -246,7 +246,7 @@ static int make_plan(struct preflight *p, struct lh_err *reterr)
     json_t *plan = NULL;
     int ranks = (int)p->job->resources.slots;
     int local = LH_MIN(ranks, worker_cores());
-    struct engine_place place = {ranks, local, worker_threads(p->job, local)};
+    struct engine_place place = {ranks, local, worker_threads(p->job, local), true};
     int rc = job_plan(p->job, &place, &plan, reterr);
 
     if (rc < 0)

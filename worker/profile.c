@@ -158,7 +158,7 @@ static int measure(struct profile *p, const struct kn_ops *ops, struct kn_stream
 }
 
 int profile_stream(struct profile *p, const struct kn_ops *inner, int threads, enum kn_dtype t,
-                   const struct kn_ops **ret_ops, struct kn_stream **ret_stream,
+                   double peak, const struct kn_ops **ret_ops, struct kn_stream **ret_stream,
                    struct lh_err *reterr)
 {
     const struct kn_ops *ops;
@@ -169,8 +169,7 @@ int profile_stream(struct profile *p, const struct kn_ops *inner, int threads, e
         return rc;
     p->sums.device = inner->name;
     p->sums.threads = threads;
-    if (strcmp(inner->name, "cpu") == 0)
-        p->sums.peak_rate = kn_cpu_peak(t);
+    p->sums.peak_rate = peak;
     if (strcmp(inner->name, "reference") != 0) { /* that one is not about speed */
         p->measuring = true;
         rc = measure(p, ops, s, t, reterr);

@@ -20,9 +20,10 @@ LH_MUST_CHECK int profile_open(const char *path, int rank, struct profile **ret_
                                struct lh_err *reterr);
 
 /* A stream whose ops are written down, as kn_profile_new makes it; measures the machine's rates
- * with it, of products in t. The profile must outlive the stream. */
+ * with it, of products in t. peak: FLOPs a busy second that registers allow, 0 when not known. The
+ * profile must outlive the stream. */
 LH_MUST_CHECK int profile_stream(struct profile *p, const struct kn_ops *inner, int threads,
-                                 enum kn_dtype t, const struct kn_ops **ret_ops,
+                                 enum kn_dtype t, double peak, const struct kn_ops **ret_ops,
                                  struct kn_stream **ret_stream, struct lh_err *reterr);
 
 /* name: a constant, written into JSON as it is. */

@@ -1,13 +1,18 @@
 /* plan.c - longhaul plan: what a job would need and where it would run, without submitting it.
  *
  * The coordinator places it (a dry run), and a node opens its model and data for the rest: bytes a
- * rank, FLOPs a step, or the member that is wrong.
+ * rank, FLOPs and seconds a step, or the member that is wrong. With --local this machine does that,
+ * without a coordinator.
  */
-#include "daemon/cli/cli.h"
+#include "daemon/cli/plan.h"
 #include "proto/base/json.h"
 #include <string.h>
 
-static const struct cli_option options[] = {{0}};
+enum { OPT_LOCAL };
+static const struct cli_option options[] = {
+    {"local", 'l', NULL, "plan with this machine's memory and speed; no coordinator is asked"},
+    {0},
+};
 
 static const char *size_text(double bytes, char *buf)
 {
@@ -31,6 +36,39 @@ static const char *flop_text(double flops, char *buf)
     return buf;
 }
 
+/* What layers keep for the backward pass. */
+static void print_kept(const json_t *kept)
+{
+    static const char *const names[][2] = {
+        {"scores", "attention"}, {"qkv", "q, k, v"}, {"x1", "x1"}, {"gates", "gate and up"}};
+    const char *separator = "";
+
+    if (!kept)
+        return;
+    printf("%-12s of %lld layers: ", "kept", (long long)lh_json_i64(kept, "layers", 0));
+    for (size_t i = 0; i < LH_ARRAY_LEN(names); i++) {
+        printf("%s%s by %lld", separator, names[i][1],
+               (long long)lh_json_i64(kept, names[i][0], 0));
+        separator = ", ";
+    }
+    printf("; the rest is computed again\n");
+}
+
+static void print_time(const json_t *plan)
+{
+    const json_t *rates = json_object_get(plan, "rates");
+
+    if (!rates)
+        return;
+    printf(
+        "%-12s %.3g s a step at rates measured now, %lld thread%s a rank: products %.0f, attention "
+        "%.0f and back %.0f GFLOP/s, memory %.0f GB/s\n",
+        "time", lh_json_num(plan, "step_s", 0), (long long)lh_json_i64(rates, "threads", 0),
+        lh_json_i64(rates, "threads", 0) == 1 ? "" : "s", lh_json_num(rates, "product", 0) / 1e9,
+        lh_json_num(rates, "attention", 0) / 1e9, lh_json_num(rates, "attention_backward", 0) / 1e9,
+        lh_json_num(rates, "bytes", 0) / 1e9);
+}
+
 /* What `longhaul-worker --plan` said, for people. */
 static void print_plan(const json_t *plan)
 {
@@ -48,12 +86,14 @@ static void print_plan(const json_t *plan)
         }
         putchar('\n');
     }
+    print_kept(json_object_get(plan, "kept"));
     if (lh_json_num(plan, "flops_per_step", 0) > 0) {
         printf("%-12s %s a step", "work", flop_text(lh_json_num(plan, "flops_per_step", 0), text));
         if (lh_json_i64(plan, "steps", 0) > 0)
             printf(", %lld steps", (long long)lh_json_i64(plan, "steps", 0));
         putchar('\n');
     }
+    print_time(plan);
     if (lh_json_i64(plan, "parameters", 0) > 0)
         printf("%-12s %lld, of which %lld train\n", "parameters",
                (long long)lh_json_i64(plan, "parameters", 0),
@@ -77,6 +117,15 @@ static void print_placement(const json_t *dry)
     putchar('\n');
 }
 
+static void print_problem(const json_t *problem)
+{
+    const char *pointer = lh_json_str(problem, "pointer", "");
+
+    (void)fflush(stdout);
+    fprintf(stderr, "longhaul: %s%s%s\n", pointer, *pointer ? ": " : "",
+            lh_json_str(problem, "detail", ""));
+}
+
 /* One job of the answer. 0, or CLI_JOB_FAILED when it could not run as it is. */
 static int print_one(const json_t *dry, bool many)
 {
@@ -91,9 +140,7 @@ static int print_one(const json_t *dry, bool many)
         printf("%-12s %s\n", "note", lh_json_str(dry, "detail", ""));
     if (!json_is_object(problem))
         return CLI_OK;
-    (void)fflush(stdout);
-    fprintf(stderr, "longhaul: %s%s%s\n", lh_json_str(problem, "pointer", ""),
-            lh_json_str(problem, "pointer", "")[0] ? ": " : "", lh_json_str(problem, "detail", ""));
+    print_problem(problem);
     return CLI_JOB_FAILED;
 }
 
@@ -120,6 +167,33 @@ static int print_answer(const struct cli *cli, const json_t *answer)
     return worst;
 }
 
+/* Takes job. */
+static int plan_here(const struct cli *cli, json_t *job)
+{
+    json_t *answer = NULL;
+    int rc = plan_local(job, &answer);
+
+    json_decref(job);
+    if (rc != CLI_OK)
+        return rc;
+    if (cli->json)
+        cli_print_json(answer);
+    else
+        print_plan(answer);
+    if (!lh_json_bool(answer, "ok", 0)) {
+        if (!cli->json)
+            print_problem(answer);
+        rc = CLI_JOB_FAILED;
+    }
+    json_decref(answer);
+    return rc;
+}
+
+bool cli_alone(const struct cli_verb *verb, const char *const *values)
+{
+    return verb == &verb_plan && values[OPT_LOCAL];
+}
+
 static int plan(struct cli *cli, char **arguments, int n, const char *const *values)
 {
     struct reply reply;
@@ -128,9 +202,10 @@ static int plan(struct cli *cli, char **arguments, int n, const char *const *val
     int rc = cli_read_job(arguments[0], &job);
 
     (void)n;
-    (void)values;
     if (rc != 0)
         return rc;
+    if (values[OPT_LOCAL])
+        return plan_here(cli, job);
     rc = client_request(cli->client, "POST", "/v1/jobs?dry_run=1", job, NULL, &reply, &err);
     json_decref(job);
     if (rc < 0) {

@@ -27,6 +27,7 @@ struct app {
     uv_loop_t *loop;
     struct config *config;
     const char *config_path; /* for HUP, or NULL */
+    int passed_fd;           /* a socket from systemd, or -1 */
     struct core *core;
     struct store *store;
     struct http_server *http;
@@ -64,6 +65,13 @@ void app_step(struct app *a, struct core_event *ev, app_step_fn *done, void *arg
 void app_warn(struct app *a, const char *event, const char *fmt, ...) LH_PRINTF(3, 4);
 void app_feed_send(struct app *a, uint64_t seq, const char *type, const char *job, const char *data);
 void app_quit(struct app *a, int exit_code); /* begins an orderly stop */
+void app_remove_address(const struct app *a); /* DIR/address */
+
+/* ---- setup.c */
+LH_MUST_CHECK int setup_try_address(const struct app *a, struct lh_err *reterr);
+LH_MUST_CHECK int setup_load(struct app *a, struct lh_err *reterr);
+LH_MUST_CHECK int setup_listen(struct app *a, struct lh_err *reterr);
+void setup_reload(struct app *a); /* HUP: timers and limits of the queue, what is kept; the rest needs a restart */
 
 /* ---- audience.c */
 void audience_wake(struct app *a, const char *job); /* marks who waits for it, when it has changed enough */

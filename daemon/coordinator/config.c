@@ -21,8 +21,8 @@
 
 struct yaml_timers {
     uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms,
-        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms,
-        *dry_run_ms;
+        *wall_slack_ms, *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms,
+        *idle_ms, *dry_run_ms;
 };
 struct yaml_limits {
     uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours, *dry_runs;
@@ -49,6 +49,7 @@ static const cyaml_schema_field_t timer_fields[] = {
     CYAML_FIELD_UINT_PTR("lease_ms", OPT, struct yaml_timers, lease_ms),
     CYAML_FIELD_UINT_PTR("prepare_ms", OPT, struct yaml_timers, prepare_ms),
     CYAML_FIELD_UINT_PTR("launch_ms", OPT, struct yaml_timers, launch_ms),
+    CYAML_FIELD_UINT_PTR("wall_slack_ms", OPT, struct yaml_timers, wall_slack_ms),
     CYAML_FIELD_UINT_PTR("stop_grace_ms", OPT, struct yaml_timers, stop_grace_ms),
     CYAML_FIELD_UINT_PTR("retry_base_ms", OPT, struct yaml_timers, retry_base_ms),
     CYAML_FIELD_UINT_PTR("retry_max_ms", OPT, struct yaml_timers, retry_max_ms),
@@ -113,6 +114,7 @@ void config_init(struct config *c)
         .lease_ms = 1800000,
         .prepare_ms = 3600000,
         .launch_ms = 120000,
+        .wall_slack_ms = 120000,
         .stop_grace_ms = 10000,
         .retry_base_ms = 10000,
         .retry_max_ms = 600000,
@@ -142,6 +144,11 @@ void config_release(struct config *c)
         free(*all[i]);
         *all[i] = NULL;
     }
+    for (unsigned i = 0; i < c->n_sets; i++)
+        free(c->sets[i]);
+    free(c->sets);
+    c->sets = NULL;
+    c->n_sets = 0;
 }
 
 /* ---- laying one document over the settings --------------------------------------------------- */
@@ -201,6 +208,7 @@ static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_
         {&k->lease_ms, t->lease_ms, 100, 30 * DAY_MS, "timers.lease_ms"},
         {&k->prepare_ms, t->prepare_ms, 100, 30 * DAY_MS, "timers.prepare_ms"},
         {&k->launch_ms, t->launch_ms, 100, DAY_MS, "timers.launch_ms"},
+        {&k->wall_slack_ms, t->wall_slack_ms, 0, DAY_MS, "timers.wall_slack_ms"},
         {&k->stop_grace_ms, t->stop_grace_ms, 0, DAY_MS, "timers.stop_grace_ms"},
         {&k->retry_base_ms, t->retry_base_ms, 0, DAY_MS, "timers.retry_base_ms"},
         {&k->retry_max_ms, t->retry_max_ms, 0, DAY_MS, "timers.retry_max_ms"},
@@ -402,8 +410,30 @@ int config_load(struct config *c, const char *path, struct lh_err *reterr)
     return rc;
 }
 
+static int remember_set(struct config *c, const char *assignment, struct lh_err *reterr)
+{
+    char **sets = realloc(c->sets, (c->n_sets + 1) * sizeof(*sets));
+
+    if (sets)
+        c->sets = sets;
+    if (!sets || !(sets[c->n_sets] = strdup(assignment)))
+        return lh_err_set(reterr, -ENOMEM, "take the settings");
+    c->n_sets++;
+    return 0;
+}
+
+int config_set_again(struct config *c, const struct config *from, struct lh_err *reterr)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < from->n_sets && rc == 0; i++)
+        rc = config_set(c, from->sets[i], reterr);
+    return rc;
+}
+
 int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
 {
+    int rc;
     size_t key = strcspn(assignment, "="), dot = strcspn(assignment, ".=");
     char text[4400], name[4300];
     int n;
@@ -421,80 +451,6 @@ int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
     (void)snprintf(name, sizeof(name), "--set %.4000s", assignment);
     if (n >= (int)sizeof(text))
         return lh_err_set(reterr, LH_ESTATE, "%.60s...: too long", name);
-    return parse(c, text, (size_t)n, name, reterr);
-}
-
-/* ---- what follows ---------------------------------------------------------------------------- */
-
-static int default_text(char **to, char *made)
-{
-    if (!made)
-        return -ENOMEM;
-    *to = made;
-    return 0;
-}
-
-static int absolute_state(struct config *c, struct lh_err *reterr)
-{
-    char *cwd, *path;
-
-    if (c->state[0] == '/')
-        return 0;
-    cwd = getcwd(NULL, 0);
-    if (!cwd || asprintf(&path, "%s/%s", cwd, c->state) < 0) {
-        free(cwd);
-        return lh_err_set(reterr, -ENOMEM, "--state");
-    }
-    free(cwd);
-    free(c->state);
-    c->state = path;
-    return 0;
-}
-
-static int check_ports(const char *ports, struct lh_err *reterr)
-{
-    int low, high, used = 0;
-
-    if (sscanf(ports, "%d-%d%n", &low, &high, &used) == 2 && ports[used] == '\0' && low >= 1024 &&
-        high <= 65535 && high - low >= 15)
-        return 0;
-    return lh_err_set(reterr, LH_ESTATE,
-                      "ports is '%s'; give LOW-HIGH with at least 16 ports from 1024 to 65535",
-                      ports);
-}
-
-int config_finish(struct config *c, struct lh_err *reterr)
-{
-    int rc = 0;
-    char *store = NULL;
-
-    if (!c->state)
-        return lh_err_set(reterr, LH_ESTATE,
-                          "no state directory; give --state DIR (or state: in the configuration)");
-    rc = absolute_state(c, reterr);
-    if (rc < 0)
-        return rc;
-    if (!c->listen)
-        rc = default_text(&c->listen, strdup("127.0.0.1:7420"));
-    if (rc == 0 && !c->ports)
-        rc = default_text(&c->ports, strdup("24000-24999"));
-    if (rc == 0 && !c->store)
-        rc = default_text(&c->store,
-                          asprintf(&store, "file://%s/store", c->state) < 0 ? NULL : store);
-    if (rc < 0)
-        return lh_err_set(reterr, rc, "take the settings");
-    if (!c->auth_given)
-        c->auth = c->token_file ? HTTP_AUTH_TOKEN : HTTP_AUTH_LOCAL;
-    if (c->auth == HTTP_AUTH_TOKEN && !c->token_file)
-        return lh_err_set(reterr, LH_ESTATE, "auth: token needs a token_file (or --token-file)");
-    if (!c->tls_cert != !c->tls_key)
-        return lh_err_set(reterr, LH_ESTATE, "tls_cert and tls_key go together; one is missing");
-    if (c->core.down_ms < c->core.suspect_ms)
-        return lh_err_set(reterr, LH_ESTATE, "timers.down_ms must not be below timers.suspect_ms");
-    if (c->core.suspect_ms < c->heartbeat_ms)
-        return lh_err_set(reterr, LH_ESTATE,
-                          "timers.suspect_ms must not be below timers.heartbeat_ms");
-    c->core.store = c->store;
-    c->core.ports = c->ports;
-    return check_ports(c->ports, reterr);
+    rc = parse(c, text, (size_t)n, name, reterr);
+    return rc < 0 ? rc : remember_set(c, assignment, reterr);
 }

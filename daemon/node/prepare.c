@@ -16,9 +16,10 @@
 #include <unistd.h>
 
 struct work {
-    uv_work_t req;         /* must not move */
-    struct work *next_dry; /* of the node's dry runs */
-    uint64_t until_ms;     /* of a dry run, monotonic */
+    uv_work_t req;     /* must not move */
+    struct work *next; /* of the node's works */
+    uint64_t begun_ms; /* wall clock */
+    uint64_t until_ms; /* of a dry run, monotonic */
     struct node *node;
     struct held *held; /* NULL: preflight */
     json_t *command;   /* own copy */
@@ -33,6 +34,11 @@ struct work {
 
 static void work_free(struct work *w)
 {
+    for (struct work **at = &w->node->works; *at; at = &(*at)->next)
+        if (*at == w) {
+            *at = w->next;
+            break;
+        }
     json_decref(w->command);
     json_decref(w->plan);
     free(w);
@@ -53,6 +59,9 @@ static struct work *work_new(struct node *n, struct held *h, const json_t *comma
     w->s3_config = n->config.s3_config;
     (void)snprintf(w->job, sizeof(w->job), "%s", lh_json_str(command, "job", ""));
     (void)node_path(n, w->cache, "cache");
+    w->begun_ms = lh_now_ms();
+    w->next = n->works;
+    n->works = w;
     return w;
 }
 
@@ -61,6 +70,7 @@ static struct stage_env work_env(const struct work *w)
     return (struct stage_env){.cache = w->cache,
                               .worker = w->worker,
                               .s3_config = w->s3_config,
+                              .cache_lock = &w->node->cache_lock,
                               .cancel = w->held ? &w->held->cancel : &w->late};
 }
 
@@ -228,11 +238,6 @@ static void preflight_on_done(uv_work_t *req, int status)
         reports_put(w->node->reports, id, o);
     }
     (void)json_object_del(w->node->preflights, w->job);
-    for (struct work **at = &w->node->dry_runs; *at; at = &(*at)->next_dry)
-        if (*at == w) {
-            *at = w->next_dry;
-            break;
-        }
     work_free(w);
 }
 
@@ -240,8 +245,18 @@ void preflight_tick(struct node *n)
 {
     uint64_t now = lh_mono_ms();
 
-    for (struct work *w = n->dry_runs; w; w = w->next_dry)
-        w->late = now >= w->until_ms;
+    for (struct work *w = n->works; w; w = w->next)
+        if (w->dry_run)
+            w->late = now >= w->until_ms;
+}
+
+uint64_t prepare_oldest_ms(const struct node *n)
+{
+    uint64_t oldest = UINT64_MAX;
+
+    for (const struct work *w = n->works; w; w = w->next)
+        oldest = LH_MIN(oldest, w->begun_ms);
+    return oldest;
 }
 
 void preflight_start(struct node *n, const json_t *command)
@@ -257,10 +272,7 @@ void preflight_start(struct node *n, const json_t *command)
     (void)json_object_set_new(n->preflights, job, json_true());
     (void)node_path(n, w->dir, "preflight/%s", job);
     w->dry_run = lh_json_bool(command, "dry_run", 0);
-    if (w->dry_run) {
+    if (w->dry_run)
         w->until_ms = lh_mono_ms() + (uint64_t)LH_MAX(lh_json_i64(command, "limit_ms", 0), 0);
-        w->next_dry = n->dry_runs;
-        n->dry_runs = w;
-    }
     (void)uv_queue_work(n->loop, &w->req, preflight_on_thread, preflight_on_done);
 }

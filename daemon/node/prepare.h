@@ -16,3 +16,6 @@ void preflight_start(struct node *n, const json_t *command);
 
 /* Ends the preflights of dry runs that take longer than their requests wait. */
 void preflight_tick(struct node *n);
+
+/* When the oldest staging or preflight under way began, wall clock; UINT64_MAX: there is none. */
+uint64_t prepare_oldest_ms(const struct node *n);

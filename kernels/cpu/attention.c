@@ -69,8 +69,8 @@ static void attention_fwd_block(const struct attn *a, const struct attn_local *l
         int64_t j0 = t * TILE_TOKENS;
         struct attn_span span = attn_span(j0, first, last);
 
-        span.masked = j0 + span.n0 < cut || j0 + span.n1 - 1 > i0;
-        for (int64_t r = 0; span.masked && r < TILE_ROWS; r++) {
+        attn_span_open(&span, i0, j0, cut);
+        for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
             int64_t i = LH_MIN(i0 + r, last);
 
             rows.lo[r] = (int32_t)((a->seg ? attn_begin(a, h)[i] : 0) - j0);

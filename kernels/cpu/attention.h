@@ -46,20 +46,29 @@ struct attn_local {
 /* A few queries without packing, one row of one head an item (attention_row.c). */
 void attention_rows(struct attn *a);
 
-/* The columns [n0, n1) of a tile that some row of a block may see, and whether some element of them
- * is not seen. */
+/* The columns [n0, n1) of a tile that some row of a block may see; all rows see those below open.
+ */
 struct attn_span {
-    int64_t n0, n1;
-    bool masked;
+    int64_t n0, open, n1;
 };
 
 /* Of the tile that starts at token t0, for tokens [first, last]. */
 static inline struct attn_span attn_span(int64_t t0, int64_t first, int64_t last)
 {
+    int64_t n0 = LH_MAX(0, (first - t0) / TILE_STEP * TILE_STEP);
+
     return (struct attn_span){
-        .n0 = LH_MAX(0, (first - t0) / TILE_STEP * TILE_STEP),
+        .n0 = n0,
+        .open = n0,
         .n1 = LH_MIN(TILE_TOKENS, (last - t0) / TILE_STEP * TILE_STEP + TILE_STEP),
     };
+}
+
+/* Rows are queries from i0 on, columns keys from j0 on; cut: where the last row's keys begin. */
+static inline void attn_span_open(struct attn_span *span, int64_t i0, int64_t j0, int64_t cut)
+{
+    if (j0 + span->n0 >= cut)
+        span->open = LH_MAX(span->n0, LH_MIN(span->n1, (i0 + 1 - j0) / TILE_STEP * TILE_STEP));
 }
 
 void attn_init(struct attn *a);
@@ -106,10 +115,12 @@ static inline void attn_weigh(const struct attn *a, float *out, const void *w, c
 
 /* One block of the forward pass between its two products: from scores to weights. s: scores of
  * TILE_ROWS x [n0, n1), row stride TILE_TOKENS; p: where the weights go, as the element the tiles
- * want. Row r sees columns [lo[r], hi[r]] when masked. max, sum: per row, in powers of two;
- * factor[r]: what the sums so far are to be multiplied by. */
+ * want. Row r sees columns [lo[r], hi[r]], which is asked only from open on. base: what is taken
+ * off a row's scores, in powers of two: a maximum of the past, moved only when a score exceeds it
+ * by much, so that sums are rarely rescaled; factor[r]: what the sums so far are to be multiplied
+ * by. */
 struct softmax_rows {
-    float max[TILE_ROWS], factor[TILE_ROWS];
+    float base[TILE_ROWS], factor[TILE_ROWS];
     float sum[TILE_ROWS][VEC]; /* lane by lane; added up at the end */
     int32_t lo[TILE_ROWS], hi[TILE_ROWS];
 };
@@ -123,7 +134,7 @@ void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t D
                     float *lse);
 
 /* Backward, rows are queries: ds = p * (dp - delta) * scale with p = 2^(s*scale2 - lse2). Of rows,
- * max holds lse2 and factor holds delta. */
+ * base holds lse2 and factor holds delta. */
 void softmax_backward_q(const struct tile_ops *ops, const struct softmax_rows *rows, const float *s,
                         const float *dp, void *ds, struct attn_span span, float scale2,
                         float scale);

@@ -83,14 +83,14 @@ static void bwd_q_block(const struct attn_bwd *b, const struct attn_local *l, in
 
     tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->q, i0, n, h, a->D));
     tile_pack_a(a->tiles, l->a[1], a->Dp, attn_head(a->d_o, i0, n, h, a->D));
-    memcpy(rows.max, b->lse2 + h * b->padded + i0, sizeof(rows.max));
+    memcpy(rows.base, b->lse2 + h * b->padded + i0, sizeof(rows.base));
     memcpy(rows.factor, b->delta + h * b->padded + i0, sizeof(rows.factor));
     for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
         int64_t j0 = t * TILE_TOKENS;
         struct attn_span span = attn_span(j0, first, last);
 
-        span.masked = j0 + span.n0 < cut || j0 + span.n1 - 1 > i0;
-        for (int64_t r = 0; span.masked && r < TILE_ROWS; r++) {
+        attn_span_open(&span, i0, j0, cut);
+        for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
             int64_t i = LH_MIN(i0 + r, last);
 
             rows.lo[r] = (int32_t)(begin[i] - j0);
@@ -173,7 +173,8 @@ static void bwd_k_head(const struct attn_bwd *b, const struct attn_local *l, int
                                     .i0 = (int32_t)i0,
                                     .j0 = (int32_t)j0};
 
-        span.masked = i0 + span.n0 < j0 + TILE_ROWS - 1 || begin[i0 + span.n1 - 1] > j0;
+        if (i0 + span.n0 >= j0 + TILE_ROWS - 1 && begin[i0 + span.n1 - 1] <= j0)
+            span.open = span.n1;
         attn_scores(a, l->s[0], l->a[0], attn_packed(a, packed_head, t, PACK_QT, K_KINDS), span);
         attn_scores(a, l->s[1], l->a[1], attn_packed(a, packed_head, t, PACK_DOT, K_KINDS), span);
         softmax_backward_k(a->tiles, cols, l->s[0], l->s[1], l->w[0], l->w[1], span,

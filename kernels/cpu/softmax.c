@@ -1,83 +1,117 @@
 /* softmax.c - the part of attention between its products: scores to weights, and back; see
  * attention.h.
  *
- * Scores are kept in powers of two (scale2 = scale / ln 2), so that one exp2 is all there is to an
- * element. A masked element has score -inf and weight 0. A row whose keys all lie in later tiles
- * has no maximum yet; 0 stands in for it, so that nothing becomes inf - inf.
+ * Scores are taken in powers of two (scale2 = scale / ln 2), so that one exp2 is all there is to an
+ * element. A masked element has weight 0. A row whose keys all lie in later tiles has no base yet;
+ * 0 stands in for it, so that nothing becomes inf - inf.
  */
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/vec.h"
 #include <math.h>
 
+#define SOFTMAX_SLACK 8.0f /* powers of two; weights of up to 256 are as exact as those up to 1 */
+
 /* The most of a long segment: given as a constant, so that its loops have fixed bounds and no mask.
  */
-static const struct attn_span softmax_whole = {0, TILE_TOKENS, false};
+static const struct attn_span softmax_whole = {0, TILE_TOKENS, TILE_TOKENS};
 
 VEC_INLINE bool softmax_is_whole(struct attn_span span)
 {
-    return !span.masked && span.n0 == 0 && span.n1 == TILE_TOKENS;
+    return span.n0 == 0 && span.open == TILE_TOKENS;
 }
 
 void softmax_start(struct softmax_rows *rows)
 {
     for (int r = 0; r < TILE_ROWS; r++)
-        rows->max[r] = -INFINITY;
+        rows->base[r] = -INFINITY;
     memset(rows->sum, 0, sizeof(rows->sum));
 }
 
-VEC_INLINE void softmax_put(bool pairs, void *to, int64_t at, vf x)
+/* Two vectors side by side. */
+VEC_INLINE void softmax_put(bool pairs, void *to, int64_t at, vf x, vf y)
 {
-    if (pairs)
+#ifdef __AVX512BF16__
+    if (pairs) {
+        _mm512_storeu_si512((uint16_t *)to + at,
+                            (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+        return;
+    }
+#endif
+    if (pairs) {
         *(vh *)((uint16_t *)to + at) = vf_to_bf16(x);
-    else
+        *(vh *)((uint16_t *)to + at + VEC) = vf_to_bf16(y);
+    } else {
         *(vf *)((float *)to + at) = x;
+        *(vf *)((float *)to + at + VEC) = y;
+    }
 }
 
-VEC_INLINE vf softmax_score(const struct softmax_rows *rows, int64_t r, const float *s, int64_t n,
-                            bool masked, float scale2)
+VEC_INLINE vf softmax_exp2(bool pairs, vf x)
 {
-    vf x = *(const vf *)(s + r * TILE_TOKENS + n) * scale2;
+    return pairs ? vf_exp2_coarse(x) : vf_exp2(x);
+}
+
+/* x where row r sees column n + lane, else other. */
+VEC_INLINE vf softmax_seen(const struct softmax_rows *rows, int64_t r, int64_t n, vf x, float other)
+{
     vi column = vi_lanes() + (int32_t)n;
 
-    if (!masked)
-        return x;
     return vf_select((column >= vi_all(rows->lo[r])) & (column <= vi_all(rows->hi[r])), x,
-                     vf_all(-INFINITY));
+                     vf_all(other));
 }
 
-/* The maximum of VEC rows from r on, their factors, and what to take off their scores. */
-VEC_INLINE void forward_max(struct softmax_rows *rows, int64_t r, const float *s,
-                            struct attn_span span, float scale2, float *base)
+/* Moves the bases of VEC rows from r on, and finds their factors and what to take off their scores.
+ */
+VEC_INLINE void forward_base(struct softmax_rows *rows, int64_t r, const float *s,
+                             struct attn_span span, float scale2, float *off)
 {
-    vf max[VEC], now, old = *(const vf *)(rows->max + r), off;
+    vf max[VEC], top, now, take, old = *(const vf *)(rows->base + r);
 
+#pragma GCC unroll 16
     for (int i = 0; i < VEC; i++) {
+        const float *row = s + (r + i) * TILE_TOKENS;
+
         max[i] = vf_all(-INFINITY);
-        for (int64_t n = span.n0; n < span.n1; n += VEC)
-            max[i] = vf_max(max[i], softmax_score(rows, r + i, s, n, span.masked, scale2));
+        for (int64_t n = span.n0; n < span.open; n += VEC)
+            max[i] = vf_max(max[i], *(const vf *)(row + n) * scale2);
+        for (int64_t n = span.open; n < span.n1; n += VEC)
+            max[i] = vf_max(
+                max[i], softmax_seen(rows, r + i, n, *(const vf *)(row + n) * scale2, -INFINITY));
     }
-    now = vf_max(vf_max_rows(max), old);
-    off = vf_select(now == vf_all(-INFINITY), (vf){0}, now);
-    *(vf *)(rows->max + r) = now;
-    *(vf *)(rows->factor + r) = vf_select(old == now, vf_all(1.0f), vf_exp2(old - off));
-    *(vf *)base = off;
+    top = vf_max_rows(max);
+    now = vf_select(top > old + SOFTMAX_SLACK, top, old);
+    take = vf_select(now == vf_all(-INFINITY), (vf){0}, now);
+    *(vf *)(rows->base + r) = now;
+    *(vf *)(rows->factor + r) = vf_select(old == now, vf_all(1.0f), vf_exp2(old - take));
+    *(vf *)off = take;
 }
 
 VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float *s, void *p,
                              struct attn_span span, float scale2)
 {
-    float base[TILE_ROWS];
+    float off[TILE_ROWS];
 
     for (int64_t r = 0; r < TILE_ROWS; r += VEC)
-        forward_max(rows, r, s, span, scale2, base + r);
+        forward_base(rows, r, s, span, scale2, off + r);
     for (int64_t r = 0; r < TILE_ROWS; r++) {
+        const float *row = s + r * TILE_TOKENS;
         vf sum = *(const vf *)rows->sum[r] * rows->factor[r];
+        vf w[2];
 
-        for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            vf w = vf_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - base[r]);
-
-            sum += w;
-            softmax_put(pairs, p, r * TILE_TOKENS + n, w);
+        for (int64_t n = span.n0; n < span.open; n += 2 * VEC) {
+            for (int k = 0; k < 2; k++) {
+                w[k] = softmax_exp2(pairs, *(const vf *)(row + n + k * VEC) * scale2 - off[r]);
+                sum += w[k];
+            }
+            softmax_put(pairs, p, r * TILE_TOKENS + n, w[0], w[1]);
+        }
+        for (int64_t n = span.open; n < span.n1; n += 2 * VEC) {
+            for (int k = 0; k < 2; k++) {
+                w[k] = softmax_exp2(pairs, *(const vf *)(row + n + k * VEC) * scale2 - off[r]);
+                w[k] = softmax_seen(rows, r, n + k * VEC, w[k], 0.0f);
+                sum += w[k];
+            }
+            softmax_put(pairs, p, r * TILE_TOKENS + n, w[0], w[1]);
         }
         *(vf *)rows->sum[r] = sum;
     }
@@ -90,6 +124,8 @@ void softmax_forward(const struct tile_ops *ops, struct softmax_rows *rows, cons
         forward_rows(true, rows, s, p, softmax_whole, scale2);
     else if (ops->pairs)
         forward_rows(true, rows, s, p, span, scale2);
+    else if (softmax_is_whole(span))
+        forward_rows(false, rows, s, p, softmax_whole, scale2);
     else
         forward_rows(false, rows, s, p, span, scale2);
 }
@@ -107,13 +143,22 @@ void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp)
 void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t Dp, struct kn_mat o,
                     float *lse)
 {
-    for (int64_t r = 0; r < o.rows; r++) {
-        float sum = vf_sum(*(const vf *)rows->sum[r]);
+    float part[TILE_ROWS], log_sum[TILE_ROWS];
 
+    for (int64_t r = 0; r < TILE_ROWS; r += VEC) {
+        vf sums[VEC], sum;
+
+        for (int i = 0; i < VEC; i++)
+            sums[i] = *(const vf *)rows->sum[r + i];
+        sum = vf_sum_rows(sums);
+        *(vf *)(part + r) = 1.0f / sum;
+        *(vf *)(log_sum + r) = vf_log2(sum);
+    }
+    for (int64_t r = 0; r < o.rows; r++) {
         for (int64_t d = 0; d < o.cols; d += VEC)
-            vf_store(o, r, d, o.cols - d, *(const vf *)(out + r * Dp + d) / sum);
+            vf_store(o, r, d, o.cols - d, *(const vf *)(out + r * Dp + d) * part[r]);
         if (lse)
-            lse[r] = (float)(M_LN2 * ((double)rows->max[r] + log2((double)sum)));
+            lse[r] = (float)(M_LN2 * ((double)rows->base[r] + (double)log_sum[r]));
     }
 }
 
@@ -122,13 +167,21 @@ VEC_INLINE void backward_q_rows(bool pairs, const struct softmax_rows *rows, con
                                 float scale)
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
-        float lse2 = rows->max[r], delta = rows->factor[r];
+        float lse2 = rows->base[r], delta = rows->factor[r];
+        int64_t at = r * TILE_TOKENS;
 
-        for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            vf w = vf_exp2(softmax_score(rows, r, s, n, span.masked, scale2) - lse2);
-            vf d = w * ((*(const vf *)(dp + r * TILE_TOKENS + n) - delta) * scale);
+        for (int64_t n = span.n0; n < span.n1; n += 2 * VEC) {
+            vf d[2];
 
-            softmax_put(pairs, ds, r * TILE_TOKENS + n, d);
+            for (int k = 0; k < 2; k++) {
+                int64_t c = n + k * VEC;
+                vf w = softmax_exp2(pairs, *(const vf *)(s + at + c) * scale2 - lse2);
+
+                d[k] = w * ((*(const vf *)(dp + at + c) - delta) * scale);
+                if (n >= span.open)
+                    d[k] = softmax_seen(rows, r, c, d[k], 0.0f);
+            }
+            softmax_put(pairs, ds, at + n, d[0], d[1]);
         }
     }
 }
@@ -150,22 +203,28 @@ VEC_INLINE void backward_k_rows(bool pairs, struct softmax_cols cols, const floa
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
         int32_t key = cols.j0 + (int32_t)r;
+        int64_t at = r * TILE_TOKENS;
 
-        for (int64_t n = span.n0; n < span.n1; n += VEC) {
-            vf x = *(const vf *)(s + r * TILE_TOKENS + n) * scale2 - *(const vf *)(cols.lse2 + n);
-            vf d =
-                (*(const vf *)(dp + r * TILE_TOKENS + n) - *(const vf *)(cols.delta + n)) * scale;
-            vf w;
+        for (int64_t n = span.n0; n < span.n1; n += 2 * VEC) {
+            vf w[2], d[2];
 
-            if (span.masked) {
-                vi query = vi_lanes() + (cols.i0 + (int32_t)n);
-                vi seen = (query >= vi_all(key)) & (*(const vi *)(cols.begin + n) <= vi_all(key));
+            for (int k = 0; k < 2; k++) {
+                int64_t c = n + k * VEC;
 
-                x = vf_select(seen, x, vf_all(-INFINITY));
+                w[k] = softmax_exp2(pairs, *(const vf *)(s + at + c) * scale2 -
+                                               *(const vf *)(cols.lse2 + c));
+                if (n >= span.open) {
+                    vi query = vi_lanes() + (cols.i0 + (int32_t)c);
+
+                    w[k] = vf_select((query >= vi_all(key)) &
+                                         (*(const vi *)(cols.begin + c) <= vi_all(key)),
+                                     w[k], (vf){0});
+                }
+                d[k] =
+                    w[k] * ((*(const vf *)(dp + at + c) - *(const vf *)(cols.delta + c)) * scale);
             }
-            w = vf_exp2(x);
-            softmax_put(pairs, p, r * TILE_TOKENS + n, w);
-            softmax_put(pairs, ds, r * TILE_TOKENS + n, w * d);
+            softmax_put(pairs, p, at + n, w[0], w[1]);
+            softmax_put(pairs, ds, at + n, d[0], d[1]);
         }
     }
 }

@@ -209,18 +209,34 @@ VEC_INLINE float vf_max_lane(vf x)
     return x[0];
 }
 
+/* Lanes of two vectors side by side (numbers from VEC on: of the second) that fold 2 * half lanes
+ * into half: where bit half of a lane's number is set it comes from the second vector. In memory,
+ * since GCC 12 builds such vectors lane by lane. */
+#define VEC_FOLD(i, half, upper) (((i) & (half) ? VEC : 0) + (((i) & ~(half)) | (upper)))
+#define VEC_FOLD4(i, half, upper)                                                                  \
+    VEC_FOLD(i, half, upper), VEC_FOLD((i) + 1, half, upper), VEC_FOLD((i) + 2, half, upper),      \
+        VEC_FOLD((i) + 3, half, upper)
+#define VEC_FOLD16(half, upper)                                                                    \
+    VEC_FOLD4(0, half, upper), VEC_FOLD4(4, half, upper), VEC_FOLD4(8, half, upper),               \
+        VEC_FOLD4(12, half, upper)
+static const struct vec_fold {
+    int32_t low[16], high[16];
+} vec_fold[9] __attribute__((aligned(64), unused)) = {
+    [1] = {{VEC_FOLD16(1, 0)}, {VEC_FOLD16(1, 1)}},
+    [2] = {{VEC_FOLD16(2, 0)}, {VEC_FOLD16(2, 2)}},
+    [4] = {{VEC_FOLD16(4, 0)}, {VEC_FOLD16(4, 4)}},
+    [8] = {{VEC_FOLD16(8, 0)}, {VEC_FOLD16(8, 8)}},
+};
+
 /* Lane i of the result is the greatest lane of x[i]; x is used up. Pairs of vectors are folded into
  * one, half their lanes each, until one is left: VEC - 1 maxima for VEC rows. */
 VEC_INLINE vf vf_max_rows(vf x[VEC])
 {
+#pragma GCC unroll 8 /* of its own accord GCC keeps the loops, and so x in memory */
     for (int half = VEC / 2; half > 0; half /= 2) {
-        vi low, high;
+        vi low = *(const vi *)vec_fold[half].low, high = *(const vi *)vec_fold[half].high;
 
-        for (int i = 0; i < VEC; i++) {
-            /* Lanes with bit half set come from the second vector. */
-            low[i] = (i & half ? VEC : 0) + (i & ~half);
-            high[i] = (i & half ? VEC : 0) + (i | half);
-        }
+#pragma GCC unroll 8
         for (int i = 0; i < half; i++)
             x[i] = vf_max(__builtin_shuffle(x[i], x[i + half], low),
                           __builtin_shuffle(x[i], x[i + half], high));
@@ -228,23 +244,37 @@ VEC_INLINE vf vf_max_rows(vf x[VEC])
     return x[0];
 }
 
+/* The same with sums. */
+VEC_INLINE vf vf_sum_rows(vf x[VEC])
+{
+#pragma GCC unroll 8
+    for (int half = VEC / 2; half > 0; half /= 2) {
+        vi low = *(const vi *)vec_fold[half].low, high = *(const vi *)vec_fold[half].high;
+
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++)
+            x[i] = __builtin_shuffle(x[i], x[i + half], low) +
+                   __builtin_shuffle(x[i], x[i + half], high);
+    }
+    return x[0];
+}
+
 /* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
 VEC_INLINE void vu_transpose(vu x[VEC])
 {
+#pragma GCC unroll 4
     for (int half = VEC / 2; half > 0; half /= 2) {
+        vu low = *(const vu *)vec_fold[half].low, high = *(const vu *)vec_fold[half].high;
+
+#pragma GCC unroll 16
         for (int i = 0; i < VEC; i++) {
-            vu a, b, take_a, take_b;
+            vu a = x[i], b;
 
             if (i & half)
                 continue;
-            for (int k = 0; k < VEC; k++) {
-                take_a[k] = (unsigned)(k & half ? k - half + VEC : k);
-                take_b[k] = (unsigned)(k & half ? k + VEC : k + half);
-            }
-            a = x[i];
             b = x[i + half];
-            x[i] = __builtin_shuffle(a, b, take_a);
-            x[i + half] = __builtin_shuffle(a, b, take_b);
+            x[i] = __builtin_shuffle(a, b, low);
+            x[i + half] = __builtin_shuffle(a, b, high);
         }
     }
 }
@@ -297,6 +327,38 @@ VEC_INLINE vf vf_exp2(vf x)
 #else
     return vf_select(below, (vf){0}, (vf)((vi)p + ((vi)shifted << 23)));
 #endif
+}
+
+/* The same for weights that are rounded to bf16 anyhow: relative error 3e-6, and at least 2^-126.
+ * The polynomial is the best of degree 4 on [0, 1). */
+VEC_INLINE vf vf_exp2_coarse(vf x)
+{
+#ifdef __AVX512F__
+    __m512 z = _mm512_max_ps(_mm512_set1_ps(-126.0f), (__m512)x); /* of a NaN the second */
+    vf r = (vf)_mm512_reduce_ps(z, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* z - floor(z) */
+    vf p = vf_all(1.35341678e-2f);
+
+    p = p * r + 5.20114638e-2f;
+    p = p * r + 2.41442755e-1f;
+    p = p * r + 6.93003833e-1f;
+    p = p * r + 1.0000026226f;
+    return (vf)_mm512_scalef_ps((__m512)p, z); /* times 2^floor(z) */
+#else
+    return vf_exp2(x);
+#endif
+}
+
+/* log2 of a positive x that is no denormal, to within 1e-7 of it or of 1; NaN stays NaN. With m in
+ * [sqrt(1/2), sqrt(2)) the rest of the series of ln((1 + s) / (1 - s)), s = (m - 1) / (m + 1), is
+ * below 1e-9. */
+VEC_INLINE vf vf_log2(vf x)
+{
+    vi e = ((vi)x - 0x3f3504f3) >> 23;
+    vf m = (vf)((vi)x - (e << 23));
+    vf s = (m - 1.0f) / (m + 1.0f), s2 = s * s;
+    vf series = ((s2 * (1.0f / 9) + 1.0f / 7) * s2 + 1.0f / 5) * s2 + 1.0f / 3;
+
+    return __builtin_convertvector(e, vf) + (float)(2.0 * M_LOG2E) * (s + s * s2 * series);
 }
 
 /* e^x to within 2e-6 for |x| < 30: the product x / ln 2 is rounded. */

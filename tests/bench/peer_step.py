@@ -217,7 +217,8 @@ def main():
     torch.manual_seed(17)
     torch.set_num_threads(a.threads)
     peer = Peer(a)
-    print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}), flush=True)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    print(json.dumps(versions), flush=True)
     for line in sys.stdin:
         assert line == "step\n", line
         print(json.dumps(peer.step()), flush=True)

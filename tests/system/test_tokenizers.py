@@ -1,6 +1,6 @@
 """Ids and texts equal to those of Hugging Face's tokenizers, on 10 MB of mixed text: documentation with code, a dozen scripts, emoji,
-every kind of white space, special tokens in the middle. The kinds that Llama models use: Llama 3, GPT-2 (with and without a prefix
-space), SmolLM, each with a vocabulary trained here, and SentencePiece.
+every kind of white space, special tokens in the middle. The kinds that Llama models use: Llama 3, GPT-2, SmolLM, each with
+a vocabulary trained here, and SentencePiece.
 """
 import glob
 import json
@@ -34,7 +34,6 @@ folder = Path(sys.argv[1])
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 kinds = {
     "gpt2": (pre_tokenizers.ByteLevel(add_prefix_space=False), False),
-    "gpt2-prefix": (pre_tokenizers.ByteLevel(add_prefix_space=True), False),
     "smollm": (pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]), False),
     "llama3": (pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
                                         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), True),
@@ -134,7 +133,7 @@ def compare(python, model, reference, folder, out):
     out.unlink()
 
 
-@pytest.mark.parametrize("kind", ["llama3", "gpt2", "gpt2-prefix", "smollm"])
+@pytest.mark.parametrize("kind", ["llama3", "gpt2", "smollm"])
 def test_ids_and_texts_are_those_of_hugging_face(python, folder, tmp_path, kind):
     compare(python, folder / kind, folder / kind / "tokenizer.json", folder, tmp_path / "ids.jsonl")
 
@@ -172,8 +171,8 @@ def pieces(path):
 
 def test_sentencepiece_ids_are_those_of_the_same_vocabulary_in_hugging_face(python, folder, tmp_path):
     """As transformers converts a Llama tokenizer: merges in the order of the ids of what they make, bytes for the rest."""
-    model = longhaul.ROOT / "tests/fixtures/sentencepiece/tokenizer.model"
-    entries = list(pieces(model))
+    fixture = longhaul.ROOT / "tests/fixtures/sentencepiece"
+    entries = list(pieces(fixture / "tokenizer.model"))
     vocab = {piece: i for i, (piece, _, _) in enumerate(entries)}
     merges = []
     for piece, score, kind in entries:
@@ -193,4 +192,4 @@ def test_sentencepiece_ids_are_those_of_the_same_vocabulary_in_hugging_face(pyth
                                                      {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "vocab": vocab, "merges": merges,
                   "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "ignore_merges": False}}))
-    compare(python, model, tmp_path / "tokenizer.json", folder, tmp_path / "ids.jsonl")
+    compare(python, fixture, tmp_path / "tokenizer.json", folder, tmp_path / "ids.jsonl")

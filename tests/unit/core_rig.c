@@ -55,6 +55,7 @@ void rig_init(struct rig *r)
                                      .lease_ms = 600000,
                                      .prepare_ms = 300000,
                                      .launch_ms = 120000,
+                                     .wall_slack_ms = 60000,
                                      .stop_grace_ms = 10000,
                                      .retry_base_ms = 10000,
                                      .retry_max_ms = 600000,

@@ -15,6 +15,6 @@ if(LH_MPI)
     set_tests_properties(test_train_${ranks}_ranks PROPERTIES LABELS quick TIMEOUT 120)
   endforeach()
 endif()
-lh_test(test_steady SOURCES unit/test_steady.c unit/tiny_model.c LINK lh_optim lh_model kn)
+lh_test(test_steady SOURCES unit/test_steady.c unit/tiny_model.c LINK lh_kinds lh_run)
 target_link_options(test_steady PRIVATE
-  -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc)
+  -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=step_run)

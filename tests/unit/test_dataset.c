@@ -132,6 +132,7 @@ static void an_epoch_holds_every_document_once_end_to_end(void **state)
     scratch_free(dir);
 }
 
+/* CKPT-20. */
 static void a_window_is_a_pure_function_of_its_index(void **state)
 {
     static const int lengths[] = {5, 1, 9, 30, 2, 17, 40, 0};
@@ -494,6 +495,7 @@ static const int64_t labels[] = {1, 2, -100, 4, -100, -100, -100, -100, 9, 10, 1
 static const int64_t documents[] = {0, 0, 1, 1, 3, 3, 3, 3, 0, 0, 1, 1};
 static const int64_t lengths_3[] = {4, 4, 3};
 
+/* JOB-16. */
 static void tokens_files_are_taken_in_order_and_wrap(void **state)
 {
     const struct tensor t[] = {{"input_ids", 3, {3, 1, 4}, ids},

@@ -311,7 +311,9 @@ static struct {
     size_t n, at;
     struct tiny *whole; /* not NULL: compares logits with a whole pass over the prompt */
     struct passkey_prompt *prompts; /* of the trials, in turn */
+    float *heard;                   /* not NULL: logits of the newest SHELF questions, in a ring */
 } mouth;
+#define SHELF 2
 
 int32_t __real_sampler_next(struct sampler *s, const float *logits, uint64_t place, uint64_t index);
 int32_t __wrap_sampler_next(struct sampler *s, const float *logits, uint64_t place, uint64_t index);
@@ -353,6 +355,9 @@ int32_t __wrap_sampler_next(struct sampler *s, const float *logits, uint64_t pla
 {
     if (mouth.whole)
         compare_with_whole_pass(logits);
+    if (mouth.heard)
+        memcpy(mouth.heard + mouth.n++ % SHELF * TALKING_VOCAB, logits,
+               TALKING_VOCAB * sizeof(*logits));
     if (!mouth.say)
         return __real_sampler_next(s, logits, place, index);
     assert_true(mouth.at < mouth.n);
@@ -361,18 +366,22 @@ int32_t __wrap_sampler_next(struct sampler *s, const float *logits, uint64_t pla
 
 static struct comm *everyone; /* MPI's, or a communicator of one */
 
-static int evaluate(const char *model, const char *members, bool stop, json_t **ret_result,
-                    struct lh_err *reterr)
+/* Runs a job of kind eval, or as its members say. out: "" makes one for the while. */
+static int run_job(const char *model, const char *members, const char *out, bool stop,
+                   json_t **ret_result, struct lh_err *reterr)
 {
     struct run r = {.ops = &kn_reference_ops, .threads = 1, .comm = everyone, .stop_wanted = stop};
-    char *out = scratch_new();
+    char *scratch = scratch_new();
     json_t *spec = json_of(members);
     struct lh_job *job;
     int rc;
 
-    json_object_set_new(spec, "kind", json_string("eval"));
+    if (!json_object_get(spec, "kind"))
+        json_object_set_new(spec, "kind", json_string("eval"));
     json_object_set_new(spec, "precision", json_string("fp32"));
-    json_object_set_new(spec, "model", json_pack("{s:s}", "base", model));
+    if (!json_object_get(spec, "model"))
+        json_object_set_new(spec, "model", json_object());
+    json_object_set_new(json_object_get(spec, "model"), "base", json_string(model));
     if (!json_object_get(spec, "context"))
         json_object_set_new(spec, "context", json_pack("{s:i}", "length", 64));
     if (lh_job_parse(spec, &job, NULL, reterr) < 0)
@@ -380,18 +389,25 @@ static int evaluate(const char *model, const char *members, bool stop, json_t **
     json_decref(spec);
     assert_int_equal(lh_reporter_open(NULL, 0, &r.reporter, NULL), 0);
     r.job = job;
-    r.out_dir = r.cache_dir = out;
+    r.out_dir = *out ? out : scratch;
+    r.cache_dir = scratch;
     r.result = json_object();
     assert_int_equal(r.ops->stream_new(1, &r.stream, NULL), 0);
-    rc = kind_eval(&r, reterr);
+    rc = job->kind == LH_KIND_TRAIN ? kind_train(&r, reterr) : kind_eval(&r, reterr);
     if (ret_result)
         *ret_result = json_incref(r.result);
     json_decref(r.result);
     r.ops->stream_free(r.stream);
     lh_reporter_close(r.reporter);
     lh_job_free(job);
-    scratch_free(out);
+    scratch_free(scratch);
     return rc;
+}
+
+static int evaluate(const char *model, const char *members, bool stop, json_t **ret_result,
+                    struct lh_err *reterr)
+{
+    return run_job(model, members, "", stop, ret_result, reterr);
 }
 
 #define GRID "'passkey':{'lengths':[500,420],'depths':[0.5,0,1],'trials':3,'seed':8}"
@@ -532,6 +548,66 @@ static void what_cannot_be_evaluated_is_refused_with_the_member(void **state)
     tiny_model_remove(model);
 }
 
+static double nll_at(const json_t *result, size_t i)
+{
+    const json_t *lengths = json_object_get(json_object_get(result, "eval"), "lengths");
+
+    return lh_json_num(json_array_get(lengths, i), "nll", -1);
+}
+
+/* The same figures from a train job's last evaluation and from an evaluation of its checkpoint:
+ * windows in another mode and passkeys, by a model whose memory is laid out for training. */
+static void a_train_job_evaluates_as_an_eval_job_does(void **state)
+{
+    static const char evaluation[] = "'eval':{'perplexity':['%s/text.txt'],'mode':'sliding',"
+                                     "'stride':9,'lengths':[64,20],'windows':20,"
+                                     "'passkey':{'lengths':[340],'depths':[0.4],'trials':2}%s}";
+    float trained[SHELF * TALKING_VOCAB], checked[SHELF * TALKING_VOCAB];
+    char model[128], eval[300], job[900];
+    json_t *first, *second;
+    struct lh_err err = {0};
+    double most = 0;
+
+    (void)state;
+    if (everyone->size > 1)
+        skip(); /* ranks share the directory of neither run */
+    memset(&mouth, 0, sizeof(mouth));
+    (void)snprintf(model, sizeof(model), "%s", talking_model(3, -1));
+    put_file(model, "text.txt",
+             "It was a bright cold day in April, and the clocks were striking "
+             "thirteen. It was nine seventeen in the morning, the house was "
+             "heavy, and nobody was in it but the two of them and a cat.");
+    (void)snprintf(eval, sizeof(eval), evaluation, model, ",'every_steps':1");
+    (void)snprintf(job, sizeof(job),
+                   "{'kind':'train','data':{'train':['%s/text.txt']},'context':{'length':64},"
+                   "'optim':{'lr':0.02,'steps':2,'warmup_steps':0},%s}",
+                   model, eval);
+    mouth.heard = trained;
+    if (run_job(model, job, model, false, &first, &err) < 0)
+        fail_msg("%s: %s", err.pointer, err.text);
+    assert_int_equal(mouth.n,
+                     4); /* after step 1 and at the end, once: every trial is wrong at once */
+    (void)snprintf(eval, sizeof(eval), evaluation, model, "");
+    (void)snprintf(job, sizeof(job), "{'model':{'adapter':'%s/checkpoints/step-00000002'},%s}",
+                   model, eval);
+    mouth.heard = checked;
+    if (evaluate(model, job, false, &second, &err) < 0)
+        fail_msg("%s: %s", err.pointer, err.text);
+    assert_int_equal(mouth.n, 6);
+    for (int i = 0; i < SHELF * TALKING_VOCAB; i++)
+        most = fmax(most, fabs((double)checked[i]));
+    for (int i = 0; i < SHELF * TALKING_VOCAB; i++)
+        assert_true(fabs((double)trained[i] - (double)checked[i]) <= 1e-5 * most);
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(nll_at(first, i) > 1);
+        assert_true(fabs(nll_at(first, i) - nll_at(second, i)) < 1e-6);
+    }
+    assert_true(json_equal(json_object_get(first, "passkey"), json_object_get(second, "passkey")));
+    json_decref(first);
+    json_decref(second);
+    tiny_model_remove(model);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -542,6 +618,7 @@ int main(int argc, char **argv)
         TEST(every_prompt_is_read_as_by_a_pass_of_its_own),
         TEST(a_trial_counts_when_all_tokens_are_those_of_the_answer),
         TEST(what_cannot_be_evaluated_is_refused_with_the_member),
+        TEST(a_train_job_evaluates_as_an_eval_job_does),
     };
     struct lh_err err = {0};
     int failed;

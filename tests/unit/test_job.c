@@ -492,7 +492,7 @@ static const struct bad bad_jobs[] = {
      "not_supported", "2"},
     {"{'kind':'check','resources':{'constraints':['gpu']}}", "/resources/constraints",
      "not_supported", "constraints"},
-    /* names and types */
+    /* names and types (JOB-4) */
     {"[]", "", "wrong_type", "object"},
     {"3", "", "wrong_type", "object"},
     {"{}", "/kind", "missing", "one of"},

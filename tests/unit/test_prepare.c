@@ -143,6 +143,7 @@ static void a_kill_before_the_end_leaves_nothing_that_is_taken_for_data(void **s
     place_free(&p);
 }
 
+/* JOB-16. */
 static void plain_files_are_documents_in_sorted_order(void **state)
 {
     struct place p = place_new();
@@ -199,6 +200,7 @@ static void lines_of_jsonl_are_documents(void **state)
     place_free(&p);
 }
 
+/* JOB-16. */
 static void compressed_files_are_read_as_what_they_hold(void **state)
 {
     struct place p = place_new();

@@ -326,6 +326,7 @@ static void some_history(struct behind *b)
     rig_report(r, "n1", "{'type':'running','job':'ja','attempt':2}"), keep(b);
 }
 
+/* STATE-6. */
 static void the_event_log_rebuilds_the_tables(void **state)
 {
     struct behind *b = calloc(1, sizeof(*b));
@@ -390,6 +391,38 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     rig_exit(&b->rig, "ja", "ok", "", 0);
     rig_clean(&b->rig, "ja");
     rig_expect_state(&b->rig, "ja", "succeeded", "");
+    rig_release(&b->rig);
+    scratch_free(dir);
+    free(b);
+}
+
+static void a_database_of_the_first_schema_gets_its_snapshot(void **state)
+{
+    struct behind *b = calloc(1, sizeof(*b));
+    char *dir = scratch_new();
+    struct store_newest newest = {.seq = 0};
+    struct counted c = {.tables = json_object(), .idem = json_object()};
+    struct store_config config = {.dir = dir};
+    struct store *s = NULL;
+    struct lh_err err;
+
+    (void)state;
+    rig_init(&b->rig);
+    open_store(&b->o, dir);
+    some_history(b);
+    wait_done(&b->o, b->puts);
+    close_store(&b->o);
+    sql(dir, "DROP TABLE snapshot; DROP TABLE snapshot_job; DROP TABLE snapshot_attempt;"
+             "DROP TABLE snapshot_claim; DROP TABLE snapshot_node; DROP TABLE snapshot_checkpoint;"
+             "DROP INDEX job_name; DROP INDEX job_ended; PRAGMA user_version=1");
+    if (store_open(&config, &s, &err) < 0 || store_load(s, count_row, &c, &newest, &err) < 0)
+        fail_msg("%s", err.text);
+    store_close(s);
+    assert_int_equal(newest.seq, core_last_seq(b->rig.core));
+    assert_int_equal(lh_json_i64(c.tables, "job", 0), 2);
+    if (store_replay_check(dir, &err) < 0)
+        fail_msg("%s", err.text);
+    counted_release(&c);
     rig_release(&b->rig);
     scratch_free(dir);
     free(b);
@@ -636,6 +669,7 @@ int main(void)
         TEST(kill_9_of_the_writer_loses_nothing_that_was_acknowledged),
         TEST(the_event_log_rebuilds_the_tables),
         TEST(a_core_loaded_from_the_store_goes_on_where_it_was),
+        TEST(a_database_of_the_first_schema_gets_its_snapshot),
         TEST(events_are_read_in_pages_and_by_job),
         TEST(the_database_refuses_a_slot_in_two_live_claims),
         TEST(events_can_not_be_changed),

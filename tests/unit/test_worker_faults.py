@@ -102,12 +102,12 @@ class NotFinite(Trains):
     def warnings(self, out):
         return [event for event in self.journal(out=out) if event["type"] == "warning"]
 
-    def test_stop_names_step_and_tensor_and_applies_nothing(self): # JOB-41
+    def test_stop_names_step_and_tensor_and_applies_nothing(self): # JOB-49
         done = self.run_worker(self.write(self.job("abxc", action="stop")), "--out", self.out)
         self.refused(done, 86, "step 3", "'model.embed_tokens.weight'", f"element {self.BAD * 16}")
         self.assertEqual(sorted(path.name for path in (self.out / "checkpoints").iterdir()), ["step-00000001", "step-00000002"])
 
-    def test_skipped_steps_are_as_if_their_data_had_not_been_there(self): # JOB-41
+    def test_skipped_steps_are_as_if_their_data_had_not_been_there(self): # JOB-49
         skipped = self.train(self.job("xabxcx", action="skip", budget=3), "skipped")
         clean = self.train(self.job("abc", action="stop"), "clean")
         self.assertEqual(digests(skipped, 6), digests(clean, 3))
@@ -115,9 +115,11 @@ class NotFinite(Trains):
                          [event["loss"] for event in self.steps(clean)])
         self.assertEqual([event["step"] for event in self.steps(skipped) if event["loss"] is None], [1, 4, 6])
         self.assertEqual([event["code"] for event in self.warnings(skipped)], ["nonfinite_skipped"] * 3)
+        for step, event in zip((1, 4, 6), self.warnings(skipped)):
+            self.assertRegex(event["text"], f"^step {step}: .*'model.embed_tokens.weight' at element {self.BAD * 16}; the step was passed over$")
         self.assertEqual(state_of(skipped, 6)["skipped"], 3)
 
-    def test_the_budget_is_for_all_attempts_together(self): # JOB-41
+    def test_the_budget_is_for_all_attempts_together(self): # JOB-49
         job = self.job("axbxc", action="skip", budget=1)
         self.refused(self.run_worker(self.write(job), "--out", self.dir / "whole"), 86, "step 4")
         killed = self.run_worker(self.write(job), "--out", self.out, LONGHAUL_FAULT="worker.step:3")

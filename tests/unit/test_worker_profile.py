@@ -4,10 +4,14 @@
 The model is made here: large enough that its ops take longer than writing them down.
 """
 import json
+import math
 import random
+import shutil
 import struct
+import tempfile
 import unittest
 from array import array
+from pathlib import Path
 
 from test_worker import NO_MPI, WorkerTest, check_job
 
@@ -26,38 +30,40 @@ def write_safetensors(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(t[2] for t in tensors.values()))
 
 
+def write_model(model):
+    noise = random.Random(5)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": C, "intermediate_size": FF,
+              "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV, "head_dim": D,
+              "vocab_size": V, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": T,
+              "tie_word_embeddings": True, "hidden_act": "silu", "torch_dtype": "float32"}
+    shapes = {"model.embed_tokens.weight": [V, C], "model.norm.weight": [C]}
+    for i in range(LAYERS):
+        for name, shape in {"self_attn.q_proj": [HEADS * D, C], "self_attn.k_proj": [KV * D, C],
+                            "self_attn.v_proj": [KV * D, C], "self_attn.o_proj": [C, HEADS * D],
+                            "mlp.gate_proj": [FF, C], "mlp.up_proj": [FF, C], "mlp.down_proj": [C, FF],
+                            "input_layernorm": [C], "post_attention_layernorm": [C]}.items():
+            shapes[f"model.layers.{i}.{name}.weight"] = shape
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config))
+    write_safetensors(model / "model.safetensors", {
+        name: ("F32", shape, array("f", (noise.uniform(-0.1, 0.1) for _ in range(math.prod(shape)))).tobytes())
+        for name, shape in shapes.items()})
+    ids = array("q", (noise.randrange(V) for _ in range(STEPS * ROWS * T))).tobytes()
+    write_safetensors(model / "tokens.safetensors", {name: ("I64", [STEPS, ROWS, T], ids) for name in ("input_ids", "labels")})
+
+
 class Profile(WorkerTest):
-    def setUp(self):
-        super().setUp()
-        noise = random.Random(5)
-        model = self.dir / "model"
-        model.mkdir()
-        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": C, "intermediate_size": FF,
-                  "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV, "head_dim": D,
-                  "vocab_size": V, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": T,
-                  "tie_word_embeddings": True, "hidden_act": "silu", "torch_dtype": "float32"}
-        (model / "config.json").write_text(json.dumps(config))
-        shapes = {"model.embed_tokens.weight": [V, C], "model.norm.weight": [C]}
-        for i in range(LAYERS):
-            for name, shape in {"self_attn.q_proj": [HEADS * D, C], "self_attn.k_proj": [KV * D, C],
-                                "self_attn.v_proj": [KV * D, C], "self_attn.o_proj": [C, HEADS * D],
-                                "mlp.gate_proj": [FF, C], "mlp.up_proj": [FF, C], "mlp.down_proj": [C, FF],
-                                "input_layernorm": [C], "post_attention_layernorm": [C]}.items():
-                shapes[f"model.layers.{i}.{name}.weight"] = shape
-        tensors = {}
-        for name, shape in shapes.items():
-            n = shape[0] * (shape[1] if len(shape) > 1 else 1)
-            tensors[name] = ("F32", shape, array("f", (noise.uniform(-0.1, 0.1) for _ in range(n))).tobytes())
-        write_safetensors(model / "model.safetensors", tensors)
-        ids = array("q", (noise.randrange(V) for _ in range(STEPS * ROWS * T))).tobytes()
-        write_safetensors(self.dir / "tokens.safetensors",
-                          {name: ("I64", [STEPS, ROWS, T], ids) for name in ("input_ids", "labels")})
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = Path(tempfile.mkdtemp(prefix="test-profile-"))
+        cls.addClassCleanup(shutil.rmtree, cls.shared)
+        write_model(cls.shared / "model")
 
     def job(self, **more):
         return self.write({
-            "kind": "train", "precision": "fp32", "model": {"base": str(self.dir / "model")},
+            "kind": "train", "precision": "fp32", "model": {"base": str(self.shared / "model")},
             "context": {"length": T, "attention": {"type": "s2", "group": 128}, "rope": {"skip_check": True}},
-            "data": {"train": [str(self.dir / "tokens.safetensors")], "format": "tokens"},
+            "data": {"train": [str(self.shared / "model" / "tokens.safetensors")], "format": "tokens"},
             "optim": {"lr": 1e-4, "steps": STEPS, "batch_sequences": ROWS}, "resources": {"threads": 1}, **more})
 
     def profile(self, *args, **more):
@@ -65,8 +71,10 @@ class Profile(WorkerTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout, json.loads((self.dir / "trace.json").read_text())
 
-    def test_trace_and_table_tell_of_the_same_ops(self):
+    def test_the_profile_of_a_run_tells_the_same_in_trace_and_table_and_what_the_model_does(self):
         text, trace = self.profile()
+        self.calls_and_work_are_those_of_the_model(trace)
+        self.ops_make_up_the_step_and_phases_nest(trace)
         spans = [e for e in trace["traceEvents"] if e.get("cat") == "phase"]
         steps = sorted((e for e in spans if e["name"] == "step"), key=lambda e: e["ts"])
         self.assertEqual(len(steps), STEPS)
@@ -86,8 +94,7 @@ class Profile(WorkerTest):
             self.assertAlmostEqual(flop * 1e-9, gflop[op], delta=1e-3 * gflop[op] + 1e-9)
             self.assertRegex(text, rf"(?m)^{op} +{calls[op]} ")
 
-    def test_calls_and_work_are_those_of_the_model(self):
-        _, trace = self.profile()
+    def calls_and_work_are_those_of_the_model(self, trace):
         rows = {}
         for row in trace["ops"]:
             rows.setdefault(row["op"], []).append(row)
@@ -99,8 +106,7 @@ class Profile(WorkerTest):
         head = [r for r in rows["matmul"] if f"x{V}x{C} nt" in r["shape"]]
         self.assertEqual(sum(r["flop"] for r in head), 2 * T * V * C * passes)
 
-    def test_ops_make_up_the_step_and_phases_nest(self):
-        _, trace = self.profile()
+    def ops_make_up_the_step_and_phases_nest(self, trace):
         step = trace["spans"][0]
         self.assertEqual((step["name"], step["depth"], step["calls"]), ("step", 0, STEPS - 1))
         ops = sum(row["busy_s"] for row in trace["ops"])

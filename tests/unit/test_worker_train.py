@@ -5,6 +5,7 @@ Uses the program in $LONGHAUL_BIN and the golden cases in tests/golden/cases as 
 """
 import array
 import json
+import os
 import random
 import shutil
 import struct
@@ -14,7 +15,10 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from test_worker import CASES, NO_MPI, WorkerTest, safetensors, train_job
+from test_worker import CASES, NO_MPI, ROOT, WorkerTest, safetensors, train_job
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+REAL = Path(os.environ.get("LONGHAUL_GGUF", CACHE / "longhaul" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"))
 
 
 def write_tokens(path, rows, labels=None):
@@ -100,7 +104,7 @@ class Positions(Trains):
         text = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
-    def test_a_model_that_its_scaling_has_broken_is_refused_with_figures(self): # JOB-40
+    def test_a_model_that_its_scaling_has_broken_is_refused_with_figures(self): # JOB-48
         base, tokens = self.learned()
         job = {"kind": "train", "precision": "fp32", "model": {"base": str(base)}, "data": {"train": [tokens], "format": "tokens"},
                "context": {"length": 64, "attention": {"type": "dense"}, "rope": {"type": "linear", "factor": 32}},
@@ -116,7 +120,7 @@ class Positions(Trains):
         self.assertNotIn("rope_check", self.result(out))
         self.assertEqual(len(self.steps(out)), 2)
 
-    def test_a_mild_scaling_is_measured_and_leaves_the_run_as_it_would_be(self): # JOB-40
+    def test_a_mild_scaling_is_measured_and_leaves_the_run_as_it_would_be(self): # JOB-48
         base, tokens = self.learned()
         job = {"kind": "train", "precision": "fp32", "model": {"base": str(base)}, "data": {"train": [tokens], "format": "tokens"},
                "context": {"length": 64, "attention": {"type": "dense"}, "rope": {"type": "yarn", "factor": 1.1}},
@@ -158,6 +162,21 @@ class Positions(Trains):
             config = json.loads((out / "export" / "config.json").read_text())
             self.assertEqual((config["rope_parameters"], config["max_position_embeddings"]), (want, positions))
             self.assertEqual(config["rope_theta"], want["rope_theta"])
+
+
+@unittest.skipUnless(REAL.exists(), f"{REAL} is not there")
+class RealPositions(Trains):
+    def test_scalings_that_training_repairs_are_far_from_the_limit(self): # JOB-40
+        for rope in ({"type": "linear", "factor": 2}, {"type": "linear", "factor": 32}, {"type": "yarn", "factor": 4}):
+            job = {"kind": "train", "model": {"base": str(REAL)}, "context": {"length": 512, "rope": rope},
+                   "data": {"train": [str(ROOT / "README.md")], "pack": "join"}} # no rate: one pass, nothing is saved
+            check = self.result(self.train(job, f"{rope['type']}-{rope['factor']}"))["rope_check"]
+            self.assertEqual((check["tokens"], len(check["bands"])), (512, 4))
+            for band in check["bands"]:
+                self.assertGreater(band["scaled"], band["base"] - 0.05)
+                self.assertLess(band["scaled"], band["limit"] - 0.8, (rope, band))
+            if rope["type"] == "linear":
+                self.assertGreater(check["bands"][2]["scaled"], check["bands"][2]["base"] + 0.3)
 
 
 class Deterministic(Trains):

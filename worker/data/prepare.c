@@ -17,9 +17,11 @@
 #include "worker/data/tokenize.h"
 #include "worker/data/units.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define WAIT_MS 100 /* between two looks at a directory that another process fills */
@@ -214,6 +216,8 @@ static int prepare(struct preparation *p, const struct tokenize_job *job, const 
         rc = prepare_place_name(&p->place, cache_dir, key, reterr);
     if (rc == 0)
         rc = enter(p, job, reterr);
+    if (rc == 0) /* marked as used: whoever bounds the cache goes by this time */
+        (void)utimensat(AT_FDCWD, p->place.dir, NULL, 0);
     if (rc <= 0)
         return rc;
     rc = fill_directory(p, job, reterr);

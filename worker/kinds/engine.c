@@ -5,19 +5,13 @@
 #include "worker/kinds/passkey.h"
 #include "worker/kinds/positions.h"
 #include "worker/kinds/ropes.h"
-#include "worker/model/keep.h"
-#include "worker/model/rehearse.h"
 #include "worker/model/rope.h"
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #define ARENA_MAX                                                                                  \
     ((size_t)4 << 20) /* patterns of an adapter: at most one per linear of 1024 layers */
-
-/* The program, its tables and what its libraries keep, beyond what MPI_Init leaves. */
-#define PROGRAM_BYTES ((uint64_t)12 << 20)
 
 int64_t engine_group(const struct lh_job *job)
 {
@@ -109,14 +103,6 @@ static void eval_room(const struct lh_job *job, struct llama_options *o)
     o->row_tokens = LH_MAX(o->row_tokens, o->cache);
 }
 
-static void count_flops(struct engine *e, const struct lh_job *job)
-{
-    bool train = e->model.dims.backward;
-
-    e->model.plan.flops_step = llama_flops(&e->model, train ? job->optim.batch_sequences : 1,
-                                           job->context.length, train ? engine_group(job) : 0);
-}
-
 int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr)
 {
     bool train = job->kind == LH_KIND_TRAIN;
@@ -141,56 +127,7 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
     options.tokens = rows * job->context.length;
     eval_room(job, &options);
     rc = ropes_check(job, e, reterr);
-    if (rc == 0)
-        rc = llama_init(&options, &e->model, reterr);
-    if (rc == 0)
-        count_flops(e, job);
-    return rc;
-}
-
-/* What a rank may plan with, when its machine runs local_ranks of them. Half of what is free: what
- * others take later, the page cache that serves the data and the program itself need room too. */
-static uint64_t memory_budget(const struct lh_job *job, int local_ranks)
-{
-    if (job->limits.memory_bytes > 0)
-        return (uint64_t)job->limits.memory_bytes;
-    return plan_machine_free() / 2 / (uint64_t)plan_machine_ranks(local_ranks);
-}
-
-static int choose_kept(struct engine *e, const struct lh_job *job, uint64_t budget,
-                       struct lh_err *reterr)
-{
-    int rc = keep_choose(&e->model, job->context.length, engine_group(job), budget, reterr);
-
-    if (rc == 0)
-        count_flops(e, job);
-    return rc;
-}
-
-int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
-                 struct lh_err *reterr)
-{
-    const struct kn_ops *ops;
-    uint64_t scratch = 0;
-    int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
-
-    if (rc == 0)
-        rc = rehearse_scratch(&e->model, ops, place->threads, &scratch, reterr);
-    if (rc < 0)
-        return rc;
-    llama_add_outside(&e->model, PLAN_SCRATCH, scratch);
-    llama_add_outside(&e->model, PLAN_COMMUNICATION, comm_bytes(place->ranks));
-    llama_add_outside(&e->model, PLAN_HOST, PROGRAM_BYTES);
-    return 0;
-}
-
-int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr)
-{
-    int64_t least =
-        -(int64_t)LH_MIN(memory_budget(r->job, r->comm->local_size), (uint64_t)INT64_MAX);
-    int rc = r->comm->ops->max_i64(r->comm, &least, 1, reterr);
-
-    return rc < 0 ? rc : choose_kept(e, r->job, (uint64_t)-least, reterr);
+    return rc < 0 ? rc : llama_init(&options, &e->model, reterr);
 }
 
 /* A checkpoint of full fine-tuning is a model by itself. */
@@ -259,18 +196,6 @@ void engine_model_release(struct engine *e)
     llama_release(&e->model);
 }
 
-static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr)
-{
-    uint64_t limit = (uint64_t)job->limits.memory_bytes;
-
-    assert(local_ranks > 0);
-    if (limit > 0)
-        return plan_check(&e->model.plan, limit, "/limits/memory_bytes", reterr);
-    return plan_check(&e->model.plan, plan_machine_total() / (uint64_t)local_ranks,
-                      "/context/length", reterr);
-}
-
 static void beat(void *arg)
 {
     struct engine_progress *p = arg;
@@ -293,20 +218,6 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
-/* What the machine can never hold is the job's fault; what others hold now is not: it may fit
- * later, or on another node. */
-int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
-{
-    struct lh_err err = {0};
-    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
-
-    if (rc < 0 || r->job->limits.memory_bytes > 0)
-        return rc;
-    rc = plan_check(&e->model.plan, plan_machine_free() / (uint64_t)r->comm->local_size, "", &err);
-    return rc < 0 ? lh_err_set(reterr, LH_ETRYAGAIN, "memory is taken by others now: %s", err.text)
-                  : 0;
-}
-
 int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
     e->model.beat = beat;
@@ -327,51 +238,4 @@ void engine_close(struct engine *e)
     if (e->source)
         model_source_close(e->source);
     *e = (struct engine){0};
-}
-
-json_t *engine_kept_json(const struct engine *e)
-{
-    json_t *kept = json_pack("{s:I}", "layers", (json_int_t)e->model.dims.L);
-
-    for (int i = 0; i < WORK_KEEPS; i++)
-        (void)json_object_set_new(kept, keep_name((enum work_keep)i),
-                                  json_integer((json_int_t)e->model.dims.keep[i]));
-    return kept;
-}
-
-int engine_plan_json(const struct engine *e, const struct lh_job *job, int local_ranks,
-                     json_t **ret_plan, struct lh_err *reterr)
-{
-    int rc = check_memory(e, job, local_ranks, reterr);
-    json_t *plan = rc == 0 ? plan_json(&e->model.plan) : NULL;
-
-    if (rc < 0)
-        return rc;
-    if (!plan)
-        return lh_err_set(reterr, -ENOMEM, "the plan");
-    (void)json_object_set_new(plan, "parameters",
-                              json_integer((json_int_t)e->model.params.n_total));
-    (void)json_object_set_new(plan, "trainable",
-                              json_integer((json_int_t)e->model.params.n_trainable));
-    (void)json_object_set_new(plan, "rope", rope_json(&e->rope));
-    if (e->model.dims.backward)
-        (void)json_object_set_new(plan, "kept", engine_kept_json(e));
-    *ret_plan = plan;
-    return 0;
-}
-
-int engine_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
-                struct lh_err *reterr)
-{
-    struct engine e = {0};
-    int rc = engine_open(job, place->ranks, &e, reterr);
-
-    if (rc == 0)
-        rc = engine_count(&e, job, place, reterr);
-    if (rc == 0)
-        rc = choose_kept(&e, job, memory_budget(job, place->local_ranks), reterr);
-    if (rc == 0)
-        rc = engine_plan_json(&e, job, 1, ret_plan, reterr);
-    engine_close(&e);
-    return rc;
 }

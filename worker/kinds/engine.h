@@ -45,10 +45,11 @@ LH_MUST_CHECK int engine_open(const struct lh_job *job, int ranks, struct engine
 struct engine_place {
     int ranks, local_ranks; /* of the job; those of them that share this machine */
     int threads;            /* of a rank */
+    bool measure;           /* rates, to tell the time of a step */
 };
 static inline struct engine_place engine_place_of(const struct run *r)
 {
-    return (struct engine_place){r->comm->size, r->comm->local_size, r->threads};
+    return (struct engine_place){r->comm->size, r->comm->local_size, r->threads, false};
 }
 LH_MUST_CHECK int engine_count(struct engine *e, const struct lh_job *job,
                                const struct engine_place *place, struct lh_err *reterr);
@@ -91,8 +92,9 @@ int64_t engine_group(const struct lh_job *job);
 json_t *engine_kept_json(const struct engine *e);
 
 /* The answer of `--plan`: {"bytes_per_rank", "parts", "flops_per_step", "parameters", "trainable",
- * "kept"}: new reference. Opens the model, no data. Errors as of engine_open, and LH_ENOFIT for
- * what this machine could not hold if it ran nothing else. */
+ * "kept"}, and with place->measure "step_s" and "rates": new reference. Opens the model, no data.
+ * Errors as of engine_open, and LH_ENOFIT for what this machine could not hold if it ran nothing
+ * else. */
 LH_MUST_CHECK int engine_plan(const struct lh_job *job, const struct engine_place *place,
                               json_t **ret_plan, struct lh_err *reterr);
 /* The same of an engine that has a model; local_ranks share this machine's memory. */

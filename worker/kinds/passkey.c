@@ -230,12 +230,15 @@ void passkey_report(const struct passkey *p, int64_t step, const char *rope)
 json_t *passkey_json(const struct passkey *p)
 {
     const struct lh_job *job = p->run->job;
-    json_t *cells = json_array();
+    json_t *cells = json_array(), *numbers = json_array();
 
+    for (int64_t i = 0; i < job->eval.passkey.trials; i++)
+        (void)json_array_append_new(
+            numbers, json_integer((json_int_t)passkey_number(job->eval.passkey.seed, i)));
     for (unsigned i = 0; i < p->n; i++)
         (void)json_array_append_new(cells, cell_json(p, &p->cell[i]));
-    return json_pack("{s:I, s:I, s:o}", "trials", (json_int_t)job->eval.passkey.trials, "seed",
-                     (json_int_t)job->eval.passkey.seed, "cells", cells);
+    return json_pack("{s:I, s:I, s:o, s:o}", "trials", (json_int_t)job->eval.passkey.trials, "seed",
+                     (json_int_t)job->eval.passkey.seed, "numbers", numbers, "cells", cells);
 }
 
 void passkey_print(const struct passkey *p, const char *label)

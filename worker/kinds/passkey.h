@@ -43,7 +43,8 @@ LH_MUST_CHECK int passkey_run(struct passkey *p, struct engine *e, struct lh_err
 
 /* `passkey` events from rank 0, one for each cell. rope: of eval.ropes, or NULL. */
 void passkey_report(const struct passkey *p, int64_t step, const char *rope);
-/* {"trials", "seed", "cells": [{"length", "depth", "trials", "correct"}]}: new reference. */
+/* {"trials", "seed", "numbers", "cells": [{"length", "depth", "trials", "correct"}]}: new
+ * reference. */
 json_t *passkey_json(const struct passkey *p);
 /* A table for people who read the log. */
 void passkey_print(const struct passkey *p, const char *label);

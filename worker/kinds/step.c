@@ -173,7 +173,7 @@ static int run_batches(struct stepper *s, int64_t step, int64_t steps, double sc
 /* Names what is wrong: a weight that is not finite first, for it spoils everything after it; else a
  * gradient. */
 static int nonfinite(struct stepper *s, int64_t step, const struct step_result *result,
-                     struct lh_err *reterr)
+                     const char *hint, struct lh_err *reterr)
 {
     const struct llama *m = &s->engine->model;
     const struct param *p = NULL;
@@ -191,14 +191,12 @@ static int nonfinite(struct stepper *s, int64_t step, const struct step_result *
         return rc;
     if (!p)
         return lh_err_set(reterr, LH_ENONFINITE,
-                          "step %lld: the loss is %g and the norm of the gradients %g",
-                          (long long)step + 1, result->loss, result->grad_norm);
+                          "step %lld: the loss is %g and the norm of the gradients %g; %s",
+                          (long long)step + 1, result->loss, result->grad_norm, hint);
     return lh_err_set(reterr, LH_ENONFINITE,
                       "step %lld: the loss is %g; the first tensor that is not finite is the %s of "
-                      "'%s' at element %lld; "
-                      "nothing was updated: look at the data of this step, lower optim.lr, or skip "
-                      "with on_nonfinite",
-                      (long long)step + 1, result->loss, what, p->name, (long long)index);
+                      "'%s' at element %lld; %s",
+                      (long long)step + 1, result->loss, what, p->name, (long long)index, hint);
 }
 
 static int update(struct stepper *s, int64_t step, int64_t steps, struct step_result *result,
@@ -206,16 +204,18 @@ static int update(struct stepper *s, int64_t step, int64_t steps, struct step_re
 {
     const struct lh_job *job = s->run->job;
     const struct llama *m = &s->engine->model;
+    bool skip =
+        job->on_nonfinite.action == LH_NONFINITE_SKIP && s->skipped < job->on_nonfinite.budget;
     int rc;
 
     if (!isfinite(result->loss) || !isfinite(result->grad_norm)) {
-        rc = nonfinite(s, step, result, reterr);
-        if (rc == LH_ENONFINITE && job->on_nonfinite.action == LH_NONFINITE_SKIP &&
-            s->skipped < job->on_nonfinite.budget) {
-            s->skipped++;
-            rc = 0;
-        }
-        return run_agree(s->run, rc, reterr);
+        rc = nonfinite(s, step, result,
+                       skip ? "the step was passed over"
+                            : "nothing was updated: look at the data of this step, lower optim.lr, "
+                              "or skip with on_nonfinite",
+                       skip ? &result->bad : reterr);
+        s->skipped += skip;
+        return run_agree(s->run, skip && rc == LH_ENONFINITE ? 0 : rc, reterr);
     }
     if (!job->optim.has_lr)
         return 0;

@@ -29,6 +29,7 @@ struct step_result {
     double cpu_seconds;           /* processor time of all ranks */
     int64_t labels, tokens;
     bool applied;
+    struct lh_err bad; /* of a step that was passed over: what was not finite */
 };
 
 LH_MUST_CHECK int stepper_init(struct stepper *s, struct run *r, struct engine *engine,

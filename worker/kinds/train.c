@@ -258,8 +258,7 @@ static int train_step(struct train *t, struct lh_err *reterr)
         t->state.last_loss = result.loss;
     if (r->job->optim.has_lr && !result.applied && r->comm->rank == 0)
         lh_report(r->reporter, "warning",
-                  json_pack("{s:s, s:s}", "code", "nonfinite_skipped", "text",
-                            "a loss or gradient was not finite; the step was passed over"));
+                  json_pack("{s:s, s:s}", "code", "nonfinite_skipped", "text", result.bad.text));
     plan_steps(t);
     report_step(t, &result);
     return 0;

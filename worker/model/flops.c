@@ -64,31 +64,53 @@ double llama_flops_kept(const struct llama *m, enum work_keep what, int64_t row_
     return linear_flops(m, kept_linears[what], m->dims.L - 1, false);
 }
 
-/* Operations that the backward pass does again, a token. */
-static double again_flops(const struct llama *m, int64_t row_tokens, int64_t group)
+/* Elements that pass between memory and the processor in one layer, a token. Norms are made again
+ * in a backward pass; residuals are copied twice. */
+static double layer_elements(const struct llama *m)
 {
-    double flops = 0;
+    double C = (double)m->dims.C, F = (double)m->dims.F;
+    double heads = (double)((m->dims.H + m->dims.KV) * m->dims.D);
+    double forward = 4 * C + 4 * C + 2 * heads + 3 * F;
 
-    for (int i = 0; i < WORK_KEEPS; i++)
-        flops += (double)(m->dims.L - m->dims.keep[i]) *
-                 llama_flops_kept(m, (enum work_keep)i, row_tokens, group);
-    return flops;
+    return m->dims.backward ? forward + 4 * C + 8 * C + 2 * heads + 5 * F : forward;
+}
+
+void llama_count(const struct llama *m, int64_t rows, int64_t row_tokens, int64_t group,
+                 struct llama_work *ret_work)
+{
+    const unsigned all = (1u << PARAMS_LINEARS) - 1;
+    const struct param *w = m->head.w;
+    double T = (double)(rows * row_tokens), L = (double)m->dims.L, element;
+    double head = 2 * (double)w->n, linear = linear_flops(m, all, 0, false);
+    double attention = attention_flops(m, row_tokens, group) * (double)rows;
+
+    assert(rows > 0);
+    element = (double)kn_dtype_bytes(m->dims.dtype);
+    *ret_work = (struct llama_work){
+        .products = T * (linear + head),
+        .attention = attention * L,
+        .bytes = T * (L * layer_elements(m) * element + 8 * (double)m->dims.V),
+    };
+    if (!m->dims.backward)
+        return;
+    /* Gradients of inputs (of attention: 2.5 times the forward pass) and of what trains, and what
+     * is done again. The head is computed once. */
+    ret_work->products += T * (linear + head + linear_flops(m, all, 0, true));
+    ret_work->products += w->trains ? T * head : 0;
+    ret_work->attention_bwd = attention * L * 2.5;
+    ret_work->bytes += T * element * (double)m->dims.V;
+    for (int i = 0; i < WORK_KEEPS; i++) {
+        double again = T * (double)(m->dims.L - m->dims.keep[i]) *
+                       llama_flops_kept(m, (enum work_keep)i, row_tokens, group);
+
+        *(i == WORK_KEEP_SCORES ? &ret_work->attention : &ret_work->products) += again;
+    }
 }
 
 double llama_flops(const struct llama *m, int64_t rows, int64_t row_tokens, int64_t group)
 {
-    const unsigned all = (1u << PARAMS_LINEARS) - 1;
-    const struct param *w = m->head.w;
-    double T = (double)(rows * row_tokens), head = 2 * (double)w->n;
-    double linear = linear_flops(m, all, 0, false);
-    double attention = attention_flops(m, row_tokens, group) * (double)m->dims.L * (double)rows;
+    struct llama_work work;
 
-    assert(rows > 0);
-    if (!m->dims.backward)
-        return T * (linear + head) + attention;
-    /* Forward, gradients of the inputs (of attention: 2.5 times the forward pass), gradients of
-     * what trains, and what is done again. The head is computed once. */
-    return T * (2 * (linear + head) + linear_flops(m, all, 0, true) + (w->trains ? head : 0) +
-                again_flops(m, row_tokens, group)) +
-           attention * 3.5;
+    llama_count(m, rows, row_tokens, group, &work);
+    return work.products + work.attention + work.attention_bwd;
 }

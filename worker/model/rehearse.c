@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Tokens of a model without a cache: as many rows as there may be. */
+/* As many rows as there may be. */
 static int run_batch(struct llama *m, const int32_t *zeros, struct lh_err *reterr)
 {
     int64_t row = LH_MIN(m->dims.T, m->dims.positions);
@@ -44,7 +44,9 @@ int rehearse_scratch(struct llama *m, const struct kn_ops *ops, int threads, uin
         rc = llama_bind(m, ops, stream, reterr);
     }
     if (rc == 0)
-        rc = m->dims.cache > 0 ? run_cache(m, zeros, reterr) : run_batch(m, zeros, reterr);
+        rc = run_batch(m, zeros, reterr);
+    if (rc == 0 && m->dims.cache > 0)
+        rc = run_cache(m, zeros, reterr);
     if (rc == 0)
         *ret_bytes = ops->scratch_bytes(stream);
     llama_unbind(m);

@@ -319,19 +319,18 @@ static json_t *blocking_entry(const struct core_job *j)
                      lh_job_state_name(j->state));
 }
 
-/* The jobs that this one waits for: those it names in `after`, and for a queued one those that hold
+/* The jobs that this one waits for: those it comes after, and for a queued one those that hold
  * slots. */
 static json_t *blocking_jobs(const struct core *core, const struct core_job *j)
 {
+    const struct core_job *unmet[API_LIMIT_DEFAULT];
     json_t *list = json_array();
-    unsigned looked = 0;
+    unsigned looked = 0, n = 0;
 
-    for (unsigned i = 0; i < j->job->n_after; i++) {
-        const struct core_job *other = core_find_job(core, j->job->after[i].job);
-
-        if (other && !lh_job_is_final(other->state))
-            (void)json_array_append_new(list, blocking_entry(other));
-    }
+    if (!lh_job_is_final(j->state))
+        n = core_unmet(core, j, API_LIMIT_DEFAULT, unmet);
+    for (unsigned i = 0; i < n; i++)
+        (void)json_array_append_new(list, blocking_entry(unmet[i]));
     if (j->state != LH_JOB_QUEUED)
         return list;
     for (const struct core_job *other = core_next_job(core, 0, true);
@@ -348,14 +347,17 @@ void api_job_explain(struct api_call *c)
     const struct core_job *j = api_find_job(c);
     char reason[64], detail[320];
     uint64_t now = lh_now_ms();
+    unsigned position;
 
     if (!j || !api_only(c, "application/json"))
         return;
     core_explain(app_core(c->app), j, now, reason, detail);
-    http_answer_json(c->q, 200,
-                     json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "id", j->id, "state",
-                               lh_job_state_name(j->state), "reason", reason, "detail", detail,
-                               "blocking", blocking_jobs(app_core(c->app), j), "as_of",
-                               api_time(now)),
-                     NULL);
+    position = core_queue_position(app_core(c->app), j);
+    http_answer_json(
+        c->q, 200,
+        json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "id", j->id, "state",
+                  lh_job_state_name(j->state), "reason", reason, "detail", detail, "position",
+                  position ? json_integer((json_int_t)position) : json_null(), "blocking",
+                  blocking_jobs(app_core(c->app), j), "as_of", api_time(now)),
+        NULL);
 }

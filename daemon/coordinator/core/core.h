@@ -28,6 +28,7 @@ struct core_config {
     uint64_t suspect_ms, down_ms, lease_ms; /* 15000, 60000, 1800000 */
     uint64_t prepare_ms;                    /* allocated to prepared deadline (staging): 3600000 */
     uint64_t launch_ms;                     /* launching to running deadline: 120000 */
+    uint64_t wall_slack_ms;                 /* beyond limits.wall_s, which the shim keeps by itself: 120000 */
     uint64_t stop_grace_ms;                 /* cancel: from stop to kill: 10000 */
     uint64_t retry_base_ms, retry_max_ms;   /* backoff of attempts: 10000, 600000 */
     uint64_t stall_ms;                      /* a tick later than this was our own pause: no node is blamed: 5000 */
@@ -111,6 +112,12 @@ unsigned core_count_uploads(const struct core *c, const char *state, uint64_t *r
 /* Why a job does not run, as of now: reason (a word) and detail (a sentence). */
 void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms, char ret_reason[static 64],
                   char ret_detail[static 320]);
+
+/* Its place in the queue, from 1: the head; 0: it is not queued. A job that waits for its next attempt has a place, too. */
+unsigned core_queue_position(const struct core *c, const struct core_job *j);
+
+/* The jobs that have not ended and that this one comes after, by `after` or by a `job:` URI: at most max, their number. */
+unsigned core_unmet(const struct core *c, const struct core_job *j, unsigned max, const struct core_job **ret_jobs);
 
 /* ---- events ---------------------------------------------------------------------------------- */
 enum core_event_type {

@@ -112,14 +112,16 @@ void *core_alloc(size_t n);                /* zeroed; aborts when memory is exha
 char *core_strdup(const char *s);          /* aborts likewise */
 void *core_grow(void *p, size_t n, size_t size);
 void list_move(struct core *c, struct entry *e, enum list_id to);
+void entry_free(struct entry *e);
+uint64_t core_random(struct core *c); /* the next number from the event's random */
+
+/* ---- find.c */
 struct entry *entry_of(const struct core_job *j);
 struct entry *find_id(const struct core *c, const char *id);
 struct entry *find_number(const struct core *c, uint64_t number);
 struct entry *find_any(const struct core *c, const char *what);
 void entry_insert(struct core *c, struct entry *e); /* takes the next place by number */
-void entry_free(struct entry *e);
 void hash_remove(struct core *c, struct entry *e);
-uint64_t core_random(struct core *c); /* the next number from the event's random */
 
 /* ---- rows.c */
 json_t *row_job(const struct entry *e);        /* "job": everything */
@@ -147,6 +149,7 @@ void job_cancel_waiting(struct core *c, struct entry *e); /* of LIST_CANCEL: can
 void submit_step(struct core *c, const struct core_event *ev);
 void submit_find_deps(struct core *c, struct entry *e, json_t *errors, const char *prefix,
                       struct entry *const *batch, unsigned n_batch);
+json_t *dry_run(struct core *c, struct entry *const *batch, unsigned n); /* dry.c: of jobs that are not inserted */
 void idem_load(struct core *c, const json_t *row);
 void idem_purge(struct core *c);
 
