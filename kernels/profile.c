@@ -138,15 +138,13 @@ static void profile_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_m
                                struct kn_mat a, struct kn_mat b, struct kn_mat p, struct kn_mat q,
                                bool t, float z_scale, float c_scale, float beta)
 {
-    struct kn_op_call call =
-        call_of("matmul_low", c, bytes_of(a) + bytes_of(b) + bytes_of(c) + bytes_of(z));
+    double bytes = bytes_of(a) + bytes_of(b) + bytes_of(c) + bytes_of(z);
+    struct kn_op_call call = call_of("matmul_low", c, bytes);
 
+    call.inner = a.cols, call.tb = t, call.t = a.t;
     if (!begin(s))
         return;
     s->in->matmul_low(s->s, c, z, a, b, p, q, t, z_scale, c_scale, beta);
-    call.inner = a.cols;
-    call.tb = t;
-    call.t = a.t;
     call.flop = 2 * (double)c.rows *
                 ((double)c.cols * (double)a.cols + (double)z.cols * (double)(c.cols + a.cols));
     end(s, call);

@@ -344,8 +344,9 @@ static void bench_loss(struct bench *b)
 
 static void bench_usage(void)
 {
-    bench_die("usage: kn-bench peak|matmul|attention|rows|loss|optim|all [-d DEVICE] [-t THREADS] [-p "
-              "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
+    bench_die(
+        "usage: kn-bench peak|matmul|attention|rows|loss|optim|all [-d DEVICE] [-t THREADS] [-p "
+        "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
 }
 
 int main(int argc, char **argv)
