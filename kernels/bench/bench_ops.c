@@ -137,9 +137,6 @@ static void bench_matmul(struct bench *b)
         {"lora B", 2048, 576, 8, false, true, 1, false},
         {"lora dA", 8, 576, 2048, true, false, 1, true},
         {"lora dB", 576, 8, 2048, true, false, 1, true},
-        {"head", 512, 49152, 576, false, true, 0, true},
-        {"head dX", 512, 576, 49152, false, false, 0, false},
-        {"head dW", 49152, 576, 512, true, false, 1, true},
         {"one token", 1, 1536, 576, false, true, 0, false},
         {"7B linear", 512, 4096, 4096, false, true, 0, false},
     };
@@ -219,13 +216,6 @@ static void bench_embed_bwd(struct bench *b, void *arg)
     b->ops->embed_bwd(b->s, r->w, r->x, r->id);
 }
 
-static void bench_cross_entropy(struct bench *b, void *arg)
-{
-    struct bench_rows *r = arg;
-
-    b->ops->cross_entropy(b->s, r->nll, r->y, r->x, r->id, 1e-4f);
-}
-
 /* T x C of the type under test; passes counts the matrices that are read or written. w is fp32
  * where the op wants so. */
 static void bench_rows_size(struct bench *b, const char *name, int64_t T, int64_t C, double passes,
@@ -277,7 +267,6 @@ static void bench_rows(struct bench *b)
     }
     bench_rows_size(b, "rmsnorm_fwd", 1001, 573, 2, bench_rmsnorm_fwd, none);
     bench_rows_size(b, "rmsnorm_fwd", 512, 4096, 2, bench_rmsnorm_fwd, none);
-    bench_rows_size(b, "cross_entropy", 256, 49152, 2, bench_cross_entropy, none);
 }
 
 static void bench_adamw_once(struct bench *b, void *arg)
@@ -311,10 +300,65 @@ static void bench_optim(struct bench *b)
               bench_squares_once, &r);
 }
 
+struct bench_loss {
+    struct kn_mat d, x, w, dw, dx;
+    int32_t *label;
+    double *nll;
+};
+
+static void bench_loss_once(struct bench *b, void *arg)
+{
+    struct bench_loss *l = arg;
+
+    b->ops->cross_entropy(b->s, l->nll, l->d, l->x, l->w, l->label, 1e-4f);
+}
+
+static void bench_loss_dw(struct bench *b, void *arg)
+{
+    struct bench_loss *l = arg;
+
+    b->ops->matmul(b->s, l->dw, l->d, false, l->x, false, 1, 1);
+}
+
+static void bench_loss_dx(struct bench *b, void *arg)
+{
+    struct bench_loss *l = arg;
+
+    b->ops->matmul(b->s, l->dx, l->d, true, l->w, false, 1, 0);
+}
+
+static void bench_loss(struct bench *b)
+{
+    const int64_t T = 1024, V = 49152, C = 576;
+    struct bench_loss l = {.d = bench_mat(b, b->t, V, T),
+                           .x = bench_mat(b, b->t, T, C),
+                           .w = bench_mat(b, b->t, V, C),
+                           .dw = bench_mat(b, KN_F32, V, C),
+                           .dx = bench_mat(b, b->t, T, C)};
+    struct bench_cost cost = {.flop = 2.0 * (double)T * (double)V * (double)C};
+    int32_t *label = calloc((size_t)T, sizeof(*label));
+
+    if (!label)
+        bench_die("out of memory");
+    for (int64_t i = 0; i < T; i++)
+        label[i] = (int32_t)(i * 7919 % V);
+    l.label = bench_alloc(b, (uint64_t)T * 4);
+    l.nll = bench_alloc(b, (uint64_t)T * 8);
+    b->ops->upload(b->s, l.label, label, (uint64_t)T * 4);
+    free(label);
+    bench_run(b, "cross_entropy 1024x49152x576", cost, bench_loss_once, &l);
+    bench_run(b, "its dW", cost, bench_loss_dw, &l);
+    bench_run(b, "its dX", cost, bench_loss_dx, &l);
+    b->ops->free(b->s, l.d.p), b->ops->free(b->s, l.x.p), b->ops->free(b->s, l.w.p);
+    b->ops->free(b->s, l.dw.p), b->ops->free(b->s, l.dx.p);
+    b->ops->free(b->s, l.label), b->ops->free(b->s, l.nll);
+}
+
 static void bench_usage(void)
 {
-    bench_die("usage: kn-bench peak|matmul|attention|rows|optim|all [-d DEVICE] [-t THREADS] [-p "
-              "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
+    bench_die(
+        "usage: kn-bench peak|matmul|attention|rows|loss|optim|all [-d DEVICE] [-t THREADS] [-p "
+        "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
 }
 
 int main(int argc, char **argv)
@@ -356,6 +400,8 @@ int main(int argc, char **argv)
         bench_attention(&b);
     if (strcmp(op, "rows") == 0 || strcmp(op, "all") == 0)
         bench_rows(&b);
+    if (strcmp(op, "loss") == 0 || strcmp(op, "all") == 0)
+        bench_loss(&b);
     if (strcmp(op, "optim") == 0 || strcmp(op, "all") == 0)
         bench_optim(&b);
     if (file)
