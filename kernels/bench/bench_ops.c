@@ -122,8 +122,15 @@ static void bench_matmul(struct bench *b)
         float beta;
         bool wide;
     } size[] = {
+        {"linear", 128, 576, 576, false, true, 0, false},
+        {"linear", 1000, 576, 576, false, true, 0, false},
         {"linear", 2048, 576, 576, false, true, 0, false},
+        {"linear", 8192, 576, 576, false, true, 0, false},
+        {"k and v", 2048, 192, 576, false, true, 0, false},
+        {"dX of k", 2048, 576, 192, false, false, 1, false},
         {"up", 2048, 1536, 576, false, true, 0, false},
+        {"up", 8192, 1536, 576, false, true, 0, false},
+        {"dX of down", 2048, 1536, 576, false, false, 0, false},
         {"down", 2048, 576, 1536, false, true, 1, false},
         {"dX of up", 2048, 576, 1536, false, false, 1, false},
         {"lora A", 2048, 8, 576, false, true, 0, false},
@@ -258,13 +265,18 @@ static void bench_rows(struct bench *b)
 {
     struct kn_mat none = {0};
 
-    bench_rows_size(b, "rmsnorm_fwd", 2048, 576, 2, bench_rmsnorm_fwd, none);
-    bench_rows_size(b, "rmsnorm_bwd", 2048, 576, 4, bench_rmsnorm_bwd, none);
-    bench_rows_size(b, "swiglu_fwd", 2048, 1536, 3, bench_swiglu_fwd, none);
-    bench_rows_size(b, "swiglu_bwd", 2048, 1536, 5, bench_swiglu_bwd, none);
-    bench_rows_size(b, "add", 2048, 576, 3, bench_add, none);
-    bench_rows_size(b, "rope", 2048, 576, 2, bench_rope, bench_mat(b, KN_F32, 2048, 576));
-    bench_rows_size(b, "embed_bwd", 2048, 576, 1, bench_embed_bwd, bench_mat(b, KN_F32, 2048, 576));
+    for (int64_t T = 512; T <= 8192; T *= 4) {
+        bench_rows_size(b, "rmsnorm_fwd", T, 576, 2, bench_rmsnorm_fwd, none);
+        bench_rows_size(b, "rmsnorm_bwd", T, 576, 4, bench_rmsnorm_bwd, none);
+        bench_rows_size(b, "swiglu_fwd", T, 1536, 3, bench_swiglu_fwd, none);
+        bench_rows_size(b, "swiglu_bwd", T, 1536, 5, bench_swiglu_bwd, none);
+        bench_rows_size(b, "add", T, 576, 3, bench_add, none);
+        bench_rows_size(b, "rope", T, 576, 2, bench_rope, bench_mat(b, KN_F32, T, 576));
+        bench_rows_size(b, "embed_bwd", T, 576, 1, bench_embed_bwd,
+                        bench_mat(b, KN_F32, 1024, 576));
+    }
+    bench_rows_size(b, "rmsnorm_fwd", 1001, 573, 2, bench_rmsnorm_fwd, none);
+    bench_rows_size(b, "rmsnorm_fwd", 512, 4096, 2, bench_rmsnorm_fwd, none);
     bench_rows_size(b, "cross_entropy", 256, 49152, 2, bench_cross_entropy, none);
 }
 
