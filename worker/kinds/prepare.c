@@ -44,7 +44,11 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
 
     if (p->run->stop_wanted)
         obey_stop(p->run);
-    if (all_bytes > 0 && !p->began) {
+    if (all_bytes == 0) { /* another process is at it */
+        lh_report_beat(p->run->reporter);
+        return;
+    }
+    if (!p->began) {
         p->began = true;
         p->start_ms = lh_mono_ms();
         p->old_documents = documents;
