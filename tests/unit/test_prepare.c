@@ -221,12 +221,13 @@ static void compressed_files_are_read_as_what_they_hold(void **state)
 /* 3000 words; as .jsonl 20 a line. */
 static struct bytes some_text(bool lines, uint64_t *seed)
 {
-    static const char *const words[] = {" ab", " abab", " x", "ab", " \xc3\xa9t\xc3\xa9",
-                                        "12 ", "\n"};
+    static const char *const words[] = {
+        " ab",          " abab",         " x", "ab", " \xc3\xa9t\xc3\xa9", "12 ", "\n",
+        "\xe6\x96\x87", "\xe3\x80\x82\n"};
     struct bytes b = {0};
 
     for (int w = 0; w < 3000; w++) {
-        const char *word = words[hostile_random(seed) % (lines ? 6 : 7)];
+        const char *word = words[hostile_random(seed) % (lines ? 6 : 9)];
 
         if (lines && w % 20 == 0)
             bytes_put(&b, "{\"text\":\"", 9);
@@ -235,6 +236,37 @@ static struct bytes some_text(bool lines, uint64_t *seed)
             bytes_put(&b, "\"}\n", 3);
     }
     return b;
+}
+
+static void a_document_without_spaces_is_read_in_lines(void **state)
+{
+    struct place p = place_new();
+    struct bytes text = {0};
+    char path[1024], *paths[1] = {path};
+    struct input_list list = {.paths = paths, .n = 1};
+    struct unit_reader r = {.list = &list, .cut_documents = true, .cut_lines = true, .target = 600};
+    struct unit u = {0};
+    size_t at = 0, units = 0;
+
+    (void)state;
+    assert_true(tokenizer_cuts_at_lines(p.t));
+    for (int line = 0; line < 200; line++)
+        bytes_put(&text, "\xe6\x96\x87\xe5\xad\x97\xe3\x80\x82\n", 10);
+    (void)snprintf(path, sizeof(path), "%s/a.txt", p.dir);
+    put_bytes(path, text.at, text.n);
+    while (unit_next(&r, &u, NULL) == 1) {
+        assert_true(u.len <= 600);
+        assert_true(u.len == 0 || u.text[u.len - 1] == '\n');
+        assert_memory_equal(u.text, text.at + at, u.len);
+        at += u.len;
+        units++;
+    }
+    assert_int_equal(at, text.n);
+    assert_true(units >= 4);
+    unit_reader_release(&r);
+    free(u.text);
+    free(text.at);
+    place_free(&p);
 }
 
 static void shards_do_not_depend_on_threads_or_units(void **state)
@@ -614,6 +646,7 @@ int main(void)
         TEST(plain_files_are_documents_in_sorted_order),
         TEST(lines_of_jsonl_are_documents),
         TEST(compressed_files_are_read_as_what_they_hold),
+        TEST(a_document_without_spaces_is_read_in_lines),
         TEST(shards_do_not_depend_on_threads_or_units),
         TEST(the_same_data_is_prepared_once_and_changed_data_anew),
         TEST(bad_inputs_are_refused_by_file_and_line),

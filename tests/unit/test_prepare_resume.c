@@ -1,4 +1,4 @@
-/* test_prepare_resume.c - a preparation that is killed is gone on with, and two at once share one.
+/* test_prepare_resume.c - a preparation that is killed is gone on with, and two at once share one (JOB-50).
  *
  * Each preparation runs in a process of its own, because faults are read once a process; what it
  * saw comes back through shared memory.

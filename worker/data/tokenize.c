@@ -296,6 +296,7 @@ static int run_ring(struct ring *r, struct shard_writer *w, struct lh_err *reter
     struct unit_reader reader = {
         .list = r->job->inputs,
         .cut_documents = tokenizer_cuts_at_spaces(r->job->tokenizer),
+        .cut_lines = tokenizer_cuts_at_lines(r->job->tokenizer),
         .records = r->job->dialog != NULL,
         .target = r->job->unit_bytes ? r->job->unit_bytes : UNIT_BYTES,
     };

@@ -38,17 +38,43 @@ static bool letter(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* Bytes up to the last place where the text may be cut; 0: nowhere. */
+/* U+5000 to U+9FFF, ideographs all, by their first byte. */
+static bool ideograph(char c)
+{
+    return (uint8_t)c >= 0xe5 && (uint8_t)c <= 0xe9;
+}
+
+/* A letter that begins a line behind one that does not end in white space: ideographs are written
+ * without spaces. */
+static bool begins_line(const char *text, size_t i)
+{
+    const char *end = text + i - 1; /* of the line before */
+    bool full_stop;
+
+    if (*end != '\n' || !(letter(text[i]) || ideograph(text[i])))
+        return false;
+    if (end[-1] > ' ' && end[-1] < 0x7f)
+        return true;
+    full_stop = i > 3 && memcmp(end - 3, "\xe3\x80\x82", 3) == 0;
+    return full_stop || (i > 3 && ideograph(end[-3]));
+}
+
+/* Bytes up to the last newline; 0: there is none. */
+static size_t last_line(const char *text, size_t n)
+{
+    const char *newline = n ? memrchr(text, '\n', n) : NULL;
+
+    return newline ? (size_t)(newline - text) + 1 : 0;
+}
+
+/* Bytes up to the last place where a document may be cut; 0: nowhere. */
 static size_t last_cut(const char *text, size_t n, bool lines)
 {
-    if (lines) {
-        const char *newline = n ? memrchr(text, '\n', n) : NULL;
-
-        return newline ? (size_t)(newline - text) + 1 : 0;
-    }
     for (size_t i = n; i-- > 2;) {
         if (letter(text[i]) && text[i - 1] == ' ' && letter(text[i - 2]))
             return i - 1;
+        if (lines && begins_line(text, i))
+            return i;
     }
     return 0;
 }
@@ -181,8 +207,9 @@ static size_t ready_bytes(const struct unit_reader *r, enum unit_kind kind)
 {
     if (kind == UNIT_RECORDS)
         return r->records_end;
-    return kind == UNIT_LINES || r->cut_documents ? last_cut(r->rest, r->rest_n, kind == UNIT_LINES)
-                                                  : 0;
+    if (kind == UNIT_LINES)
+        return last_line(r->rest, r->rest_n);
+    return r->cut_documents ? last_cut(r->rest, r->rest_n, r->cut_lines) : 0;
 }
 
 int unit_next(struct unit_reader *r, struct unit *u, struct lh_err *reterr)

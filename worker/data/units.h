@@ -45,6 +45,7 @@ struct unit {
 struct unit_reader {
     const struct input_list *list;
     bool cut_documents;     /* tokenizer_cuts_at_spaces */
+    bool cut_lines;         /* tokenizer_cuts_at_lines */
     bool records;           /* .json files are lists of records, not plain text */
     size_t target;          /* bytes of a unit */
     struct unit_place from; /* where to begin */
