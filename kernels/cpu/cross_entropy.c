@@ -24,30 +24,36 @@ struct ce_row {
     double sum; /* of exp(x - max) */
 };
 
+VEC_INLINE vf ce_exp(bool coarse, vf x)
+{
+    return coarse ? vf_exp2_coarse(x * (float)M_LOG2E) : vf_exp(x);
+}
+
 VEC_INLINE struct ce_row ce_sum(struct kn_mat x, int64_t r)
 {
     struct ce_row row = {.max = -INFINITY, .sum = 0.0};
 
     for (int64_t b = 0; b < x.cols; b += CE_BLOCK) {
-        int64_t end = LH_MIN(x.cols, b + CE_BLOCK);
+        int64_t end = LH_MIN(x.cols, b + CE_BLOCK), whole = b + (end - b) / VEC * VEC;
         vf max = vf_all(-INFINITY);
         vf sum = {0};
         float old = row.max;
 
-        for (int64_t c = b; c < end; c += VEC) {
-            vf v = vf_load(x, r, c, end - c);
+        for (int64_t c = b; c < whole; c += VEC)
+            max = vf_max(max, vf_load(x, r, c, VEC));
+        if (whole < end) {
+            vf v = vf_load(x, r, whole, end - whole);
 
             /* Lanes past the end read 0, which could exceed every logit: they repeat the first
              * instead. */
-            max = end - c >= VEC ? vf_max(max, v) : vf_max(max, vf_tail(v, end - c, v[0]));
+            max = vf_max(max, vf_tail(v, end - whole, v[0]));
         }
         row.max = fmaxf(old, vf_max_lane(max));
         row.sum *= old == row.max ? 1.0 : exp((double)old - (double)row.max);
-        for (int64_t c = b; c < end; c += VEC) {
-            vf e = vf_exp(vf_load(x, r, c, end - c) - row.max);
-
-            sum += end - c >= VEC ? e : vf_tail(e, end - c, 0.0f);
-        }
+        for (int64_t c = b; c < whole; c += VEC)
+            sum += vf_exp(vf_load(x, r, c, VEC) - row.max);
+        if (whole < end)
+            sum += vf_tail(vf_exp(vf_load(x, r, whole, end - whole) - row.max), end - whole, 0.0f);
         row.sum += (double)vf_sum(sum);
     }
     return row;
@@ -56,18 +62,26 @@ VEC_INLINE struct ce_row ce_sum(struct kn_mat x, int64_t r)
 VEC_INLINE void ce_grad(struct kn_mat d, struct kn_mat x, int64_t r, struct ce_row row, float scale)
 {
     float factor = (float)((double)scale / row.sum);
+    int64_t whole = x.cols / VEC * VEC;
+    bool coarse = d.t == KN_BF16;
 
-    for (int64_t c = 0; c < x.cols; c += VEC) {
-        int64_t n = x.cols - c;
+    for (int64_t c = 0; c < whole; c += VEC)
+        vf_store(d, r, c, VEC, ce_exp(coarse, vf_load(x, r, c, VEC) - row.max) * factor);
+    if (whole < x.cols) {
+        int64_t n = x.cols - whole;
 
-        vf_store(d, r, c, n, vf_exp(vf_load(x, r, c, n) - row.max) * factor);
+        vf_store(d, r, whole, n, ce_exp(coarse, vf_load(x, r, whole, n) - row.max) * factor);
     }
 }
 
-static void cross_entropy_rows(const struct cross_entropy_job *j, int64_t r0, int64_t r1)
+/* Where the types are constants the loops have no branch in them. */
+VEC_INLINE void cross_entropy_rows(const struct cross_entropy_job *j, enum kn_dtype x_t,
+                                   enum kn_dtype d_t, int64_t r0, int64_t r1)
 {
     struct kn_mat x = j->logits, d = j->dlogits;
 
+    x.t = x_t;
+    d.t = d_t;
     for (int64_t r = r0; r < r1; r++) {
         int32_t label = j->label[r];
         struct ce_row row;
@@ -95,8 +109,13 @@ static void cross_entropy_item(void *arg, int64_t item, int thread)
 {
     const struct cross_entropy_job *j = arg;
 
+    int64_t r0 = item * j->rows.per, r1 = cpu_rows_end(j->rows, item);
+
     (void)thread;
-    cross_entropy_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item));
+    if (j->logits.t == KN_F32 && j->dlogits.t == KN_BF16) /* as the head in bf16 has it */
+        cross_entropy_rows(j, KN_F32, KN_BF16, r0, r1);
+    else
+        cross_entropy_rows(j, j->logits.t, j->dlogits.t, r0, r1);
 }
 
 void cpu_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
