@@ -9,6 +9,7 @@
  * "+=" ops add to what is there; "=" ops overwrite and may be given poison.
  */
 #pragma once
+#include "kernels/dropout.h"
 #include "kernels/segments.h"
 #include "kernels/tensor.h"
 #include "proto/base/attr.h"
@@ -31,6 +32,10 @@ struct kn_ops {
     void (*stream_free)(struct kn_stream *s);
     int (*sync)(struct kn_stream *s, struct lh_err *reterr); /* 0, or the first error since the last sync */
     uint64_t (*scratch_bytes)(const struct kn_stream *s);
+    /* Makes s a stream for rehearsals: from here on ops take their scratch and build what they keep, but need not
+     * compute, so that scratch_bytes tells what a run will take. Their operands must be memory as large as said; what
+     * is in it afterwards means nothing. */
+    void (*rehearse)(struct kn_stream *s);
 
     /* Memory of the device, and copies between it and the host. On cpu: aligned malloc and memcpy. */
     void *(*alloc)(struct kn_stream *s, uint64_t bytes); /* 64-byte aligned at least; NULL when exhausted */
@@ -83,6 +88,10 @@ struct kn_ops {
     void (*add)(struct kn_stream *s, struct kn_mat y, struct kn_mat a, struct kn_mat b); /* y = a + b; may be in place */
     void (*copy)(struct kn_stream *s, struct kn_mat y, struct kn_mat x);                 /* y = x, converting types */
     void (*fill)(struct kn_stream *s, struct kn_mat y, float value);
+
+    /* Dropout: y = x / (1 - rate), or y += that, with zeros in place of the elements that dropout.h says; y may be x
+     * itself unless it adds. */
+    void (*dropout)(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add, const struct kn_dropout *h);
 
     /* Per row t with target label[t] in [0,V): nll[t] = log sum exp(logits[t,:]) - logits[t,label[t]]; label -100:
      * nll 0. When dlogits.p is not NULL: dlogits = (softmax - onehot) * grad_scale, 0 in unlabelled rows; dlogits may be

@@ -39,12 +39,13 @@ int lh_job_parse(const json_t *spec, struct lh_job **ret_job, struct lh_problems
 {
     LH_CLEANUP(lh_job_freep) struct lh_job *job = calloc(1, sizeof(*job));
     struct lh_problems *found = problems ? problems : calloc(1, sizeof(*found));
-    struct job_parser parser = {.job = job, .input = spec, .problems = found};
+    LH_CLEANUP(lh_json_decrefp) json_t *input = job_switch(spec);
+    struct job_parser parser = {.job = job, .input = input, .problems = found};
     int rc = 0;
 
     if (job)
         lh_arena_init(&job->arena, ARENA_MAX_BYTES);
-    if (!job || !found || !(job->spec = json_object())) {
+    if (!job || !found || (spec && !input) || !(job->spec = json_object())) {
         rc = lh_err_set(reterr, -ENOMEM, "parse a job");
         goto out;
     }

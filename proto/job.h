@@ -15,6 +15,8 @@
 #define LH_JOB_BODY_MAX (1u << 20) /* bytes of a job's JSON: a thousand times a large one */
 #define LH_JOB_DEPTH_MAX 64
 #define LH_LAYERS_MAX 1024
+#define LH_EVAL_ROPES_MAX 16   /* entries of eval.ropes */
+#define LH_EVAL_LENGTHS_MAX 64 /* of eval.lengths and of eval.passkey.lengths */
 
 enum lh_kind { LH_KIND_PREPARE, LH_KIND_TRAIN, LH_KIND_EVAL, LH_KIND_EXPORT, LH_KIND_CHECK, LH_KIND_GENERATE };
 enum lh_precision { LH_FP32, LH_BF16 };
@@ -26,6 +28,7 @@ enum lh_schedule { LH_SCHEDULE_CONSTANT, LH_SCHEDULE_LINEAR, LH_SCHEDULE_COSINE 
 enum lh_device { LH_DEVICE_CPU, LH_DEVICE_CUDA, LH_DEVICE_CUDA_EMU };
 enum lh_when { LH_WHEN_OK, LH_WHEN_NOT_OK, LH_WHEN_ANY };
 enum lh_nonfinite { LH_NONFINITE_STOP, LH_NONFINITE_SKIP };
+enum lh_eval_mode { LH_EVAL_PREFIXES, LH_EVAL_STRIDE, LH_EVAL_COMPATIBLE, LH_EVAL_SLIDING };
 
 /* The linear layers LoRA may attach to; adapter.targets is a set of these bits. */
 enum lh_target {
@@ -38,6 +41,16 @@ struct lh_label { const char *key, *value; };
 struct lh_pattern { const char *module; double value; }; /* rank_pattern, alpha_pattern: suffix of a module path */
 struct lh_after { const char *job; enum lh_when when; };
 struct lh_micro_batch { int64_t *rows; unsigned n; };
+struct lh_lengths {
+    int64_t *at;
+    unsigned n;
+};
+/* Positions as context.rope asks for them. */
+struct lh_rope_wish {
+    bool has_type;
+    enum lh_rope type;
+    double factor;
+}; /* as shipped: no type, factor 1 */
 
 struct lh_job {
     struct lh_arena arena; /* owns every pointer below */
@@ -85,11 +98,25 @@ struct lh_job {
     struct { enum lh_nonfinite action; int64_t budget; } on_nonfinite;
     struct {
         int64_t every_steps; /* 0: only by kind eval */
-        struct lh_strings perplexity; /* texts; windows of context.length from the start of each */
-        struct { int64_t *at; unsigned n; } lengths; /* prefixes to report; empty: powers of two from 2048, and length */
+        struct lh_strings perplexity; /* texts */
+        enum lh_eval_mode mode;
+        int64_t stride; /* 0 in mode prefixes */
+        bool join;
+        struct lh_lengths
+            lengths;     /* to report; empty: powers of two from 2048, and context.length */
         int64_t windows; /* at most so many windows over all texts; 0: all */
+        int64_t bands, batch_windows;
         const char *attention; /* "full" (default) or "train" */
-        bool passkey;
+        struct lh_rope_wish *ropes; /* empty: context.rope alone */
+        unsigned n_ropes;
+        bool has_passkey;
+        struct {
+            struct lh_lengths lengths; /* empty: powers of two from 2048, and context.length */
+            double *depths;
+            unsigned n_depths;
+            int64_t trials;
+            uint64_t seed;
+        } passkey;
     } eval;
     struct {
         struct lh_strings prompts;

@@ -6,6 +6,7 @@
 #include "proto/base/attr.h"
 #include "proto/base/str.h"
 #include "proto/job_table.h"
+#include <stdio.h>
 #include <string.h>
 
 #define PROBLEM(pointer, code, ...) lh_problem_add(p->problems, pointer, code, __VA_ARGS__)
@@ -164,12 +165,6 @@ static void check_data(struct job_parser *p)
 {
     const struct lh_job *j = p->job;
 
-    if (sound(p, "/data") && sound(p, "/data/format") && sound(p, "/data/pack") &&
-        j->data.format == LH_DATA_TEXT && j->data.pack == LH_PACK_NONE)
-        PROBLEM("/data/pack", "not_supported",
-                "data.pack false is not supported yet for data.format \"text\"; use true "
-                "(documents in one "
-                "window do not see each other) or \"join\"");
     if (!sound(p, "/data") || !sound(p, "/data/format") || has_problem(p, "/data/template"))
         return;
     if (j->data.format == LH_DATA_SFT && !j->data.template_ &&
@@ -184,17 +179,65 @@ static void check_data(struct job_parser *p)
                 "is another; set it to \"sft\" or leave the template out");
 }
 
+/* Which members of eval go with its mode. */
+static void check_eval_mode(struct job_parser *p)
+{
+    const struct lh_job *j = p->job;
+    int64_t shortest = eval_shortest(j);
+
+    if (j->eval.mode == LH_EVAL_PREFIXES && input_get(p, "/eval/stride"))
+        PROBLEM("/eval/stride", "conflict",
+                "eval.stride has no meaning with eval.mode \"prefixes\", whose windows lie side by "
+                "side; set eval.mode to \"stride\" or \"sliding\", or leave it out");
+    if (j->eval.mode == LH_EVAL_SLIDING && shortest > 0 && j->eval.stride >= shortest)
+        PROBLEM("/eval/stride", "out_of_range",
+                "eval.stride %lld is not below the shortest length %lld, so tokens would be passed "
+                "over; give a smaller stride or longer eval.lengths",
+                ll(j->eval.stride), ll(shortest));
+    if (j->eval.mode == LH_EVAL_COMPATIBLE && !j->eval.join)
+        PROBLEM("/eval/join", "conflict",
+                "eval.mode \"compatible\" reads all texts as one; set eval.join to true, or take "
+                "eval.mode \"stride\"");
+}
+
+static void check_ropes(struct job_parser *p)
+{
+    const struct lh_job *j = p->job;
+    char at[64];
+
+    if (j->eval.n_ropes > 0 &&
+        (input_get(p, "/context/rope/type") || input_get(p, "/context/rope/factor")))
+        PROBLEM("/eval/ropes", "conflict",
+                "eval.ropes lists the scalings to compare, so context.rope would not be used; move "
+                "it into the list");
+    for (unsigned i = 0; i < j->eval.n_ropes; i++) {
+        const struct lh_rope_wish *wish = &j->eval.ropes[i];
+
+        (void)snprintf(at, sizeof(at), "/eval/ropes/%u/factor", i);
+        if (wish->has_type && wish->type == LH_ROPE_DEFAULT && wish->factor > 1)
+            PROBLEM(at, "conflict",
+                    "eval.ropes[%u].factor %g has no meaning with type \"default\", which does not "
+                    "scale positions",
+                    i, wish->factor);
+    }
+}
+
 static void check_eval(struct job_parser *p)
 {
     const struct lh_job *j = p->job;
+    bool nothing = j->eval.perplexity.n == 0 && !j->eval.has_passkey;
 
     if (has_problem(p, "/eval") || has_problem(p, "/context/length"))
         return;
-    if (j->kind == LH_KIND_TRAIN && j->eval.every_steps > 0 && j->eval.perplexity.n == 0)
-        PROBLEM(
-            "/eval/perplexity", "missing",
-            "eval.perplexity is missing; eval.every_steps %lld needs held-out texts to evaluate on",
-            ll(j->eval.every_steps));
+    if (j->kind == LH_KIND_EVAL && p->kind_bit && nothing)
+        PROBLEM("/eval/perplexity", "missing",
+                "eval.perplexity is missing; a job of kind eval needs it: held-out texts (or "
+                "eval.passkey)");
+    if (j->kind == LH_KIND_TRAIN && j->eval.every_steps > 0 && nothing)
+        PROBLEM("/eval/perplexity", "missing",
+                "eval.perplexity is missing; eval.every_steps %lld needs held-out texts to "
+                "evaluate on (or eval.passkey)",
+                ll(j->eval.every_steps));
     for (unsigned i = 0; i < j->eval.lengths.n; i++) {
         if (j->context.length > 0 && j->eval.lengths.at[i] > j->context.length) {
             PROBLEM("/eval/lengths", "out_of_range",
@@ -204,6 +247,9 @@ static void check_eval(struct job_parser *p)
             return;
         }
     }
+    check_eval_mode(p);
+    if (j->kind == LH_KIND_EVAL)
+        check_ropes(p);
 }
 
 static void check_adapter(struct job_parser *p)

@@ -71,7 +71,8 @@ static void take_field(struct job_parser *p, const struct field *f, const json_t
     switch (f->type) {
     case FIELD_OBJECT:
         if (!json_is_object(value))
-            (void)wrong_type(p, f->path, value, "an object");
+            (void)wrong_type(p, f->path, value,
+                             f->flags & FIELD_SWITCH ? "an object, true or false" : "an object");
         break;
     case FIELD_STRING:
         if (take_string(p, f->path, value, (unsigned)f->min, (unsigned)f->max, &text))
@@ -255,6 +256,41 @@ static void given_field(struct job_parser *p, const struct field *f, const json_
         *((bool *)p->job + f->has_offset) = true;
     if (f->type != FIELD_OBJECT)
         spec_set(p, f->path, json_deep_copy(value));
+}
+
+/* One section of a copy of the spec: an object, or nothing. */
+static bool switch_section(json_t *copy, const char *path, bool on)
+{
+    const char *leaf = strrchr(path, '/');
+    struct job_parser view = {.input = copy};
+    char section[64];
+    json_t *at;
+
+    (void)snprintf(section, sizeof(section), "%.*s", (int)(leaf - path), path);
+    at = (json_t *)(uintptr_t)input_get(&view, section);
+    return on ? json_object_set_new(at, leaf + 1, json_object()) == 0
+              : json_object_del(at, leaf + 1) == 0;
+}
+
+json_t *job_switch(const json_t *spec)
+{
+    const struct job_parser view = {.input = spec};
+    json_t *copy = NULL;
+
+    for (unsigned i = 0; i < job_n_fields; i++) {
+        const struct field *f = &job_fields[i];
+        const json_t *value = f->flags & FIELD_SWITCH ? input_get(&view, f->path) : NULL;
+
+        if (!json_is_boolean(value))
+            continue;
+        if (!copy)
+            copy = json_deep_copy(spec);
+        if (!copy || !switch_section(copy, f->path, json_is_true(value))) {
+            json_decref(copy);
+            return NULL;
+        }
+    }
+    return copy ? copy : json_incref((json_t *)(uintptr_t)spec); /* NULL stays NULL */
 }
 
 static void read_kind(struct job_parser *p)

@@ -7,6 +7,10 @@
 
 #define POINTER_MAX sizeof(((struct lh_problem *)0)->pointer)
 
+/* The spec with objects in place of sections that are switched on by `true`, and without those that
+ * are `false`: new reference, NULL when memory is exhausted. */
+json_t *job_switch(const json_t *spec);
+
 /* Reads p->input into p->job, p->job->spec and p->problems. */
 void job_read(struct job_parser *p);
 
@@ -32,3 +36,11 @@ void pointer_append(char *pointer, size_t cap, const char *key);
 /* Refuses what no entry of the table stands for, in a section ("" for the root) and the sections
  * below it. */
 void refuse_unknown_below(struct job_parser *p, const char *section, const json_t *object);
+
+/* ---- job_value.c, for the other members that are lists ---- */
+
+/* The pointer of entry i of a list. Returns buf. */
+const char *entry_pointer(const char *path, size_t i, char buf[static POINTER_MAX]);
+/* False (recorded) unless value is a list of min to max entries. */
+bool is_list(struct job_parser *p, const char *pointer, const json_t *value, size_t min, size_t max,
+             const char *wanted);

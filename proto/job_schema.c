@@ -31,6 +31,8 @@ static void put_type(json_t *schema, const struct field *f, const char *type)
 {
     if (f->flags & FIELD_NULL_OK)
         put(schema, "type", json_pack("[s, s]", type, "null"));
+    else if (f->flags & FIELD_SWITCH)
+        put(schema, "type", json_pack("[s, s]", type, "boolean"));
     else
         put(schema, "type", json_string(type));
 }

@@ -42,7 +42,7 @@ static const struct field_name attentions[] = {
 };
 static const struct field_name ropes[] = {
     [LH_ROPE_DEFAULT] = {"default", true},   [LH_ROPE_LINEAR] = {"linear", true},
-    [LH_ROPE_DYNAMIC] = {"dynamic", false},  [LH_ROPE_NTK] = {"ntk", false},
+    [LH_ROPE_DYNAMIC] = {"dynamic", true},   [LH_ROPE_NTK] = {"ntk", true},
     [LH_ROPE_YARN] = {"yarn", true},         [LH_ROPE_LLAMA3] = {"llama3", true},
     [LH_ROPE_LONGROPE] = {"longrope", true},
 };
@@ -53,7 +53,7 @@ static const struct field_name formats[] = {
 };
 static const struct field_name schedules[] = {
     [LH_SCHEDULE_CONSTANT] = {"constant", true},
-    [LH_SCHEDULE_LINEAR] = {"linear", false},
+    [LH_SCHEDULE_LINEAR] = {"linear", true},
     [LH_SCHEDULE_COSINE] = {"cosine", true},
 };
 static const struct field_name devices[] = {
@@ -69,6 +69,12 @@ static const struct field_name whens[] = {[LH_WHEN_OK] = {"ok", true},
                                           [LH_WHEN_ANY] = {"any", true}};
 static const struct field_name nonfinites[] = {
     [LH_NONFINITE_STOP] = {"stop", true}, [LH_NONFINITE_SKIP] = {"skip", true}};
+static const struct field_name eval_modes[] = {
+    [LH_EVAL_PREFIXES] = {"prefixes", true},
+    [LH_EVAL_STRIDE] = {"stride", true},
+    [LH_EVAL_COMPATIBLE] = {"compatible", true},
+    [LH_EVAL_SLIDING] = {"sliding", true},
+};
 static const struct field_name eval_attentions[] = {{"full", true}, {"train", true}};
 static const struct field_name export_formats[] = {
     {"hf", true}, {"gguf", true}, {"adapter", true}};
@@ -82,6 +88,7 @@ const struct field_names kind_names = NAMES(kinds), precision_names = NAMES(prec
 static const struct field_names format_names = NAMES(formats), schedule_names = NAMES(schedules),
                                 nonfinite_names = NAMES(nonfinites),
                                 eval_attention_names = NAMES(eval_attentions),
+                                eval_mode_names = NAMES(eval_modes),
                                 export_format_names = NAMES(export_formats),
                                 export_dtype_names = NAMES(export_dtypes);
 
@@ -112,6 +119,19 @@ static bool derive_warmup(const struct lh_job *job, double *ret_value)
     *ret_value = (double)LH_MIN(tenth, (int64_t)20);
     return true;
 }
+
+/* That of the paper, and a smaller one for windows that it would pass over. */
+static bool derive_stride(const struct lh_job *job, double *ret_value)
+{
+    int64_t shortest = eval_shortest(job);
+
+    *ret_value = shortest > 1 ? (double)LH_MIN((int64_t)256, shortest / 2) : 256;
+    return job->eval.mode != LH_EVAL_PREFIXES;
+}
+
+#define LENGTHS_SCHEMA                                                                             \
+    "{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"uniqueItems\":true,"                     \
+    "\"items\":{\"type\":\"integer\",\"minimum\":2,\"maximum\":16777216}}"
 
 #define PATTERN_SCHEMA(entry)                                                                      \
     "{\"type\":\"object\",\"additionalProperties\":" entry ",\"maxProperties\":8192}"
@@ -192,8 +212,8 @@ const struct field job_fields[] = {
      .about = "columns of a LoRA factor"},
     {"/adapter/alpha", FIELD_NUMBER, AT(adapter.alpha), .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE,
      .otherwise = {.number = 16}, RANGE(0, 1e6), .kinds = T, .about = "scale: alpha / rank"},
-    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout),
-     .flags = FIELD_HAS_DEFAULT | FIELD_BELOW | FIELD_DEFAULT_ONLY, RANGE(0, 1), .kinds = T,
+    {"/adapter/dropout", FIELD_NUMBER, AT(adapter.dropout), .flags = FIELD_HAS_DEFAULT | FIELD_BELOW,
+     RANGE(0, 1), .kinds = T,
      .about = "share of inputs of the LoRA factors set to zero"},
     {"/adapter/targets", FIELD_CUSTOM, AT(adapter.targets), TEXT_IS("[\"q\",\"k\",\"v\",\"o\"]"),
      .kinds = T, .take = take_targets,
@@ -231,8 +251,8 @@ const struct field job_fields[] = {
     {"/optim/clip", FIELD_NUMBER, AT(optim.clip), NUMBER_IS(1), RANGE(0, 1e9), .kinds = T,
      .about = "largest norm of all gradients together; 0: no limit"},
     {"/optim/lora_plus_ratio", FIELD_NUMBER, AT(optim.lora_plus_ratio),
-     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_ABOVE, .otherwise = {.number = 1},
-     RANGE(0, 1e4), .kinds = T, .about = "rate of LoRA B over that of A"},
+     .flags = FIELD_HAS_DEFAULT | FIELD_ABOVE, .otherwise = {.number = 1}, RANGE(0, 1e4), .kinds = T,
+     .about = "rate of LoRA B over that of A"},
     {"/optim/batch_sequences", FIELD_INT, AT(optim.batch_sequences), NUMBER_IS(1), RANGE(1, 65536),
      .kinds = T, .about = "windows of a step, over all ranks"},
     {"/optim/steps", FIELD_INT, AT(optim.steps), RANGE(1, 1e9), .kinds = T, .derive = derive_steps,
@@ -251,24 +271,54 @@ const struct field job_fields[] = {
     {"/on_nonfinite/budget", FIELD_INT, AT(on_nonfinite.budget), NUMBER_IS(3), RANGE(0, 1e6), .kinds = T,
      .about = "steps that skip may skip in all"},
 
-    {"/eval", FIELD_OBJECT, .kinds = T | E, .about = "perplexity on held-out text"},
-    {"/eval/perplexity", FIELD_URIS, AT(eval.perplexity), RANGE(1, 256), .kinds = T | E, .required = E,
+    {"/eval", FIELD_OBJECT, .kinds = T | E, .about = "perplexity on held-out text, and retrieval"},
+    {"/eval/perplexity", FIELD_URIS, AT(eval.perplexity), RANGE(1, 256), .kinds = T | E,
      .about = "held-out texts"},
     {"/eval/every_steps", FIELD_INT, AT(eval.every_steps), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
-     RANGE(0, 1e9), .kinds = T, .about = "evaluate while training; 0: never"},
+     RANGE(0, 1e9), .kinds = T, .about = "evaluate while training; 0: only at the end"},
+    {"/eval/mode", FIELD_ENUM, AT(eval.mode), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     .otherwise = {.number = LH_EVAL_PREFIXES}, .names = &eval_mode_names, .kinds = T | E,
+     .about = "which windows of the texts are taken, and what counts of them"},
+    {"/eval/join", FIELD_BOOL, AT(eval.join), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION, .kinds = T | E,
+     .about = "true: all texts are one, end to end; false: a window holds one text"},
     {"/eval/lengths", FIELD_CUSTOM, AT(eval.lengths), .kinds = T | E, .take = take_lengths,
-     RANGE(2, 16777216),
-     .schema = "{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"uniqueItems\":true,"
-               "\"items\":{\"type\":\"integer\",\"minimum\":2,\"maximum\":16777216}}",
-     .about = "prefixes to report; left out: powers of two from 2048, and context.length"},
+     RANGE(2, 16777216), .schema = LENGTHS_SCHEMA,
+     .about = "lengths of context to report; left out: powers of two from 2048, and context.length"},
+    {"/eval/stride", FIELD_INT, AT(eval.stride), RANGE(1, 16777216), .kinds = T | E,
+     .derive = derive_stride, .about = "tokens from one window's start to the next; left out: 256, or half of the shortest length"},
     {"/eval/windows", FIELD_INT, AT(eval.windows), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
      RANGE(0, 1e9), .kinds = T | E, .about = "at most so many windows over all texts; 0: all"},
+    {"/eval/bands", FIELD_INT, AT(eval.bands), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     .otherwise = {.number = 8}, RANGE(1, 256), .kinds = T | E,
+     .about = "parts of the longest window whose losses are reported apart"},
+    {"/eval/batch_windows", FIELD_INT, AT(eval.batch_windows), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     .otherwise = {.number = 1}, RANGE(1, 65536), .kinds = T | E,
+     .about = "mode compatible: windows of a batch, over whose means the mean is taken"},
     {"/eval/attention", FIELD_CHOICE, AT(eval.attention), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
      .otherwise = {.text = "full"}, .names = &eval_attention_names, .kinds = T | E,
      .about = "full: causal over the whole window; train: that of context.attention"},
-    {"/eval/passkey", FIELD_BOOL, AT(eval.passkey),
-     .flags = FIELD_HAS_DEFAULT | FIELD_DEFAULT_ONLY | FIELD_IF_SECTION, .kinds = T | E,
-     .about = "retrieval of a hidden number by length and depth"},
+    {"/eval/ropes", FIELD_CUSTOM, AT(eval.ropes), .kinds = E, .take = take_ropes,
+     .schema = "{\"type\":\"array\",\"minItems\":1,\"maxItems\":16,\"items\":{\"oneOf\":[{\"const\":\"shipped\"},"
+               "{\"type\":\"object\",\"additionalProperties\":false,\"minProperties\":1,\"properties\":{"
+               "\"type\":{\"enum\":[\"default\",\"linear\",\"dynamic\",\"ntk\",\"yarn\",\"llama3\",\"longrope\"]},"
+               "\"factor\":{\"type\":\"number\",\"minimum\":1,\"maximum\":1e6}}}]}}",
+     .about = "scalings of positions to compare; left out: context.rope"},
+    {"/eval/passkey", FIELD_OBJECT, HAS(eval.has_passkey), .flags = FIELD_SWITCH, .kinds = T | E,
+     .about = "retrieval of a hidden number by length and depth; true: with the defaults below"},
+    {"/eval/passkey/lengths", FIELD_CUSTOM, AT(eval.passkey.lengths), .kinds = T | E, .take = take_lengths,
+     RANGE(2, 16777216), .schema = LENGTHS_SCHEMA,
+     .about = "tokens of a prompt with its answer, at most; left out: powers of two from 2048, and context.length"},
+    {"/eval/passkey/depths", FIELD_CUSTOM, AT(eval.passkey.depths),
+     .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION, .otherwise = {.text = "[0,0.25,0.5,0.75,1]"},
+     RANGE(0, 1), .kinds = T | E, .take = take_depths,
+     .schema = "{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"uniqueItems\":true,"
+               "\"items\":{\"type\":\"number\",\"minimum\":0,\"maximum\":1}}",
+     .about = "share of the filler that stands before the number"},
+    {"/eval/passkey/trials", FIELD_INT, AT(eval.passkey.trials), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     .otherwise = {.number = 2}, RANGE(1, 10000), .kinds = T | E,
+     .about = "numbers to retrieve at each length and depth"},
+    {"/eval/passkey/seed", FIELD_INT, AT(eval.passkey.seed), .flags = FIELD_HAS_DEFAULT | FIELD_IF_SECTION,
+     RANGE(0, LARGE), .kinds = T | E, .about = "of the numbers"},
 
     {"/generate", FIELD_OBJECT, .kinds = G, .about = "prompts and sampling"},
     {"/generate/prompts", FIELD_CUSTOM, AT(generate.prompts), RANGE(1, 256), .kinds = G, .required = G,
@@ -339,7 +389,7 @@ const struct field job_fields[] = {
     {"/limits/lease_s", FIELD_INT, AT(limits.lease_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX), .kinds = ALL,
      .about = "seconds to work on while the coordinator is silent; 0: its own setting"},
     {"/limits/memory_bytes", FIELD_INT, AT(limits.memory_bytes), NUMBER_IS(0), RANGE(0, LARGE),
-     .kinds = ALL, .about = "of a rank; 0: what the machine has"},
+     .kinds = ALL, .about = "of a rank; 0: half of what is free, shared by its ranks"},
     {"/retry", FIELD_OBJECT, .kinds = ALL, .about = "attempts after failures, by their cause"},
     {"/retry/infra", FIELD_INT, AT(retry.infra), NUMBER_IS(10), RANGE(0, 1000), .kinds = ALL,
      .about = "lost nodes, launches, links, storage"},

@@ -30,6 +30,7 @@ enum field_flag {
     FIELD_NOT_BUILT = 16,    /* known, refused whatever its value is */
     FIELD_DEFAULT_ONLY = 32, /* known, refused unless it is its default */
     FIELD_IF_SECTION = 64,   /* its default is echoed only when its section was given */
+    FIELD_SWITCH = 128,      /* an object for which true stands ({}), and false (left out) */
 };
 
 struct field_name {
@@ -115,11 +116,17 @@ void take_targets(struct job_parser *p, const struct field *f, const json_t *val
 void take_patterns(struct job_parser *p, const struct field *f, const json_t *value);
 void take_pack(struct job_parser *p, const struct field *f, const json_t *value);
 void take_betas(struct job_parser *p, const struct field *f, const json_t *value);
-void take_lengths(struct job_parser *p, const struct field *f, const json_t *value);
 void take_micro_batches(struct job_parser *p, const struct field *f, const json_t *value);
 void take_labels(struct job_parser *p, const struct field *f, const json_t *value);
 void take_prompts(struct job_parser *p, const struct field *f, const json_t *value);
 void take_after(struct job_parser *p, const struct field *f, const json_t *value);
+
+/* ---- job_eval.c ---- */
+void take_lengths(struct job_parser *p, const struct field *f, const json_t *value);
+void take_depths(struct job_parser *p, const struct field *f, const json_t *value);
+void take_ropes(struct job_parser *p, const struct field *f, const json_t *value);
+/* The shortest length to report, or 0. */
+int64_t eval_shortest(const struct lh_job *job);
 
 /* ---- job_template.c ---- */
 void take_template(struct job_parser *p, const struct field *f, const json_t *value);

@@ -6,18 +6,16 @@
 
 #define LABELS_MAX 64
 #define AFTER_MAX 64
-#define LENGTHS_MAX 64
 #define PATTERNS_MAX 8192 /* seven linear layers of LH_LAYERS_MAX layers, rounded up */
 
-static const char *entry_pointer(const char *path, size_t i, char buf[static POINTER_MAX])
+const char *entry_pointer(const char *path, size_t i, char buf[static POINTER_MAX])
 {
     (void)snprintf(buf, POINTER_MAX, "%s/%zu", path, i);
     return buf;
 }
 
-/* False (recorded) unless value is a list of min to max entries. */
-static bool is_list(struct job_parser *p, const char *pointer, const json_t *value, size_t min,
-                    size_t max, const char *wanted)
+bool is_list(struct job_parser *p, const char *pointer, const json_t *value, size_t min, size_t max,
+             const char *wanted)
 {
     size_t n = json_array_size(value);
     char name[DOTTED_MAX];
@@ -124,30 +122,6 @@ void take_betas(struct job_parser *p, const struct field *f, const json_t *value
                           &p->job->optim.beta1);
         (void)take_number(p, entry_pointer(f->path, 1, at), json_array_get(value, 1), &range,
                           &p->job->optim.beta2);
-    }
-}
-
-void take_lengths(struct job_parser *p, const struct field *f, const json_t *value)
-{
-    struct field range = {.type = FIELD_INT, .min = f->min, .max = f->max};
-    size_t n = json_array_size(value);
-    char at[POINTER_MAX], name[DOTTED_MAX];
-    double number;
-
-    if (!is_list(p, f->path, value, 1, LENGTHS_MAX, "a list of whole numbers"))
-        return;
-    p->job->eval.lengths.at = parser_alloc(p, n * sizeof(int64_t));
-    if (!p->job->eval.lengths.at)
-        return;
-    for (size_t i = 0; i < n; i++) {
-        if (!take_number(p, entry_pointer(f->path, i, at), json_array_get(value, i), &range,
-                         &number))
-            continue;
-        for (unsigned k = 0; k < p->job->eval.lengths.n; k++)
-            if (p->job->eval.lengths.at[k] == (int64_t)number)
-                lh_problem_add(p->problems, at, "bad_value", "%s gives %.0f a second time",
-                               dotted_name(at, name), number);
-        p->job->eval.lengths.at[p->job->eval.lengths.n++] = (int64_t)number;
     }
 }
 

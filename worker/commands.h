@@ -21,7 +21,7 @@ struct worker_options {
     const char *cache_dir;  /* --cache, else $LONGHAUL_CACHE; NULL: the user's cache directory */
     const char *events_dir; /* --events, else $LONGHAUL_EVENTS_DIR; NULL: OUT/events */
     const char *model, *in, *out; /* --tokenize MODEL IN OUT */
-    bool profile;
+    const char *profile;          /* --profile FILE; NULL: none */
 };
 
 /* Strings point into argv and the environment. LH_EJOB with one sentence for a wrong command line.
@@ -36,6 +36,9 @@ const char *worker_help(void);
  * ~/.cache/longhaul, or /var/cache/longhaul where there is no home. buf of 1024 bytes; returns buf.
  */
 const char *worker_cache_dir(const struct worker_options *o, char buf[static 1024]);
+
+/* Cores that this process may use. */
+int worker_cores(void);
 
 /* Threads for one of `ranks` ranks on this machine: the job's wish, else an even share of the cores
  * we may use, over the slots of the node ($LONGHAUL_NODE_SLOTS) where those are more. */

@@ -6,21 +6,26 @@
  * agreed on at the next border; what a rank reports without agreement ends the others through
  * comm->abort, with the same exit code.
  */
+#include "kernels/profile.h"
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
-#include "worker/kinds/job_plan.h"
+#include "worker/formats/mapping.h"
 #include "worker/kinds/prepare.h"
+#include "worker/report.h"
 #include <errno.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define MMAP_BYTES_MIN (256 << 10)
 
 /* What a run owns beside struct run. */
 struct session {
@@ -30,12 +35,13 @@ struct session {
     char out_dir[PATH_MAX], resume_dir[1024], cache_dir[1024], events_dir[PATH_MAX + 16];
 };
 
-static struct run *the_run; /* for the signal handler */
+static struct session *the_session; /* for what comes by signal */
 
 static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv);
 static int session_start(struct session *s, struct lh_err *reterr);
 static int session_kind(struct session *s, struct lh_err *reterr);
 static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err);
+static void on_lost_input(int rc, const struct lh_err *err);
 
 static enum worker_exit complain(int rc, const struct lh_err *err)
 {
@@ -44,11 +50,22 @@ static enum worker_exit complain(int rc, const struct lh_err *err)
     return run_exit_code(rc);
 }
 
+/* Large blocks come from the system and go back to it when they are freed. Left alone the allocator
+ * raises its threshold with each one freed, and what opening a model and its texts takes for a
+ * moment (20 MB for a vocabulary of 49152) stays in the heap for good. */
+static void memory_returns(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES_MIN);
+}
+
 int main(int argc, char **argv)
 {
     struct worker_options o;
     struct lh_err err = {0};
-    int rc = worker_options_parse(argc, argv, &o, &err);
+    int rc;
+
+    memory_returns();
+    rc = worker_options_parse(argc, argv, &o, &err);
 
     if (rc < 0)
         return complain(rc, &err);
@@ -76,22 +93,23 @@ int main(int argc, char **argv)
 static void on_signal(int sig)
 {
     if (sig == SIGUSR1)
-        the_run->checkpoint_wanted = 1;
+        the_session->run.checkpoint_wanted = 1;
     else
-        the_run->stop_wanted = 1;
+        the_session->run.stop_wanted = 1;
 }
 
 /* A second Ctrl-C ends the process at once: someone at a terminal means it. */
-static void signals_take(struct run *r)
+static void signals_take(struct session *s)
 {
     struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
-    the_run = r;
+    the_session = s;
     (void)sigaction(SIGUSR1, &act, NULL);
     (void)sigaction(SIGTERM, &act, NULL);
     act.sa_flags = SA_RESTART | (int)SA_RESETHAND;
     (void)sigaction(SIGINT, &act, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    mapping_watch(on_lost_input);
 }
 
 static enum worker_exit run_job(const struct worker_options *o, int *argc, char ***argv)
@@ -106,11 +124,12 @@ static enum worker_exit run_job(const struct worker_options *o, int *argc, char 
     s->options = o;
     s->run.result = json_object();
     s->run.start_ms = lh_mono_ms();
-    signals_take(&s->run);
+    signals_take(s);
     rc = o->mode == WORKER_PREPARE ? comm_self_new(&s->run.comm, &err)
                                    : comm_mpi_new(argc, argv, &s->run.comm, &err);
     if (rc < 0)
         return complain(rc, &err);
+    s->run.start_bytes = plan_process_peak();
     rc = session_start(s, &err);
     if (rc == 0)
         rc = session_kind(s, &err);
@@ -180,16 +199,47 @@ static int find_resume(struct session *s, struct lh_err *reterr)
     return rc;
 }
 
+static int open_profile(struct session *s, struct lh_err *reterr)
+{
+    struct run *r = &s->run;
+    enum kn_dtype t = r->job->precision == LH_FP32 ? KN_F32 : KN_BF16;
+    double peak = r->job->resources.device == LH_DEVICE_CPU ? kn_cpu_peak(t) : 0;
+    int rc = profile_open(s->options->profile, r->comm->rank, &r->profile, reterr);
+
+    return rc < 0 ? rc
+                  : profile_stream(r->profile, r->ops, r->threads, t, peak, &r->ops, &r->stream,
+                                   reterr);
+}
+
+/* The end of the trace, and rank 0's table. A run does not fail because its profile could not be
+ * written. */
+static void close_profile(struct run *r)
+{
+    struct lh_err err = {0};
+
+    if (!r->profile)
+        return;
+    if (profile_finish(r->profile, &err) < 0)
+        lh_warn("profile.failed", "error=\"%s\"", err.text);
+    if (r->comm->rank == 0)
+        profile_print(r->profile, stdout);
+}
+
 static int open_backend(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
     int rc;
 
     r->threads = worker_threads(r->job, r->comm->local_size);
+    if (s->options->profile && r->job->kind == LH_KIND_PREPARE)
+        return lh_err_set(reterr, LH_EJOB, "--profile shows ops; kind prepare has none");
     if (r->job->kind == LH_KIND_PREPARE || s->options->mode == WORKER_PREPARE)
         return 0;
     rc = kn_ops_for(lh_device_name(r->job->resources.device), &r->ops, reterr);
-    return rc < 0 ? rc : r->ops->stream_new(r->threads, &r->stream, reterr);
+    if (rc < 0)
+        return rc;
+    return s->options->profile ? open_profile(s, reterr)
+                               : r->ops->stream_new(r->threads, &r->stream, reterr);
 }
 
 /* One rank a machine reads the model's files for their digest; all must have found the same. */
@@ -219,60 +269,6 @@ static int digest_model(struct run *r, struct lh_err *reterr)
     return run_same(r, "model", *found ? found : r->model_digest, reterr);
 }
 
-/* What `--plan` would say, in rank 0's first line; a job that does not fit is found here, before
- * any weight is read. */
-static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
-{
-    const struct lh_job *job = s->run.job;
-    json_t *plan = NULL;
-    int rc;
-
-    if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
-        s->options->mode == WORKER_PREPARE)
-        return 0;
-    rc = job_plan(job, &plan, reterr);
-    if (rc < 0)
-        return rc;
-    json_object_set(line, "parameters", json_object_get(plan, "parameters"));
-    json_object_set(line, "trainable", json_object_get(plan, "trainable"));
-    json_object_set_new(line, "plan", plan);
-    return 0;
-}
-
-static int report_start(struct session *s, struct lh_err *reterr)
-{
-    struct run *r = &s->run;
-    const struct lh_job *job = r->job;
-    const char *device = lh_device_name(job->resources.device);
-    LH_CLEANUP(lh_json_decrefp) json_t *machine = ckpt_machine_json();
-    json_t *line;
-    char host[65] = "";
-    int64_t resume_step = 0;
-    int rc = r->resume_dir ? ckpt_step(r->resume_dir, &resume_step, reterr) : 0;
-
-    (void)gethostname(host, sizeof(host) - 1);
-    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:i, s:I, s:I}", "version",
-                     LH_VERSION, "kind", lh_kind_name(job->kind), "host", host, "pid",
-                     (int)getpid(), "local_rank", r->comm->local_rank, "ranks", r->comm->size,
-                     "slots", (json_int_t)job->resources.slots, "device", device, "threads",
-                     r->threads, "resume_step", (json_int_t)resume_step, "steps",
-                     (json_int_t)(job->kind == LH_KIND_TRAIN ? job->optim.steps : 0));
-    if (!line)
-        return lh_err_set(reterr, -ENOMEM, "report of the start");
-    json_object_del(machine, "compiler");
-    json_object_del(machine, "longhaul");
-    json_object_update(line, machine);
-    if (rc == 0)
-        rc = report_plan(s, line, reterr);
-    lh_report(r->reporter, "start", line);
-    lh_report_beat(r->reporter);
-    if (r->comm->rank == 0)
-        lh_info("job.start", "name=\"%s\" kind=%s ranks=%d threads=%d device=%s out=%s", job->name,
-                lh_kind_name(job->kind), r->comm->size, r->threads, device,
-                r->out_dir ? r->out_dir : "-");
-    return rc;
-}
-
 static int session_start(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
@@ -289,7 +285,6 @@ static int session_start(struct session *s, struct lh_err *reterr)
         return rc;
     r->job = s->job;
     r->dump_dir = s->options->dump_dir;
-    r->profile = s->options->profile;
     r->cache_dir = worker_cache_dir(s->options, s->cache_dir);
     job_digest(r->job, digest);
     rc = run_same(r, "job", digest, reterr);
@@ -299,7 +294,7 @@ static int session_start(struct session *s, struct lh_err *reterr)
         rc = run_agree(r, open_backend(s, reterr), reterr);
     if (rc < 0)
         return rc;
-    rc = run_agree(r, report_start(s, reterr), reterr);
+    rc = run_agree(r, report_start(r, s->options->mode != WORKER_PREPARE, reterr), reterr);
     return rc < 0 ? rc : digest_model(r, reterr);
 }
 
@@ -309,6 +304,9 @@ static int session_kind(struct session *s, struct lh_err *reterr)
 
     if (s->options->mode == WORKER_PREPARE)
         return prepare_only(r, reterr);
+    /* These two have spans of their own: steps, windows. */
+    if (r->job->kind != LH_KIND_TRAIN && r->job->kind != LH_KIND_EVAL)
+        profile_begin(r->profile, lh_kind_name(r->job->kind));
     switch (r->job->kind) {
     case LH_KIND_PREPARE:
         return kind_prepare(r, reterr);
@@ -326,23 +324,19 @@ static int session_kind(struct session *s, struct lh_err *reterr)
     return lh_err_set(reterr, LH_EINTERNAL, "kind %d", (int)r->job->kind);
 }
 
-/* The last lines of the journal: an `error` unless all is well or the end was asked for, then
- * `done`. */
-static void report_end(struct session *s, int rc, enum worker_exit code, const struct lh_err *err)
+/* An input file was cut short, or its disk failed, in the midst of the work: nothing here can be
+ * gone on with, but the journal and the other ranks are told. */
+static void on_lost_input(int rc, const struct lh_err *err)
 {
-    struct run *r = &s->run;
-    const char *outcome = rc == 0 ? "done" : rc == LH_ESTOPPED ? "stopped" : "failed";
-    json_t *done =
-        json_pack("{s:s, s:i, s:I, s:f}", "outcome", outcome, "exit", (int)code, "steps",
-                  (json_int_t)r->steps, "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3);
+    struct run *r = &the_session->run;
+    enum worker_exit code = run_exit_code(rc);
 
-    if (rc < 0 && rc != LH_ESTOPPED)
-        lh_report(r->reporter, "error",
-                  json_pack("{s:s, s:s, s:s, s:i}", "code", run_error_name(rc), "pointer",
-                            err->pointer, "text", err->text, "exit", (int)code));
-    if (r->comm->rank == 0 && json_object_size(r->result) > 0)
-        json_object_set(done, "result", r->result);
-    lh_report(r->reporter, "done", done);
+    (void)complain(rc, err);
+    if (r->reporter)
+        report_end(r, rc, code, err);
+    if (r->comm && r->comm->size > 1)
+        r->comm->ops->abort(r->comm, (int)code);
+    _exit((int)code);
 }
 
 static enum worker_exit session_end(struct session *s, int rc, const struct lh_err *err)
@@ -362,12 +356,14 @@ static enum worker_exit session_end(struct session *s, int rc, const struct lh_e
         lh_info("job.done", "exit=0");
     }
     if (r->reporter)
-        report_end(s, rc, code, err);
+        report_end(r, rc, code, err);
     if (!agreed && r->comm->size > 1)
         r->comm->ops->abort(r->comm, (int)code);
     lh_reporter_close(r->reporter);
+    close_profile(r);
     if (r->stream)
         r->ops->stream_free(r->stream);
+    profile_free(r->profile);
     r->comm->ops->free(r->comm);
     return code;
 }

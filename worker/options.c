@@ -10,7 +10,7 @@
 static const char help[] =
     "longhaul-worker - runs one job of longhaul, alone or as one rank under mpirun\n"
     "\n"
-    "  longhaul-worker JOB.json --out DIR [--resume DIR] [--dump DIR]\n"
+    "  longhaul-worker JOB.json --out DIR [--resume DIR] [--dump DIR] [--profile FILE]\n"
     "      runs the job\n"
     "  longhaul-worker JOB.json --prepare\n"
     "      tokenises the job's texts into the cache, nothing more\n"
@@ -26,6 +26,8 @@ static const char help[] =
     "                DIR/results.safetensors\n"
     "  --cache DIR   prepared data (else $LONGHAUL_CACHE, else $XDG_CACHE_HOME/longhaul, else\n"
     "                ~/.cache/longhaul)\n"
+    "  --profile FILE  write a trace of all ops to FILE (for chrome://tracing or\n"
+    "                ui.perfetto.dev), print a table of where the time went\n"
     "  --events DIR  journals of the ranks (else $LONGHAUL_EVENTS_DIR, else OUT/events)\n"
     "\n"
     "LONGHAUL_NODE_SLOTS=N: a rank takes at most an N-th of the cores, unless the job\n"
@@ -55,7 +57,7 @@ static const struct option options[] = {
     {"resume", required_argument, NULL, OPT_RESUME},
     {"dump", required_argument, NULL, OPT_DUMP},
     {"plan", no_argument, NULL, OPT_PLAN},
-    {"profile", no_argument, NULL, OPT_PROFILE},
+    {"profile", required_argument, NULL, OPT_PROFILE},
     {"cache", required_argument, NULL, OPT_CACHE},
     {"events", required_argument, NULL, OPT_EVENTS},
     {"prepare", no_argument, NULL, OPT_PREPARE},
@@ -84,8 +86,9 @@ static int positionals(struct worker_options *o, char **rest, int n, struct lh_e
             reterr, LH_EJOB,
             "one JOB.json is wanted, %d arguments are given; see longhaul-worker --help", n);
     o->job = rest[0];
-    if (o->profile)
-        return lh_err_set(reterr, LH_ENOTSUP, "--profile is not built yet; leave it out");
+    if (o->profile && o->mode != WORKER_RUN)
+        return lh_err_set(reterr, LH_EJOB,
+                          "--profile goes with a run of a job, not with --plan or --prepare");
     if (o->mode == WORKER_RUN && !o->out_dir)
         return lh_err_set(reterr, LH_EJOB,
                           "--out DIR is missing: where checkpoints, events and results go");
@@ -118,7 +121,7 @@ int worker_options_parse(int argc, char **argv, struct worker_options *ret_optio
             o.events_dir = optarg;
             break;
         case OPT_PROFILE:
-            o.profile = true;
+            o.profile = optarg;
             break;
         case OPT_PLAN:
             o.mode = WORKER_PLAN;
@@ -168,18 +171,22 @@ const char *worker_cache_dir(const struct worker_options *o, char buf[static 102
     return buf;
 }
 
+int worker_cores(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : CPU_COUNT(&set);
+}
+
 int worker_threads(const struct lh_job *job, int ranks)
 {
     const char *slots = getenv("LONGHAUL_NODE_SLOTS");
-    cpu_set_t set;
     int64_t n;
 
     if (job->resources.threads > 0)
         return (int)job->resources.threads;
-    if (sched_getaffinity(0, sizeof(set), &set) < 0)
-        return 1;
     /* Other jobs may come to the rest of the node's slots. */
     if (slots && lh_parse_i64(slots, 1, INT_MAX, &n))
         ranks = LH_MAX(ranks, (int)n);
-    return LH_MAX(1, CPU_COUNT(&set) / ranks);
+    return LH_MAX(1, worker_cores() / ranks);
 }

@@ -15,10 +15,9 @@
 #include "worker/data/dialog.h"
 #include "worker/data/units.h"
 #include "worker/formats/peft.h"
+#include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
 #include "worker/kinds/job_plan.h"
-#include "worker/kinds/positions.h"
-#include "worker/model/rope.h"
 #include <errno.h>
 #include <glob.h>
 #include <stdio.h>
@@ -81,6 +80,7 @@ static int preflight_job(struct preflight *p, const char *path, struct lh_err *r
     texts = p->job->data.train.n > 0 && p->job->data.format != LH_DATA_TOKENS &&
             !job_data_is_shards(&p->job->data.train, dir);
     texts |= p->job->eval.perplexity.n > 0 && !job_data_is_tokens(&p->job->eval.perplexity);
+    texts |= p->job->eval.has_passkey;
     rc = check_model(p, reterr);
     if (rc == 0 && texts)
         rc = check_tokenizer(p, reterr);
@@ -244,27 +244,18 @@ static int check_tokens(const struct preflight *p, struct lh_err *reterr)
  * here could hold. */
 static int make_plan(struct preflight *p, struct lh_err *reterr)
 {
-    bool finished = p->job->kind == LH_KIND_EXPORT || p->job->kind == LH_KIND_GENERATE;
-    struct rope_config rope;
-    char adapter[1024] = "";
-    int64_t length;
     json_t *plan = NULL;
-    int rc = job_plan(p->job, &plan, reterr);
+    int ranks = (int)p->job->resources.slots;
+    int local = LH_MIN(ranks, worker_cores());
+    struct engine_place place = {ranks, local, worker_threads(p->job, local), true};
+    int rc = job_plan(p->job, &place, &plan, reterr);
 
-    if (rc == 0 && p->job->model.adapter)
-        rc = run_path(p->job->model.adapter, "/model/adapter", adapter, reterr);
-    if (rc == 0)
-        rc = finished ? positions_finished(p->job, p->config, adapter, &rope, &length, reterr)
-                      : rope_compose(p->job, p->config, &rope, reterr);
-    if (rc < 0) {
-        json_decref(plan);
+    if (rc < 0)
         return rc;
-    }
     json_object_set(p->answer, "bytes", json_object_get(plan, "parts"));
     json_object_del(plan, "parts");
     json_object_update(p->answer, plan);
     json_decref(plan);
     json_object_set_new(p->answer, "steps", json_integer(p->job->optim.steps));
-    json_object_set_new(p->answer, "rope", rope_json(&rope));
     return 0;
 }

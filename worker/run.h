@@ -9,6 +9,7 @@
 #include "proto/event.h"
 #include "proto/job.h"
 #include "worker/parallel/comm.h"
+#include "worker/profile.h"
 #include <signal.h>
 #include <stdbool.h>
 
@@ -28,10 +29,11 @@ struct run {
     const char *cache_dir;  /* prepared shards; $LONGHAUL_CACHE, else XDG cache /longhaul */
     const char *resume_dir; /* a checkpoint, or NULL */
     const char *dump_dir;   /* or NULL */
-    bool profile;
+    struct profile *profile; /* NULL: none */
     int threads;            /* of this rank */
     json_t *result;         /* object that ends up in the `done` event */
     int64_t steps;          /* finished, over all attempts; kept by kind train for the `done` event */
+    uint64_t start_bytes;   /* the most memory that this process had held when MPI had started; 0: not known */
 
     char model_digest[LH_SHA256_HEX]; /* of the base model's files; "" for kinds without a model */
     char data_digest[LH_SHA256_HEX];  /* of the training data, set by the kind that opened it; checkpoints compare it */

@@ -39,8 +39,14 @@ struct cli_verb {
     int (*run)(struct cli *cli, char **arguments, int n, const char *const *values);
 };
 
-extern const struct cli_verb verb_submit, verb_list, verb_show, verb_logs, verb_events, verb_wait, verb_cancel,
+extern const struct cli_verb verb_submit, verb_plan, verb_list, verb_show, verb_logs, verb_events, verb_wait, verb_cancel,
     verb_hold, verb_release, verb_explain, verb_nodes, verb_status;
+
+/* With these values the verb asks no coordinator, so that none need be found: cli->client is NULL then. */
+bool cli_alone(const struct cli_verb *verb, const char *const *values);
+
+/* Reads a job (YAML or JSON) from a file or from standard input ("-"). Returns 0 or an exit code, after a message. */
+int cli_read_job(const char *path, json_t **ret_job);
 
 /* Prints what a refusal says (title, detail, each error with its pointer) and returns the exit code for it. */
 int cli_refusal(const struct reply *reply);

@@ -150,6 +150,8 @@ static int explain(struct cli *cli, char **arguments, int n, const char *const *
 {
     struct reply reply;
     char path[256];
+    json_t *job;
+    size_t i;
     int rc;
 
     (void)n;
@@ -157,11 +159,18 @@ static int explain(struct cli *cli, char **arguments, int n, const char *const *
     (void)snprintf(path, sizeof(path), "/v1/jobs/%s/explain", arguments[0]);
     if ((rc = cli_ask(cli, "GET", path, &reply)) != 0)
         return rc;
-    if (cli->json)
+    if (cli->json) {
         cli_print_json(reply.json);
-    else
-        printf("%s%s%s\n%s\n", lh_json_str(reply.json, "state", ""), lh_json_str(reply.json, "reason", "")[0] ? ": " : "",
-               lh_json_str(reply.json, "reason", ""), lh_json_str(reply.json, "detail", ""));
+        reply_release(&reply);
+        return CLI_OK;
+    }
+    printf("%s%s%s\n%s\n", lh_json_str(reply.json, "state", ""), lh_json_str(reply.json, "reason", "")[0] ? ": " : "",
+           lh_json_str(reply.json, "reason", ""), lh_json_str(reply.json, "detail", ""));
+    if (lh_json_i64(reply.json, "position", 0) > 0)
+        printf("number %lld in the queue\n", (long long)lh_json_i64(reply.json, "position", 0));
+    json_array_foreach (json_object_get(reply.json, "blocking"), i, job)
+        printf("waits for %s %s, %s\n", lh_json_str(job, "id", ""), lh_json_str(job, "name", ""),
+               lh_json_str(job, "state", ""));
     reply_release(&reply);
     return CLI_OK;
 }

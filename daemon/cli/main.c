@@ -8,7 +8,7 @@
 #define OPTIONS_MAX 24
 
 static const struct cli_verb *const verbs[] = {
-    &verb_submit, &verb_list, &verb_show,    &verb_logs,    &verb_events, &verb_wait,
+    &verb_submit, &verb_plan,   &verb_list, &verb_show,    &verb_logs,    &verb_events, &verb_wait,
     &verb_cancel, &verb_hold, &verb_release, &verb_explain, &verb_nodes,  &verb_status,
 };
 
@@ -176,7 +176,8 @@ int main(int argc, char **argv)
     }
     cli.json = p.global[OPT_JSON] != NULL;
     cli.tty = isatty(STDOUT_FILENO) && (!getenv("TERM") || strcmp(getenv("TERM"), "dumb") != 0);
-    rc = client_new(p.global[OPT_SERVER], p.global[OPT_TOKEN_FILE], &cli.client, &err);
+    if (!cli_alone(p.verb, p.values))
+        rc = client_new(p.global[OPT_SERVER], p.global[OPT_TOKEN_FILE], &cli.client, &err);
     if (rc < 0) {
         fprintf(stderr, "longhaul: %s\n", err.text);
         return rc == LH_EINPUT ? CLI_UNAVAILABLE : CLI_USAGE;

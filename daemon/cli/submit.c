@@ -18,7 +18,7 @@ static const struct cli_option options[] = {
     {0},
 };
 
-static int read_job(const char *path, json_t **ret_job)
+int cli_read_job(const char *path, json_t **ret_job)
 {
     struct lh_err err = {0};
     struct lh_buf text;
@@ -88,7 +88,7 @@ static int submit(struct cli *cli, char **arguments, int n, const char *const *v
     struct reply reply;
     json_t *job = NULL, *one, *last = NULL;
     size_t i;
-    int rc = read_job(arguments[0], &job);
+    int rc = cli_read_job(arguments[0], &job);
 
     (void)n;
     if (rc != 0)

@@ -79,6 +79,8 @@ static void step_on_commit(void *arg)
         outboxes_deliver(a, s->fx.commands[i].node, s->fx.commands[i].body);
         s->fx.commands[i].body = NULL;
     }
+    if (s->n_events > 0)
+        a->committed_seq = s->events[s->n_events - 1].seq;
     for (unsigned i = 0; i < s->n_events; i++) {
         app_feed_send(a, s->events[i].seq, s->events[i].type, s->events[i].job, s->events[i].text);
         if (s->events[i].job[0])
@@ -193,7 +195,7 @@ static void finish_stop(struct app *a);
 static void on_tick(uv_timer_t *t)
 {
     struct app *a = t->data;
-    struct core_event ev = {.type = CORE_EV_TICK};
+    struct core_event ev = {.type = CORE_EV_TICK, .u.tick.committed_seq = a->committed_seq};
     uint64_t now = lh_mono_ms(), due = a->tick_ms + a->config->tick_ms;
 
     if (a->tick_ms && now > due)
@@ -203,6 +205,7 @@ static void on_tick(uv_timer_t *t)
     if (!a->stopping)
         app_step(a, &ev, NULL, NULL);
     audience_run(a);
+    dry_runs_tick(a);
     outboxes_flush(a);
     progress_flush(a);
     audience_sweep(a, false);
@@ -220,7 +223,7 @@ static void address_path(const struct app *a, char *buf, size_t cap)
     (void)snprintf(buf, cap, "%s/address", a->config->state);
 }
 
-static void remove_address(const struct app *a)
+void app_remove_address(const struct app *a)
 {
     char path[4200];
 
@@ -247,10 +250,11 @@ void app_quit(struct app *a, int exit_code)
     a->ready = false;
     a->exit_code = exit_code;
     notify_stopping();
-    remove_address(a);
+    app_remove_address(a);
     if (a->standalone)
         standalone_stop(a->standalone);
     outboxes_close(a);
+    dry_runs_tick(a);
     audience_run(a);
 }
 
@@ -285,37 +289,12 @@ static void finish_stop(struct app *a)
     uv_close((uv_handle_t *)&a->sigchld, on_handle_closed);
 }
 
-static void reload(struct app *a)
-{
-    struct config fresh;
-    struct lh_err err = {.code = 0};
-    int rc = 0;
-
-    notify_reloading(true);
-    config_init(&fresh);
-    if (a->config_path)
-        rc = config_load(&fresh, a->config_path, &err);
-    if (rc < 0) {
-        app_warn(a, "config.refused", "the configuration was not reloaded, the old one stays: %s",
-                 err.text);
-    } else if (a->config_path) { /* timers and limits of the core; the rest needs a restart */
-        fresh.core.store = a->config->store;
-        fresh.core.ports = a->config->ports;
-        a->config->core = fresh.core;
-        a->config->heartbeat_ms = fresh.heartbeat_ms;
-        core_configure(a->core, &a->config->core);
-        lh_info("config.reloaded", "file=%s", a->config_path);
-    }
-    config_release(&fresh);
-    notify_reloading(false);
-}
-
 static void on_signal(uv_signal_t *h, int signum)
 {
     struct app *a = h->data;
 
     if (signum == SIGHUP)
-        reload(a);
+        setup_reload(a);
     else if (signum == SIGCHLD && a->standalone)
         standalone_child(a->standalone);
     else if (signum != SIGCHLD)
@@ -345,11 +324,6 @@ static int start_handles(struct app *a, struct lh_err *reterr)
     return rc < 0 ? lh_err_set(reterr, rc, "start the timers") : 0;
 }
 
-static int on_row(void *arg, const char *table, const json_t *row, struct lh_err *reterr)
-{
-    return core_load(arg, table, row, reterr);
-}
-
 static void on_checked(void *arg, const char *problem)
 {
     struct app *a = arg;
@@ -360,67 +334,24 @@ static void on_checked(void *arg, const char *problem)
         lh_info("store.checked", "result=ok");
 }
 
-static int load(struct app *a, struct lh_err *reterr)
-{
-    struct store_config config = {.dir = a->config->state,
-                                  .reserve_bytes = a->config->reserve_bytes,
-                                  .idem_keep_ms = a->config->core.idem_keep_ms,
-                                  .realtime = a->config->standalone && a->config->realtime};
-    uint64_t seq = 0;
-    int rc = store_open(&config, &a->store, reterr);
-
-    if (rc < 0)
-        return rc;
-    remove_address(a); /* of a run that was killed; the lock is ours now */
-    a->core = core_new(&a->config->core, lh_mono_ms(), lh_now_ms());
-    rc = store_load(a->store, on_row, a->core, &seq, reterr);
-    if (rc < 0)
-        return rc;
-    core_loaded(a->core, seq);
-    return 0;
-}
-
-static void on_request(void *arg, struct http_request *q)
-{
-    api_request(arg, q);
-}
-
-static int listen_http(struct app *a, struct lh_err *reterr)
-{
-    const struct config *c = a->config;
-    struct http_config http = {
-        .listen = c->listen,
-        .auth = c->auth,
-        .token_file = c->token_file,
-        .tls_cert = c->tls_cert,
-        .tls_key = c->tls_key,
-        .insecure = c->insecure,
-        .body_max = (size_t)c->body_max_bytes,
-        .connections_max = c->connections_max,
-        .request_ms = c->request_ms,
-        .idle_ms = c->idle_ms,
-        .listen_fd = notify_listen_fd(),
-    };
-
-    int rc = http_server_new(a->loop, &http, on_request, a, &a->http, reterr);
-
-    /* An address that is taken may be free later; a token file or key that cannot be read is
-     * configuration. */
-    return rc < 0 && rc != -EADDRINUSE && rc != -EADDRNOTAVAIL ? LH_ESTATE : rc;
-}
-
 static int start(struct app *a, struct lh_err *reterr)
 {
-    int rc = load(a, reterr);
+    int rc = setup_try_address(a, reterr);
 
     if (rc == 0)
-        rc = listen_http(a, reterr); /* before the epoch is spent: a port in use changes nothing */
+        rc = setup_load(a, reterr);
+    if (rc == 0)
+        rc = setup_listen(a, reterr); /* before the epoch is spent: a port in use changes nothing */
     if (rc == 0)
         rc = store_start(a->store, a->loop, reterr);
     if (rc == 0)
         rc = outboxes_new(a, &a->outboxes, reterr);
     if (rc == 0)
         rc = progress_new(&a->progress, reterr);
+    if (rc == 0)
+        rc = dry_runs_new(&a->dry_runs, reterr);
+    if (rc == 0)
+        rc = archive_new(&a->archive, reterr);
     if (rc == 0)
         rc = start_handles(a, reterr);
     if (rc == 0 && a->config->standalone)
@@ -459,6 +390,7 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
     struct app a = {.loop = &loop,
                     .config = config,
                     .config_path = config_path,
+                    .passed_fd = notify_listen_fd(),
                     .started_ms = lh_now_ms(),
                     .started_mono_ms = lh_mono_ms()};
     int rc = uv_loop_init(&loop);
@@ -470,11 +402,13 @@ int app_run(struct config *config, const char *config_path, struct lh_err *reter
         while (a.handles_open > 0)
             (void)uv_run(&loop, UV_RUN_ONCE);
     else if (a.store && a.http)
-        remove_address(&a);
+        app_remove_address(&a);
     standalone_free(a.standalone);
     store_close(a.store); /* first: its last answers need the HTTP server */
     http_server_free(a.http);
     outboxes_free(a.outboxes);
+    dry_runs_free(a.dry_runs);
+    archive_free(a.archive);
     progress_free(a.progress);
     audience_sweep(&a, true);
     uv_walk(&loop, close_handle, &a); /* after a start that failed half-way */

@@ -26,6 +26,11 @@ struct app_answer {
 typedef void app_done_fn(void *arg, const struct app_answer *answer);
 
 const struct core *app_core(const struct app *a);
+/* Also jobs that the core has let go: then what is returned lives for a few calls only. Names: those of jobs that the
+ * core holds go first. app_next_job: the newest job with a number below, 0: of all; *ret_archived: read from the
+ * database, which takes some 0.1 ms. */
+const struct core_job *app_find_job(struct app *a, const char *id_or_number_or_name);
+const struct core_job *app_next_job(struct app *a, uint64_t below, bool *ret_archived);
 const char *app_job_dir(const struct app *a, const char *job, char *buf, size_t cap); /* STATE/jobs/ID */
 
 /* Submits one job or a pipeline (array: all or none). body is the parsed JSON (borrowed), fingerprint the SHA-256 of its
@@ -43,8 +48,8 @@ uint64_t app_wait_job(struct app *a, const char *job, uint64_t revision, unsigne
 void app_wait_cancel(struct app *a, uint64_t ticket);
 
 /* Events after seq (at most limit), filtered by job when not NULL: a new array of {seq, time, type, job, attempt, data}
- * read on the store's reader; done comes later. gone: seq is older than what is kept (410). */
-typedef void app_events_fn(void *arg, json_t *events, bool gone);
+ * read on the store's reader; done comes later. gone: not all after seq are kept (410); the oldest that is. 0: all are. */
+typedef void app_events_fn(void *arg, json_t *events, uint64_t gone);
 void app_events(struct app *a, uint64_t after_seq, unsigned limit, const char *job, app_events_fn *done, void *arg);
 
 /* Live feed: every committed event (seq > 0) and progress (seq 0), already as JSON text. Returns a ticket. */

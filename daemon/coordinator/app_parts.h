@@ -15,6 +15,8 @@ struct standalone;
 struct waiter;
 struct feed;
 struct progress;
+struct dry_runs;
+struct archive;
 
 struct app_warning {
     uint64_t time_ms;
@@ -25,6 +27,7 @@ struct app {
     uv_loop_t *loop;
     struct config *config;
     const char *config_path; /* for HUP, or NULL */
+    int passed_fd;           /* a socket from systemd, or -1 */
     struct core *core;
     struct store *store;
     struct http_server *http;
@@ -33,6 +36,9 @@ struct app {
     struct waiter *waiters;
     struct feed *feeds;
     struct progress *progress;
+    struct dry_runs *dry_runs;
+    struct archive *archive;
+    uint64_t committed_seq; /* the newest event on disk */
     uint64_t next_ticket;
     uv_timer_t tick;
     uv_signal_t sigterm, sigint, sighup, sigchld;
@@ -59,6 +65,13 @@ void app_step(struct app *a, struct core_event *ev, app_step_fn *done, void *arg
 void app_warn(struct app *a, const char *event, const char *fmt, ...) LH_PRINTF(3, 4);
 void app_feed_send(struct app *a, uint64_t seq, const char *type, const char *job, const char *data);
 void app_quit(struct app *a, int exit_code); /* begins an orderly stop */
+void app_remove_address(const struct app *a); /* DIR/address */
+
+/* ---- setup.c */
+LH_MUST_CHECK int setup_try_address(const struct app *a, struct lh_err *reterr);
+LH_MUST_CHECK int setup_load(struct app *a, struct lh_err *reterr);
+LH_MUST_CHECK int setup_listen(struct app *a, struct lh_err *reterr);
+void setup_reload(struct app *a); /* HUP: timers and limits of the queue, what is kept; the rest needs a restart */
 
 /* ---- audience.c */
 void audience_wake(struct app *a, const char *job); /* marks who waits for it, when it has changed enough */
@@ -71,6 +84,20 @@ void outboxes_free(struct outboxes *o);
 void outboxes_deliver(struct app *a, const char *node, json_t *command /* stolen; NULL: reset */);
 void outboxes_flush(struct app *a); /* answers polls that have something, or have waited long enough */
 void outboxes_close(struct app *a); /* answers all polls */
+
+/* ---- archive.c: jobs that the core has let go; app_find_job and app_next_job */
+LH_MUST_CHECK int archive_new(struct archive **ret, struct lh_err *reterr);
+void archive_free(struct archive *v);
+void archive_recall(struct app *a, const char *name); /* into the core, because something will refer to it */
+
+/* ---- dry_run.c: preflights for jobs that are not submitted */
+LH_MUST_CHECK int dry_runs_new(struct dry_runs **ret, struct lh_err *reterr);
+void dry_runs_free(struct dry_runs *d);
+/* jobs (stolen): the core's answer to a dry run. done comes later, once, with the plans or a refusal. */
+void dry_run_start(struct app *a, json_t *jobs, app_done_fn *done, void *arg);
+void dry_run_report(struct app *a, const char *node, const json_t *report); /* one of type preflight */
+void dry_run_registered(struct app *a, const char *node);                   /* its commands were dropped */
+void dry_runs_tick(struct app *a);                                          /* answers those that waited too long */
 
 /* ---- node_files.c */
 void node_file_put(struct app *a, struct http_request *q);

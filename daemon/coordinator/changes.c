@@ -9,6 +9,8 @@
 #include <string.h>
 
 struct call {
+    struct app *app;
+    bool dry_run;
     app_done_fn *done;
     void *arg;
     struct app_answer answer;
@@ -19,6 +21,12 @@ static void call_on_step(void *arg, struct core_effects *fx)
 {
     struct call *k = arg;
 
+    if (k->dry_run && fx->status == 200) {
+        dry_run_start(k->app, fx->body, k->done, k->arg);
+        fx->body = NULL;
+        free(k);
+        return;
+    }
     k->answer.status = fx->status;
     k->answer.replayed = fx->replayed;
     k->answer.code = fx->code;
@@ -147,6 +155,11 @@ static void parse_jobs(const json_t *body, struct core_new_job *jobs, unsigned n
     }
 }
 
+static void recall(void *arg, const char *name)
+{
+    archive_recall(arg, name);
+}
+
 void app_submit(struct app *a, const json_t *body, const char *fingerprint, const char *key,
                 const char *principal, bool dry_run, app_done_fn *done, void *arg)
 {
@@ -155,6 +168,8 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
     struct core_new_job *jobs;
     json_t *errors;
 
+    k->app = a;
+    k->dry_run = dry_run;
     if (!admits(a, k, !dry_run))
         return;
     if (n == 0 || n > CORE_PIPELINE_MAX) {
@@ -183,6 +198,8 @@ void app_submit(struct app *a, const json_t *body, const char *fingerprint, cons
                                              .fingerprint = fingerprint}};
 
         json_decref(errors);
+        for (size_t i = 0; i < n; i++)
+            core_unknown_names(a->core, jobs[i].job, recall, a);
         app_step(a, &ev, call_on_step, k);
     }
     free(jobs);
@@ -196,6 +213,7 @@ void app_action(struct app *a, const char *job, const char *action, uint64_t if_
         .type = CORE_EV_ACTION,
         .u.action = {.job = job, .action = action, .principal = principal, .if_match = if_match}};
 
+    archive_recall(a, job); /* for the refusal that a finished job gets */
     if (admits(a, k, false))
         app_step(a, &ev, call_on_step, k);
 }

@@ -21,10 +21,14 @@
 
 struct yaml_timers {
     uint64_t *heartbeat_ms, *tick_ms, *suspect_ms, *down_ms, *lease_ms, *prepare_ms, *launch_ms,
-        *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms, *idle_ms;
+        *wall_slack_ms, *stop_grace_ms, *retry_base_ms, *retry_max_ms, *stall_ms, *request_ms,
+        *idle_ms, *dry_run_ms;
 };
 struct yaml_limits {
-    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours;
+    uint64_t *queue_max, *connections_max, *body_bytes, *reserve_mib, *idempotency_hours, *dry_runs;
+};
+struct yaml_retention {
+    uint64_t *events_hours, *events_max, *jobs_hours, *jobs_max;
 };
 struct yaml_config {
     char *state, *listen, *store, *ports, *token_file, *tls_cert, *tls_key, *node_token_file;
@@ -33,6 +37,7 @@ struct yaml_config {
     uint64_t *slots;
     struct yaml_timers *timers;
     struct yaml_limits *limits;
+    struct yaml_retention *retention;
 };
 
 #define OPT (CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL)
@@ -44,12 +49,14 @@ static const cyaml_schema_field_t timer_fields[] = {
     CYAML_FIELD_UINT_PTR("lease_ms", OPT, struct yaml_timers, lease_ms),
     CYAML_FIELD_UINT_PTR("prepare_ms", OPT, struct yaml_timers, prepare_ms),
     CYAML_FIELD_UINT_PTR("launch_ms", OPT, struct yaml_timers, launch_ms),
+    CYAML_FIELD_UINT_PTR("wall_slack_ms", OPT, struct yaml_timers, wall_slack_ms),
     CYAML_FIELD_UINT_PTR("stop_grace_ms", OPT, struct yaml_timers, stop_grace_ms),
     CYAML_FIELD_UINT_PTR("retry_base_ms", OPT, struct yaml_timers, retry_base_ms),
     CYAML_FIELD_UINT_PTR("retry_max_ms", OPT, struct yaml_timers, retry_max_ms),
     CYAML_FIELD_UINT_PTR("stall_ms", OPT, struct yaml_timers, stall_ms),
     CYAML_FIELD_UINT_PTR("request_ms", OPT, struct yaml_timers, request_ms),
     CYAML_FIELD_UINT_PTR("idle_ms", OPT, struct yaml_timers, idle_ms),
+    CYAML_FIELD_UINT_PTR("dry_run_ms", OPT, struct yaml_timers, dry_run_ms),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t limit_fields[] = {
@@ -58,6 +65,14 @@ static const cyaml_schema_field_t limit_fields[] = {
     CYAML_FIELD_UINT_PTR("body_bytes", OPT, struct yaml_limits, body_bytes),
     CYAML_FIELD_UINT_PTR("reserve_mib", OPT, struct yaml_limits, reserve_mib),
     CYAML_FIELD_UINT_PTR("idempotency_hours", OPT, struct yaml_limits, idempotency_hours),
+    CYAML_FIELD_UINT_PTR("dry_runs", OPT, struct yaml_limits, dry_runs),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_field_t retention_fields[] = {
+    CYAML_FIELD_UINT_PTR("events_hours", OPT, struct yaml_retention, events_hours),
+    CYAML_FIELD_UINT_PTR("events_max", OPT, struct yaml_retention, events_max),
+    CYAML_FIELD_UINT_PTR("jobs_hours", OPT, struct yaml_retention, jobs_hours),
+    CYAML_FIELD_UINT_PTR("jobs_max", OPT, struct yaml_retention, jobs_max),
     CYAML_FIELD_END,
 };
 static const cyaml_strval_t auth_names[] = {{"local", HTTP_AUTH_LOCAL}, {"token", HTTP_AUTH_TOKEN}};
@@ -79,6 +94,7 @@ static const cyaml_schema_field_t config_fields[] = {
     CYAML_FIELD_UINT_PTR("slots", OPT, struct yaml_config, slots),
     CYAML_FIELD_MAPPING_PTR("timers", OPT, struct yaml_config, timers, timer_fields),
     CYAML_FIELD_MAPPING_PTR("limits", OPT, struct yaml_config, limits, limit_fields),
+    CYAML_FIELD_MAPPING_PTR("retention", OPT, struct yaml_config, retention, retention_fields),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t config_schema = {
@@ -98,18 +114,25 @@ void config_init(struct config *c)
         .lease_ms = 1800000,
         .prepare_ms = 3600000,
         .launch_ms = 120000,
+        .wall_slack_ms = 120000,
         .stop_grace_ms = 10000,
         .retry_base_ms = 10000,
         .retry_max_ms = 600000,
         .stall_ms = 5000,
         .idem_keep_ms = (uint64_t)7 * 24 * 3600 * 1000,
         .queue_max = 1000000,
+        .jobs_keep_ms = (uint64_t)7 * 24 * 3600 * 1000,
+        .jobs_max = 20000,
     };
+    c->events_keep_ms = (uint64_t)30 * 24 * 3600 * 1000;
+    c->events_max = 1000000;
     c->reserve_bytes = (uint64_t)64 << 20;
     c->body_max_bytes = LH_JOB_BODY_MAX;
     c->connections_max = 1024;
     c->request_ms = 10000;
     c->idle_ms = 60000;
+    c->dry_run_ms = 30000;
+    c->dry_runs_max = 32;
 }
 
 void config_release(struct config *c)
@@ -121,6 +144,11 @@ void config_release(struct config *c)
         free(*all[i]);
         *all[i] = NULL;
     }
+    for (unsigned i = 0; i < c->n_sets; i++)
+        free(c->sets[i]);
+    free(c->sets);
+    c->sets = NULL;
+    c->n_sets = 0;
 }
 
 /* ---- laying one document over the settings --------------------------------------------------- */
@@ -161,7 +189,8 @@ static int take_small(unsigned *to, const uint64_t *from, unsigned min, unsigned
     return rc;
 }
 
-#define DAY_MS ((uint64_t)24 * 3600 * 1000)
+#define HOUR_MS ((uint64_t)3600 * 1000)
+#define DAY_MS (24 * HOUR_MS)
 
 static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_err *reterr)
 {
@@ -179,10 +208,12 @@ static int take_timers(struct config *c, const struct yaml_timers *t, struct lh_
         {&k->lease_ms, t->lease_ms, 100, 30 * DAY_MS, "timers.lease_ms"},
         {&k->prepare_ms, t->prepare_ms, 100, 30 * DAY_MS, "timers.prepare_ms"},
         {&k->launch_ms, t->launch_ms, 100, DAY_MS, "timers.launch_ms"},
+        {&k->wall_slack_ms, t->wall_slack_ms, 0, DAY_MS, "timers.wall_slack_ms"},
         {&k->stop_grace_ms, t->stop_grace_ms, 0, DAY_MS, "timers.stop_grace_ms"},
         {&k->retry_base_ms, t->retry_base_ms, 0, DAY_MS, "timers.retry_base_ms"},
         {&k->retry_max_ms, t->retry_max_ms, 0, DAY_MS, "timers.retry_max_ms"},
         {&k->stall_ms, t->stall_ms, 100, DAY_MS, "timers.stall_ms"},
+        {&c->dry_run_ms, t->dry_run_ms, 100, 3600000, "timers.dry_run_ms"},
     };
     int rc = 0;
 
@@ -211,8 +242,27 @@ static int take_limits(struct config *c, const struct yaml_limits *l, struct lh_
     if (rc == 0)
         rc =
             take_number(&hours, l->idempotency_hours, 24, 8760, "limits.idempotency_hours", reterr);
+    if (rc == 0)
+        rc = take_small(&c->dry_runs_max, l->dry_runs, 1, 10000, "limits.dry_runs", reterr);
     c->reserve_bytes = mib << 20;
     c->core.idem_keep_ms = hours * 3600000;
+    return rc;
+}
+
+static int take_retention(struct config *c, const struct yaml_retention *r, struct lh_err *reterr)
+{
+    uint64_t events = c->events_keep_ms / HOUR_MS, jobs = c->core.jobs_keep_ms / HOUR_MS;
+    int rc = take_number(&events, r->events_hours, 1, 876000, "retention.events_hours", reterr);
+
+    if (rc == 0)
+        rc = take_number(&c->events_max, r->events_max, 10, 1000000000, "retention.events_max",
+                         reterr);
+    if (rc == 0)
+        rc = take_number(&jobs, r->jobs_hours, 1, 876000, "retention.jobs_hours", reterr);
+    if (rc == 0)
+        rc = take_small(&c->core.jobs_max, r->jobs_max, 1, 10000000, "retention.jobs_max", reterr);
+    c->events_keep_ms = events * HOUR_MS;
+    c->core.jobs_keep_ms = jobs * HOUR_MS;
     return rc;
 }
 
@@ -241,6 +291,8 @@ static int overlay(struct config *c, const struct yaml_config *y, struct lh_err 
         rc = take_timers(c, y->timers, reterr);
     if (rc == 0 && y->limits)
         rc = take_limits(c, y->limits, reterr);
+    if (rc == 0 && y->retention)
+        rc = take_retention(c, y->retention, reterr);
     return rc;
 }
 
@@ -293,7 +345,8 @@ static unsigned line_of(const char *text, size_t len, const char *key)
 
 static const char *nearest_key(const char *key)
 {
-    static const cyaml_schema_field_t *const tables[] = {config_fields, timer_fields, limit_fields};
+    static const cyaml_schema_field_t *const tables[] = {config_fields, timer_fields, limit_fields,
+                                                         retention_fields};
     const char *names[64];
     size_t n = 0;
 
@@ -357,8 +410,30 @@ int config_load(struct config *c, const char *path, struct lh_err *reterr)
     return rc;
 }
 
+static int remember_set(struct config *c, const char *assignment, struct lh_err *reterr)
+{
+    char **sets = realloc(c->sets, (c->n_sets + 1) * sizeof(*sets));
+
+    if (sets)
+        c->sets = sets;
+    if (!sets || !(sets[c->n_sets] = strdup(assignment)))
+        return lh_err_set(reterr, -ENOMEM, "take the settings");
+    c->n_sets++;
+    return 0;
+}
+
+int config_set_again(struct config *c, const struct config *from, struct lh_err *reterr)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < from->n_sets && rc == 0; i++)
+        rc = config_set(c, from->sets[i], reterr);
+    return rc;
+}
+
 int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
 {
+    int rc;
     size_t key = strcspn(assignment, "="), dot = strcspn(assignment, ".=");
     char text[4400], name[4300];
     int n;
@@ -376,80 +451,6 @@ int config_set(struct config *c, const char *assignment, struct lh_err *reterr)
     (void)snprintf(name, sizeof(name), "--set %.4000s", assignment);
     if (n >= (int)sizeof(text))
         return lh_err_set(reterr, LH_ESTATE, "%.60s...: too long", name);
-    return parse(c, text, (size_t)n, name, reterr);
-}
-
-/* ---- what follows ---------------------------------------------------------------------------- */
-
-static int default_text(char **to, char *made)
-{
-    if (!made)
-        return -ENOMEM;
-    *to = made;
-    return 0;
-}
-
-static int absolute_state(struct config *c, struct lh_err *reterr)
-{
-    char *cwd, *path;
-
-    if (c->state[0] == '/')
-        return 0;
-    cwd = getcwd(NULL, 0);
-    if (!cwd || asprintf(&path, "%s/%s", cwd, c->state) < 0) {
-        free(cwd);
-        return lh_err_set(reterr, -ENOMEM, "--state");
-    }
-    free(cwd);
-    free(c->state);
-    c->state = path;
-    return 0;
-}
-
-static int check_ports(const char *ports, struct lh_err *reterr)
-{
-    int low, high, used = 0;
-
-    if (sscanf(ports, "%d-%d%n", &low, &high, &used) == 2 && ports[used] == '\0' && low >= 1024 &&
-        high <= 65535 && high - low >= 15)
-        return 0;
-    return lh_err_set(reterr, LH_ESTATE,
-                      "ports is '%s'; give LOW-HIGH with at least 16 ports from 1024 to 65535",
-                      ports);
-}
-
-int config_finish(struct config *c, struct lh_err *reterr)
-{
-    int rc = 0;
-    char *store = NULL;
-
-    if (!c->state)
-        return lh_err_set(reterr, LH_ESTATE,
-                          "no state directory; give --state DIR (or state: in the configuration)");
-    rc = absolute_state(c, reterr);
-    if (rc < 0)
-        return rc;
-    if (!c->listen)
-        rc = default_text(&c->listen, strdup("127.0.0.1:7420"));
-    if (rc == 0 && !c->ports)
-        rc = default_text(&c->ports, strdup("24000-24999"));
-    if (rc == 0 && !c->store)
-        rc = default_text(&c->store,
-                          asprintf(&store, "file://%s/store", c->state) < 0 ? NULL : store);
-    if (rc < 0)
-        return lh_err_set(reterr, rc, "take the settings");
-    if (!c->auth_given)
-        c->auth = c->token_file ? HTTP_AUTH_TOKEN : HTTP_AUTH_LOCAL;
-    if (c->auth == HTTP_AUTH_TOKEN && !c->token_file)
-        return lh_err_set(reterr, LH_ESTATE, "auth: token needs a token_file (or --token-file)");
-    if (!c->tls_cert != !c->tls_key)
-        return lh_err_set(reterr, LH_ESTATE, "tls_cert and tls_key go together; one is missing");
-    if (c->core.down_ms < c->core.suspect_ms)
-        return lh_err_set(reterr, LH_ESTATE, "timers.down_ms must not be below timers.suspect_ms");
-    if (c->core.suspect_ms < c->heartbeat_ms)
-        return lh_err_set(reterr, LH_ESTATE,
-                          "timers.suspect_ms must not be below timers.heartbeat_ms");
-    c->core.store = c->store;
-    c->core.ports = c->ports;
-    return check_ports(c->ports, reterr);
+    rc = parse(c, text, (size_t)n, name, reterr);
+    return rc < 0 ? rc : remember_set(c, assignment, reterr);
 }

@@ -155,8 +155,9 @@ void outboxes_close(struct app *a)
 struct node_call {
     struct app *app;
     struct http_request *q;
-    unsigned left; /* reports that are not committed yet */
-    json_t *done;  /* their ids */
+    char node[CORE_NODE_NAME_MAX]; /* that registers */
+    unsigned left;                 /* reports that are not committed yet */
+    json_t *done;                  /* their ids */
 };
 
 static struct node_call *node_call_new(struct app *a, struct http_request *q)
@@ -279,6 +280,7 @@ static void register_on_commit(void *arg, struct core_effects *fx)
         free(k);
         return;
     }
+    dry_run_registered(a, k->node);
     o = header(a);
     /* Whole seconds; a shorter heartbeat is kept by answering polls that soon. */
     (void)json_object_set_new(o, "heartbeat_s",
@@ -294,10 +296,13 @@ static void register_on_commit(void *arg, struct core_effects *fx)
 static void do_register(struct app *a, struct http_request *q, const json_t *body)
 {
     struct core_event ev = {.type = CORE_EV_REGISTER, .u.reg.body = body};
+    struct node_call *k;
 
     if (!check_register(q, body))
         return;
-    app_step(a, &ev, register_on_commit, node_call_new(a, q));
+    k = node_call_new(a, q);
+    (void)snprintf(k->node, sizeof(k->node), "%s", lh_json_str(body, "name", ""));
+    app_step(a, &ev, register_on_commit, k);
 }
 
 /* ---- poll ------------------------------------------------------------------------------------ */
@@ -368,9 +373,14 @@ static void do_reports(struct app *a, struct http_request *q, const json_t *body
         free(k);
         return;
     }
-    json_array_foreach (reports, i, r)
-        (void)json_array_append(k->done, json_object_get(r, "id"));
-    json_array_foreach (reports, i, r) {
+    json_array_foreach(reports, i, r)(void) json_array_append(k->done, json_object_get(r, "id"));
+    json_array_foreach(reports, i, r)
+    {
+        if (strcmp(lh_json_str(r, "type", ""), "preflight") == 0)
+            dry_run_report(a, lh_json_str(body, "name", ""), r); /* the core knows none of them */
+    }
+    json_array_foreach(reports, i, r)
+    {
         struct core_event ev = {.type = CORE_EV_REPORT,
                                 .u.report = {.node = lh_json_str(body, "name", ""), .report = r}};
 

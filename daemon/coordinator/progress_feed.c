@@ -120,15 +120,17 @@ static void take_line(struct app *a, struct track *t, const char *text, size_t l
     LH_CLEANUP(lh_json_decrefp) json_t *line = NULL;
     json_t *event;
     const char *type;
+    bool measured;
     char *out;
 
     if (lh_json_parse(text, len, 32, &line, NULL) < 0 || !json_is_object(line))
         return;
     type = lh_json_str(line, "type", "");
-    if (strcmp(type, "step") != 0 && strcmp(type, "phase") != 0 && strcmp(type, "eval") != 0 &&
-        strcmp(type, "warning") != 0)
+    measured =
+        strcmp(type, "step") == 0 || strcmp(type, "eval") == 0 || strcmp(type, "passkey") == 0;
+    if (!measured && strcmp(type, "phase") != 0 && strcmp(type, "warning") != 0)
         return;
-    if (strcmp(type, "step") == 0 || strcmp(type, "eval") == 0)
+    if (measured)
         append_metrics(a, t, line);
     event =
         json_pack("{s:n,s:s,s:s,s:s,s:I,s:O}", "seq", "time", lh_json_str(line, "time", ""), "type",

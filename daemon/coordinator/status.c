@@ -96,10 +96,11 @@ static json_t *database_json(struct app *a)
     struct store_stats s;
 
     store_stats(a->store, &s);
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f}", "bytes", (json_int_t)s.db_bytes,
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f}", "bytes", (json_int_t)s.db_bytes,
                      "wal_bytes", (json_int_t)s.wal_bytes, "free_bytes", (json_int_t)s.free_bytes,
                      "commits_total", (json_int_t)s.commits, "changes_total", (json_int_t)s.sets,
-                     "events_total", (json_int_t)s.events, "waiting", (json_int_t)s.queued,
+                     "events_total", (json_int_t)s.events, "oldest_seq",
+                     (json_int_t)s.snapshot_seq + 1, "waiting", (json_int_t)s.queued,
                      "last_commit_seconds", s.last_commit_s, "max_commit_seconds",
                      LH_MAX(a->commit_max_s, s.max_commit_s));
 }

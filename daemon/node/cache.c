@@ -4,20 +4,18 @@
  *   DIR/files/KEY/NAME     one object, KEY made of its address, size and ETag: fetched anew when it
  * has changed DIR/verified/...       marks of directories used in place whose bytes were compared
  */
-#include "daemon/node/cache.h"
-#include "daemon/node/store.h"
+#include "daemon/node/cache_parts.h"
 #include "proto/base/fs.h"
 #include "proto/base/str.h"
 #include "proto/manifest.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
-
-#define PATH_CAP 1024
-#define LONG_CAP (2 * PATH_CAP)
 
 /* A directory of another job on a shared path: its manifest must be the one that the database has.
  * All bytes are compared once for each manifest and path; a mark remembers it. */
@@ -49,8 +47,19 @@ static int use_in_place(const struct cache_request *q, const char *path, char *r
     return rc;
 }
 
-/* tmp becomes path, unless another thread was faster; then its directory is as good. */
-static int move_in(const char *tmp, const char *path, struct lh_err *reterr)
+bool cache_find(const struct cache_request *q, const char *path)
+{
+    bool found;
+
+    if (q->lock)
+        (void)pthread_mutex_lock(q->lock);
+    found = lh_is_dir(path) && utimensat(AT_FDCWD, path, NULL, 0) == 0;
+    if (q->lock)
+        (void)pthread_mutex_unlock(q->lock);
+    return found;
+}
+
+int cache_move_in(const char *tmp, const char *path, struct lh_err *reterr)
 {
     int rc = 0;
 
@@ -61,7 +70,7 @@ static int move_in(const char *tmp, const char *path, struct lh_err *reterr)
     return rc;
 }
 
-static int make_tmp(const struct cache_request *q, char *tmp, struct lh_err *reterr)
+int cache_make_tmp(const struct cache_request *q, char *tmp, struct lh_err *reterr)
 {
     char random[17];
 
@@ -103,8 +112,8 @@ static int fetch_directory(const struct cache_request *q, struct store *store, c
             reterr, LH_EINPUT,
             "'%s' is not what it was when it was recorded: its manifest is %.12s..., not %.12s...",
             q->uri, m.sha256, q->manifest_sha256);
-    } else if (!lh_is_dir(path)) {
-        rc = make_tmp(q, tmp, reterr);
+    } else if (!cache_find(q, path)) {
+        rc = cache_make_tmp(q, tmp, reterr);
         if (rc == 0)
             rc = fetch_files(store, &m, tmp, reterr);
         (void)snprintf(file, sizeof(file), "%s/%s", tmp, LH_MANIFEST_NAME);
@@ -113,7 +122,7 @@ static int fetch_directory(const struct cache_request *q, struct store *store, c
         if (rc == 0)
             rc = lh_manifest_verify(tmp, reterr);
         if (rc == 0)
-            rc = move_in(tmp, path, reterr);
+            rc = cache_move_in(tmp, path, reterr);
         else
             (void)!lh_remove_tree(tmp, NULL);
     }
@@ -141,6 +150,14 @@ static int verify_file(const char *path, const struct store_stat *st, const char
     return rc;
 }
 
+int cache_get(struct store *store, const char *name, const struct store_stat *st, const char *path,
+              const char *uri, struct lh_err *reterr)
+{
+    int rc = store_get(store, name, path, st->bytes, reterr);
+
+    return rc < 0 ? rc : verify_file(path, st, uri, reterr);
+}
+
 /* One object: uri names its directory and name. */
 static int fetch_file(const struct cache_request *q, struct store *store, const char *name,
                       char *ret_path, struct lh_err *reterr)
@@ -149,24 +166,19 @@ static int fetch_file(const struct cache_request *q, struct store *store, const 
     struct store_stat st;
     int rc = store_stat(store, name, &st, reterr);
 
-    if (rc == -ENOENT)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' is neither an object nor a directory with a %s",
-                          q->uri, LH_MANIFEST_NAME);
     if (rc < 0)
         return rc;
     (void)snprintf(identity, sizeof(identity), "%s %llu %s", q->uri, (unsigned long long)st.bytes,
                    st.etag);
     lh_sha256_hex(identity, strlen(identity), key);
     (void)snprintf(dir, sizeof(dir), "%.800s/files/%s", q->dir, key);
-    if (!lh_is_dir(dir)) {
-        rc = make_tmp(q, tmp, reterr);
+    if (!cache_find(q, dir)) {
+        rc = cache_make_tmp(q, tmp, reterr);
         (void)snprintf(file, sizeof(file), "%s/%s", tmp, name);
         if (rc == 0)
-            rc = store_get(store, name, file, st.bytes, reterr);
+            rc = cache_get(store, name, &st, file, q->uri, reterr);
         if (rc == 0)
-            rc = verify_file(file, &st, q->uri, reterr);
-        if (rc == 0)
-            rc = move_in(tmp, dir, reterr);
+            rc = cache_move_in(tmp, dir, reterr);
         else
             (void)!lh_remove_tree(tmp, NULL);
     }
@@ -180,8 +192,11 @@ static int fetch_remote(const struct cache_request *q, char *ret_path, struct lh
     LH_CLEANUP(store_closep) struct store *store = NULL, *above = NULL;
     char parent[PATH_CAP], *slash, *text = NULL;
     size_t len;
-    int rc = store_open(q->uri, q->s3_config, q->cancel, &store, reterr);
+    int rc;
 
+    if (!q->manifest_sha256[0] && strpbrk(q->uri, "*?["))
+        return cache_fetch_list(q, ret_path, reterr);
+    rc = store_open(q->uri, q->s3_config, q->cancel, &store, reterr);
     if (rc == 0)
         rc = store_read(store, LH_MANIFEST_NAME, &text, &len, reterr);
     if (rc == 0)
@@ -191,13 +206,13 @@ static int fetch_remote(const struct cache_request *q, char *ret_path, struct lh
         return rc;
     (void)snprintf(parent, sizeof(parent), "%s", q->uri);
     slash = strrchr(parent, '/');
-    if (!slash || !slash[1])
-        return lh_err_set(reterr, LH_EINPUT,
-                          "'%s' has no %s: only directories with one can be fetched", q->uri,
-                          LH_MANIFEST_NAME);
-    *slash = '\0';
-    rc = store_open(parent, q->s3_config, q->cancel, &above, reterr);
-    return rc < 0 ? rc : fetch_file(q, above, slash + 1, ret_path, reterr);
+    if (slash && slash[1] && slash > parent + strlen("s3://")) {
+        *slash = '\0';
+        rc = store_open(parent, q->s3_config, q->cancel, &above, reterr);
+        if (rc == 0)
+            rc = fetch_file(q, above, slash + 1, ret_path, reterr);
+    }
+    return rc == -ENOENT ? cache_fetch_list(q, ret_path, reterr) : rc;
 }
 
 int cache_fetch(const struct cache_request *q, char *ret_path, struct lh_err *reterr)

@@ -3,11 +3,13 @@
  * It listens on no port. Ending it (or killing it) leaves shims and their ranks alone: the next one
  * adopts them.
  */
+#include "daemon/node/evict.h"
 #include "daemon/node/held.h"
 #include "daemon/node/link.h"
 #include "daemon/node/node.h"
 #include "daemon/node/notify.h"
 #include "daemon/node/options.h"
+#include "daemon/node/prepare.h"
 #include "daemon/node/reports.h"
 #include "proto/base/fs.h"
 #include "proto/base/log.h"
@@ -15,7 +17,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,23 +29,13 @@
     78 /* systemd does not start it again: somebody has to change something first                  \
         */
 
-const char *node_path(const struct node *n, char *buf, const char *fmt, ...)
-{
-    size_t used = (size_t)snprintf(buf, NODE_PATH_MAX, "%s/", n->config.state);
-    va_list ap;
-
-    va_start(ap, fmt);
-    if (used < NODE_PATH_MAX)
-        (void)vsnprintf(buf + used, NODE_PATH_MAX - used, fmt, ap);
-    va_end(ap);
-    return buf;
-}
-
 static void on_tick(uv_timer_t *t)
 {
     struct node *n = t->data;
 
     held_tick_all(n);
+    preflight_tick(n);
+    evict_tick(n);
 }
 
 static void on_watchdog(uv_timer_t *t)
@@ -94,6 +85,7 @@ static int wire(struct node *n, const struct options *o, struct lh_err *reterr)
     if (n->config.slots == 0)
         n->config.slots = LH_MIN(n->inventory.cores, (unsigned)NODE_SLOTS_MAX);
     lh_random_hex(16, n->agent_id);
+    (void)pthread_mutex_init(&n->cache_lock, NULL);
     n->preflights = json_object();
     n->reports = reports_new(n);
     if (!n->preflights || !n->reports)

@@ -33,6 +33,10 @@ static const char help[] =
     "  --s3-config FILE    lines AWS_ACCESS_KEY_ID=... and the like, in place of the environment\n"
     "  --heartbeat-ms N    poll at least so often (default: what the coordinator says)\n"
     "  --upload-retry-s N  how long an upload that may work later is tried (default 900)\n"
+    "  --cache-max BYTES   the most that staged inputs take; the longest unused go first, never\n"
+    "                      what a live job uses (default: half of the file system)\n"
+    "  --kept-days N       checkpoints that could not be uploaded stay for so long (default 30;\n"
+    "                      0: for ever)\n"
     "  --worker PROGRAM, --shim PROGRAM\n"
     "                      in place of those beside this program\n"
     "  --mpirun PROGRAM    in place of the one on the PATH\n"
@@ -44,6 +48,7 @@ static const char help[] =
     "  --hang-ms N         without a sign of life from any rank for so long, or ten median\n"
     "                      steps if those are longer, an attempt is ended; 0: never\n"
     "                      (default 600000)\n"
+    "  --evict-ms N        how often the cache is looked at (default 60000)\n"
     "  --log-max BYTES     the most that a rank's log takes (default 67108864)\n"
     "\n"
     "S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n"
@@ -72,6 +77,9 @@ enum {
     OPT_HANG,
     OPT_LOG,
     OPT_UPLOAD,
+    OPT_CACHE,
+    OPT_KEPT,
+    OPT_EVICT,
     OPT_VERSION,
     OPT_HELP
 };
@@ -96,6 +104,9 @@ static const struct option table[] = {
     {"hang-ms", required_argument, NULL, OPT_HANG},
     {"log-max", required_argument, NULL, OPT_LOG},
     {"upload-retry-s", required_argument, NULL, OPT_UPLOAD},
+    {"cache-max", required_argument, NULL, OPT_CACHE},
+    {"kept-days", required_argument, NULL, OPT_KEPT},
+    {"evict-ms", required_argument, NULL, OPT_EVICT},
     {"version", no_argument, NULL, OPT_VERSION},
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
@@ -180,6 +191,18 @@ static int take_option(struct options *o, int c, struct lh_err *reterr)
     case OPT_UPLOAD:
         rc = number("--upload-retry-s", optarg, 0, 30 * 86400, &v, reterr);
         g->upload_retry_ms = (uint64_t)v * 1000u;
+        break;
+    case OPT_CACHE:
+        rc = number("--cache-max", optarg, 1, INT64_MAX, &v, reterr);
+        g->cache_max_bytes = (uint64_t)v;
+        break;
+    case OPT_KEPT:
+        rc = number("--kept-days", optarg, 0, 36500, &v, reterr);
+        g->kept_ms = (uint64_t)v * 86400000u;
+        break;
+    case OPT_EVICT:
+        rc = number("--evict-ms", optarg, 100, 86400000, &v, reterr);
+        g->evict_every_ms = (uint64_t)v;
         break;
     case OPT_LOG:
         rc = number("--log-max", optarg, 4096, INT64_MAX, &v, reterr);
@@ -338,7 +361,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct lh_
                                      .grace_ms = 60000,
                                      .hang_ms = 600000,
                                      .log_max_bytes = 64u << 20,
-                                     .upload_retry_ms = 900000};
+                                     .upload_retry_ms = 900000,
+                                     .kept_ms = (uint64_t)30 * 86400000u};
     opterr = 0;
     while (rc == 0 && (c = getopt_long(argc, argv, ":", table, NULL)) != -1) {
         if (c == OPT_HELP)

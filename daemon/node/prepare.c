@@ -16,13 +16,17 @@
 #include <unistd.h>
 
 struct work {
-    uv_work_t req; /* must not move */
+    uv_work_t req;     /* must not move */
+    struct work *next; /* of the node's works */
+    uint64_t begun_ms; /* wall clock */
+    uint64_t until_ms; /* of a dry run, monotonic */
     struct node *node;
     struct held *held; /* NULL: preflight */
     json_t *command;   /* own copy */
     char dir[NODE_PATH_MAX], cache[NODE_PATH_MAX], job[64];
     const char *worker, *s3_config;
-    volatile bool never; /* preflights are not cancelled */
+    bool dry_run;       /* a preflight of a job that is not submitted: nothing is tokenised */
+    volatile bool late; /* set for dry runs only: preflights of jobs take what they need */
     int rc;
     struct lh_err err;
     json_t *plan;
@@ -30,6 +34,11 @@ struct work {
 
 static void work_free(struct work *w)
 {
+    for (struct work **at = &w->node->works; *at; at = &(*at)->next)
+        if (*at == w) {
+            *at = w->next;
+            break;
+        }
     json_decref(w->command);
     json_decref(w->plan);
     free(w);
@@ -50,6 +59,9 @@ static struct work *work_new(struct node *n, struct held *h, const json_t *comma
     w->s3_config = n->config.s3_config;
     (void)snprintf(w->job, sizeof(w->job), "%s", lh_json_str(command, "job", ""));
     (void)node_path(n, w->cache, "cache");
+    w->begun_ms = lh_now_ms();
+    w->next = n->works;
+    n->works = w;
     return w;
 }
 
@@ -58,7 +70,8 @@ static struct stage_env work_env(const struct work *w)
     return (struct stage_env){.cache = w->cache,
                               .worker = w->worker,
                               .s3_config = w->s3_config,
-                              .cancel = w->held ? &w->held->cancel : &w->never};
+                              .cache_lock = &w->node->cache_lock,
+                              .cancel = w->held ? &w->held->cancel : &w->late};
 }
 
 /* ---- prepare ---------------------------------------------------------------------------- */
@@ -187,7 +200,7 @@ static void preflight_on_thread(uv_work_t *req)
     }
     if (w->rc == 0)
         w->rc = stage_plan(&env, w->dir, &w->plan, &w->err);
-    if (w->rc == 0 && lh_json_bool(w->plan, "ok", 0))
+    if (w->rc == 0 && !w->dry_run && lh_json_bool(w->plan, "ok", 0))
         w->rc = stage_job(&env, w->dir, spec, &w->err);
     (void)!lh_remove_tree(w->dir, NULL);
 }
@@ -228,6 +241,24 @@ static void preflight_on_done(uv_work_t *req, int status)
     work_free(w);
 }
 
+void preflight_tick(struct node *n)
+{
+    uint64_t now = lh_mono_ms();
+
+    for (struct work *w = n->works; w; w = w->next)
+        if (w->dry_run)
+            w->late = now >= w->until_ms;
+}
+
+uint64_t prepare_oldest_ms(const struct node *n)
+{
+    uint64_t oldest = UINT64_MAX;
+
+    for (const struct work *w = n->works; w; w = w->next)
+        oldest = LH_MIN(oldest, w->begun_ms);
+    return oldest;
+}
+
 void preflight_start(struct node *n, const json_t *command)
 {
     const char *job = lh_json_str(command, "job", "");
@@ -240,5 +271,8 @@ void preflight_start(struct node *n, const json_t *command)
         return; /* the coordinator asks again */
     (void)json_object_set_new(n->preflights, job, json_true());
     (void)node_path(n, w->dir, "preflight/%s", job);
+    w->dry_run = lh_json_bool(command, "dry_run", 0);
+    if (w->dry_run)
+        w->until_ms = lh_mono_ms() + (uint64_t)LH_MAX(lh_json_i64(command, "limit_ms", 0), 0);
     (void)uv_queue_work(n->loop, &w->req, preflight_on_thread, preflight_on_done);
 }

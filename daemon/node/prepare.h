@@ -13,3 +13,9 @@ void prepare_refuse(struct held *h, const char *class, const struct lh_err *err)
 /* `preflight {job, spec, inputs}`: reported as preflight. A repeated command while one is under way
  * is dropped. */
 void preflight_start(struct node *n, const json_t *command);
+
+/* Ends the preflights of dry runs that take longer than their requests wait. */
+void preflight_tick(struct node *n);
+
+/* When the oldest staging or preflight under way began, wall clock; UINT64_MAX: there is none. */
+uint64_t prepare_oldest_ms(const struct node *n);

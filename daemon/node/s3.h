@@ -50,3 +50,10 @@ void s3_reply_release(struct s3_reply *r);
 
 /* The text of the first <tag> in an answer, into buf; false when it has none. */
 bool s3_xml(const struct s3_reply *r, const char *tag, char *buf, size_t cap);
+
+/* Every object whose key begins with prefix, in the order of their keys; fn returning negative ends
+ * it with that code. */
+typedef int s3_object_fn(void *arg, const char *key, uint64_t bytes, const char *etag,
+                         struct lh_err *reterr);
+LH_MUST_CHECK int s3_list(struct s3 *s, const char *prefix, s3_object_fn *fn, void *arg,
+                          struct lh_err *reterr); /* s3_list.c */

@@ -122,6 +122,7 @@ int stage_fetch(const struct stage_env *env, const json_t *input, char *ret_path
                               .uri = lh_json_str(input, "uri", ""),
                               .manifest_sha256 = lh_json_str(input, "manifest_sha256", ""),
                               .s3_config = env->s3_config,
+                              .lock = env->cache_lock,
                               .cancel = env->cancel};
 
     return cache_fetch(&q, ret_path, reterr);

@@ -8,12 +8,14 @@
 #include "proto/base/attr.h"
 #include "proto/base/err.h"
 #include <jansson.h>
+#include <pthread.h>
 #include <stdbool.h>
 
 struct stage_env {
-    const char *cache;     /* directory */
-    const char *worker;    /* program */
-    const char *s3_config; /* file with credentials, or NULL: the environment */
+    const char *cache;           /* directory */
+    const char *worker;          /* program */
+    const char *s3_config;       /* file with credentials, or NULL: the environment */
+    pthread_mutex_t *cache_lock; /* or NULL */
     const volatile bool *cancel;
 };
 

@@ -31,6 +31,11 @@ struct store_stat {
     char checksum[80]; /* SHA-256 in base64; "": not known */
 };
 
+/* An object of the directory, by its name in it; returning negative ends the list with that code.
+ */
+typedef int store_object_fn(void *arg, const char *name, uint64_t bytes, const char *etag,
+                            struct lh_err *reterr);
+
 struct store_ops {
     int (*put)(struct store *s, const char *name, const char *path, uint64_t bytes,
                const char *sha256, struct store_progress *progress, struct lh_err *reterr);
@@ -42,6 +47,7 @@ struct store_ops {
                 struct lh_err *reterr);
     int (*stat)(struct store *s, const char *name, struct store_stat *ret_stat,
                 struct lh_err *reterr);
+    int (*list)(struct store *s, store_object_fn *fn, void *arg, struct lh_err *reterr);
     void (*close)(struct store *s);
 };
 struct store {
@@ -92,6 +98,15 @@ static inline LH_MUST_CHECK int store_stat(struct store *s, const char *name,
                                            struct store_stat *ret_stat, struct lh_err *reterr)
 {
     return s->ops->stat(s, name, ret_stat, reterr);
+}
+
+/* Everything below the directory, in the order of names. LH_ENOTSUP for file://, whose files are
+ * used in place. */
+static inline LH_MUST_CHECK int store_list(struct store *s, store_object_fn *fn, void *arg,
+                                           struct lh_err *reterr)
+{
+    return s->ops->list ? s->ops->list(s, fn, arg, reterr)
+                        : lh_err_set(reterr, LH_ENOTSUP, "this store cannot be listed");
 }
 
 /* store_file.c and store_s3.c */

@@ -240,8 +240,12 @@ static void file_close(struct store *base)
 int store_file_open(const char *dir, const volatile bool *cancel, struct store **ret_store,
                     struct lh_err *reterr)
 {
-    static const struct store_ops ops = {file_put,  file_create, file_get,
-                                         file_read, file_stat,   file_close};
+    static const struct store_ops ops = {.put = file_put,
+                                         .create = file_create,
+                                         .get = file_get,
+                                         .read = file_read,
+                                         .stat = file_stat,
+                                         .close = file_close};
     struct store_file *s = calloc(1, sizeof(*s));
     size_t n = strlen(dir);
 

@@ -461,6 +461,31 @@ static int s3_stat(struct store *base, const char *name, struct store_stat *ret_
     return rc;
 }
 
+struct listing {
+    size_t skip; /* bytes of a key that are the directory */
+    store_object_fn *fn;
+    void *arg;
+};
+
+static int give_name(void *arg, const char *key, uint64_t bytes, const char *etag,
+                     struct lh_err *reterr)
+{
+    const struct listing *l = arg;
+
+    return l->fn(l->arg, key + l->skip, bytes, etag, reterr);
+}
+
+static int store_s3_list(struct store *base, store_object_fn *fn, void *arg, struct lh_err *reterr)
+{
+    struct store_s3 *s = (struct store_s3 *)base;
+    struct listing l = {.fn = fn, .arg = arg};
+    char prefix[KEY_CAP + 1];
+
+    (void)snprintf(prefix, sizeof(prefix), "%s%s", s->prefix, s->prefix[0] ? "/" : "");
+    l.skip = strlen(prefix);
+    return s3_list(s->s3, prefix, give_name, &l, reterr);
+}
+
 static void store_s3_close(struct store *base)
 {
     struct store_s3 *s = (struct store_s3 *)base;
@@ -472,8 +497,13 @@ static void store_s3_close(struct store *base)
 int store_s3_open(const char *bucket, const char *prefix, const char *config,
                   const volatile bool *cancel, struct store **ret_store, struct lh_err *reterr)
 {
-    static const struct store_ops ops = {s3_put,  s3_create, s3_get,
-                                         s3_read, s3_stat,   store_s3_close};
+    static const struct store_ops ops = {.put = s3_put,
+                                         .create = s3_create,
+                                         .get = s3_get,
+                                         .read = s3_read,
+                                         .stat = s3_stat,
+                                         .list = store_s3_list,
+                                         .close = store_s3_close};
     struct store_s3 *s = calloc(1, sizeof(*s));
     size_t n = strlen(prefix);
     int rc;

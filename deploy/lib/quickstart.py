@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = ROOT / "build" / "bin"
 NATIVE_CONTEXT = 8192
 RANKS = 2
+RANK_BYTES = 3 << 30  # a rank may take so much, or half of its share of what is free where that is less
 FINALS = ("succeeded", "failed", "cancelled", "timed_out")
 
 
@@ -95,6 +96,13 @@ class Session:
             self.daemon.kill()
 
 
+def rank_memory():
+    for line in open("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return min(RANK_BYTES, int(line.split()[1]) * 1024 // 2 // RANKS)
+    return RANK_BYTES
+
+
 def make_jobs(a, model, train, heldout):
     """Three jobs: the base as shipped, the base with the new positions, and the training (which measures itself)."""
     lengths = sorted({n for n in (2048, 4096, 8192, a.context) if n <= a.context})
@@ -115,7 +123,7 @@ def make_jobs(a, model, train, heldout):
         "adapter": {"rank": 8, "alpha": 16, "targets": ["q", "k", "v", "o"], "embeddings": True, "norms": True},
         "optim": {"lr": 3e-4, "schedule": "constant", "warmup_steps": 0, "batch_sequences": RANKS,
                   "steps": 1000, "minutes": a.minutes, "seed": 17},
-        "eval": measure, "resources": resources}
+        "eval": measure, "resources": resources, "limits": {"memory_bytes": rank_memory()}}
     return [("as shipped", evaluate(f"shipped-{tag}", {"type": "linear", "factor": 1})),
             ("untrained", evaluate(f"untrained-{tag}", yarn)), ("trained", training)], lengths
 

@@ -1,32 +1,18 @@
 /* bench_ops.c - the program kn-bench: one op of a back end over several sizes.
  *
- * kn-bench OP [-d DEVICE] [-t THREADS] [-p f32|bf16] [-r REPEATS] [-n PART]
- * -n runs only those whose printed name contains PART. Random data, one warm-up, then the best of
- * the repeats. GFLOP/s and GB/s are per second of wall clock; "per cpu-s" divides by the processor
- * time that all threads used, which a shared machine disturbs less.
+ * kn-bench OP [-d DEVICE] [-t THREADS] [-p f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]
+ * -n runs only those whose printed name contains PART; -j writes the figures as JSON, with the
+ * commit that is given. Random data, one warm-up, then the best of the repeats. GFLOP/s and GB/s
+ * are per second of wall clock; "per cpu-s" divides by the processor time that all threads used,
+ * which a shared machine disturbs less.
  */
-#include "kernels/ops.h"
+#include "kernels/bench/bench.h"
+#include "proto/base/attr.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-struct bench {
-    const struct kn_ops *ops;
-    struct kn_stream *s;
-    enum kn_dtype t;
-    int repeats;
-    const char *only; /* part of the names to run, or NULL */
-    uint64_t random;
-};
-
-/* What one size costs: bytes is the traffic that no implementation can avoid. */
-struct bench_cost {
-    double flop, bytes;
-};
-
-typedef void bench_fn(struct bench *b, void *arg);
 
 static double bench_seconds(clockid_t clock)
 {
@@ -36,13 +22,13 @@ static double bench_seconds(clockid_t clock)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static void bench_die(const char *what)
+void bench_die(const char *what)
 {
     (void)fprintf(stderr, "kn-bench: %s\n", what);
     exit(1);
 }
 
-static void *bench_alloc(struct bench *b, uint64_t bytes)
+void *bench_alloc(struct bench *b, uint64_t bytes)
 {
     void *p = b->ops->alloc(b->s, bytes);
 
@@ -51,7 +37,7 @@ static void *bench_alloc(struct bench *b, uint64_t bytes)
     return p;
 }
 
-static struct kn_mat bench_mat(struct bench *b, enum kn_dtype t, int64_t rows, int64_t cols)
+struct kn_mat bench_mat(struct bench *b, enum kn_dtype t, int64_t rows, int64_t cols)
 {
     struct kn_mat wide = kn_mat(malloc((size_t)(rows * cols) * 4), KN_F32, rows, cols);
     struct kn_mat m =
@@ -72,8 +58,7 @@ static struct kn_mat bench_mat(struct bench *b, enum kn_dtype t, int64_t rows, i
     return m;
 }
 
-static void bench_run(struct bench *b, const char *what, struct bench_cost cost, bench_fn *fn,
-                      void *arg)
+void bench_run(struct bench *b, const char *what, struct bench_cost cost, bench_fn *fn, void *arg)
 {
     double best = 1e30, best_cpu = 1e30;
     struct lh_err err = {0};
@@ -101,6 +86,18 @@ static void bench_run(struct bench *b, const char *what, struct bench_cost cost,
         printf(" %8.1f GB/s %8.1f per cpu-s", cost.bytes / best * 1e-9,
                cost.bytes / best_cpu * 1e-9);
     printf("\n");
+    (void)json_array_append_new(b->results, json_pack("{s:s, s:f, s:f, s:f, s:f}", "name", what,
+                                                      "seconds", best, "busy_s", best_cpu, "flop",
+                                                      cost.flop, "bytes", cost.bytes));
+}
+
+void bench_tell(struct bench *b, const char *what, double rate, const char *unit)
+{
+    if (b->only && !strstr(what, b->only))
+        return;
+    printf("%-44s %9.1f G%s\n", what, rate * 1e-9, unit);
+    (void)json_array_append_new(
+        b->results, json_pack("{s:s, s:f, s:s}", "name", what, "rate", rate, "unit", unit));
 }
 
 struct bench_matmul {
@@ -125,8 +122,15 @@ static void bench_matmul(struct bench *b)
         float beta;
         bool wide;
     } size[] = {
+        {"linear", 128, 576, 576, false, true, 0, false},
+        {"linear", 1000, 576, 576, false, true, 0, false},
         {"linear", 2048, 576, 576, false, true, 0, false},
+        {"linear", 8192, 576, 576, false, true, 0, false},
+        {"k and v", 2048, 192, 576, false, true, 0, false},
+        {"dX of k", 2048, 576, 192, false, false, 1, false},
         {"up", 2048, 1536, 576, false, true, 0, false},
+        {"up", 8192, 1536, 576, false, true, 0, false},
+        {"dX of down", 2048, 1536, 576, false, false, 0, false},
         {"down", 2048, 576, 1536, false, true, 1, false},
         {"dX of up", 2048, 576, 1536, false, false, 1, false},
         {"lora A", 2048, 8, 576, false, true, 0, false},
@@ -155,78 +159,6 @@ static void bench_matmul(struct bench *b)
         b->ops->free(b->s, m.a.p);
         b->ops->free(b->s, m.b.p);
         b->ops->free(b->s, m.c.p);
-    }
-}
-
-struct bench_attention {
-    struct kn_mat q, k, v, o, d_o, dq, dk, dv;
-    float *lse;
-    struct kn_segments seg;
-    int64_t H, KV, D;
-};
-
-static void bench_attention_fwd_once(struct bench *b, void *arg)
-{
-    struct bench_attention *a = arg;
-
-    b->ops->attention_fwd(b->s, a->o, a->lse, a->q, a->k, a->v, &a->seg, a->H, a->KV, a->D, 0.125f);
-}
-
-static void bench_attention_bwd_once(struct bench *b, void *arg)
-{
-    struct bench_attention *a = arg;
-
-    b->ops->attention_bwd(b->s, a->dq, a->dk, a->dv, a->d_o, a->q, a->k, a->v, a->o, a->lse,
-                          &a->seg, a->H, a->KV, a->D, 0.125f);
-}
-
-static void bench_attention_size(struct bench *b, const struct kn_segments_spec *spec, int64_t KV,
-                                 int64_t D)
-{
-    struct bench_attention a = {.H = spec->heads, .KV = KV, .D = D};
-    int64_t T = spec->rows * spec->row_tokens;
-    struct kn_mat *wide[] = {&a.q, &a.o, &a.d_o, &a.dq}, *narrow[] = {&a.k, &a.v, &a.dk, &a.dv};
-    struct lh_err err = {0};
-    double pairs;
-    char what[80];
-
-    if (kn_segments_init(spec, &a.seg, &err) != 0)
-        bench_die(err.text);
-    for (int i = 0; i < 4; i++) {
-        *wide[i] = bench_mat(b, b->t, T, a.H * D);
-        *narrow[i] = bench_mat(b, b->t, T, KV * D);
-    }
-    a.lse = bench_alloc(b, (uint64_t)(a.H * T) * 4);
-    pairs = (double)a.seg.shift_from * (double)kn_segments_pairs(&a.seg, 0) +
-            (double)(a.H - a.seg.shift_from) * (double)kn_segments_pairs(&a.seg, 1);
-    (void)snprintf(what, sizeof(what), "fwd %lldx%lld group %lld heads %lld/%lld x %lld",
-                   (long long)spec->rows, (long long)spec->row_tokens, (long long)spec->group,
-                   (long long)a.H, (long long)KV, (long long)D);
-    bench_run(b, what, (struct bench_cost){.flop = 4.0 * pairs * (double)D},
-              bench_attention_fwd_once, &a);
-    memcpy(what, "bwd", 3);
-    bench_run(b, what, (struct bench_cost){.flop = 10.0 * pairs * (double)D},
-              bench_attention_bwd_once, &a);
-    for (int i = 0; i < 4; i++) {
-        b->ops->free(b->s, wide[i]->p);
-        b->ops->free(b->s, narrow[i]->p);
-    }
-    b->ops->free(b->s, a.lse);
-    kn_segments_release(&a.seg);
-}
-
-static void bench_attention(struct bench *b)
-{
-    static const int64_t size[][5] = {
-        /* tokens, group, H, KV, D */
-        {2048, 512, 9, 3, 64}, {4096, 1024, 9, 3, 64}, {1024, 0, 9, 3, 64}, {2048, 0, 9, 3, 64},
-        {4096, 0, 9, 3, 64},   {2048, 0, 4, 4, 128},   {1024, 0, 8, 1, 80}};
-
-    for (unsigned i = 0; i < sizeof(size) / sizeof(size[0]); i++) {
-        struct kn_segments_spec spec = {
-            .rows = 1, .row_tokens = size[i][0], .group = size[i][1], .heads = size[i][2]};
-
-        bench_attention_size(b, &spec, size[i][3], size[i][4]);
     }
 }
 
@@ -333,13 +265,18 @@ static void bench_rows(struct bench *b)
 {
     struct kn_mat none = {0};
 
-    bench_rows_size(b, "rmsnorm_fwd", 2048, 576, 2, bench_rmsnorm_fwd, none);
-    bench_rows_size(b, "rmsnorm_bwd", 2048, 576, 4, bench_rmsnorm_bwd, none);
-    bench_rows_size(b, "swiglu_fwd", 2048, 1536, 3, bench_swiglu_fwd, none);
-    bench_rows_size(b, "swiglu_bwd", 2048, 1536, 5, bench_swiglu_bwd, none);
-    bench_rows_size(b, "add", 2048, 576, 3, bench_add, none);
-    bench_rows_size(b, "rope", 2048, 576, 2, bench_rope, bench_mat(b, KN_F32, 2048, 576));
-    bench_rows_size(b, "embed_bwd", 2048, 576, 1, bench_embed_bwd, bench_mat(b, KN_F32, 2048, 576));
+    for (int64_t T = 512; T <= 8192; T *= 4) {
+        bench_rows_size(b, "rmsnorm_fwd", T, 576, 2, bench_rmsnorm_fwd, none);
+        bench_rows_size(b, "rmsnorm_bwd", T, 576, 4, bench_rmsnorm_bwd, none);
+        bench_rows_size(b, "swiglu_fwd", T, 1536, 3, bench_swiglu_fwd, none);
+        bench_rows_size(b, "swiglu_bwd", T, 1536, 5, bench_swiglu_bwd, none);
+        bench_rows_size(b, "add", T, 576, 3, bench_add, none);
+        bench_rows_size(b, "rope", T, 576, 2, bench_rope, bench_mat(b, KN_F32, T, 576));
+        bench_rows_size(b, "embed_bwd", T, 576, 1, bench_embed_bwd,
+                        bench_mat(b, KN_F32, 1024, 576));
+    }
+    bench_rows_size(b, "rmsnorm_fwd", 1001, 573, 2, bench_rmsnorm_fwd, none);
+    bench_rows_size(b, "rmsnorm_fwd", 512, 4096, 2, bench_rmsnorm_fwd, none);
     bench_rows_size(b, "cross_entropy", 256, 49152, 2, bench_cross_entropy, none);
 }
 
@@ -376,24 +313,28 @@ static void bench_optim(struct bench *b)
 
 static void bench_usage(void)
 {
-    bench_die("usage: kn-bench matmul|attention|rows|optim|all [-d DEVICE] [-t THREADS] [-p "
-              "f32|bf16] [-r REPEATS] [-n PART]");
+    bench_die("usage: kn-bench peak|matmul|attention|rows|optim|all [-d DEVICE] [-t THREADS] [-p "
+              "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
 }
 
 int main(int argc, char **argv)
 {
     struct bench b = {.t = KN_BF16, .repeats = 5, .random = 1};
-    const char *device = "cpu", *op;
+    const char *device = "cpu", *op, *file = NULL, *commit = "";
     struct lh_err err = {0};
     int threads = 1, c;
 
-    while ((c = getopt(argc, argv, "d:t:p:r:n:")) != -1) {
+    while ((c = getopt(argc, argv, "d:t:p:r:n:j:c:")) != -1) {
         if (c == 'd')
             device = optarg;
         else if (c == 't')
             threads = atoi(optarg);
         else if (c == 'n')
             b.only = optarg;
+        else if (c == 'j')
+            file = optarg;
+        else if (c == 'c')
+            commit = optarg;
         else if (c == 'r')
             b.repeats = atoi(optarg);
         else if (c == 'p' && (strcmp(optarg, "f32") == 0 || strcmp(optarg, "bf16") == 0))
@@ -406,6 +347,9 @@ int main(int argc, char **argv)
     op = argv[optind];
     if (kn_ops_for(device, &b.ops, &err) != 0 || b.ops->stream_new(threads, &b.s, &err) != 0)
         bench_die(err.text);
+    b.results = json_array();
+    if (strcmp(op, "peak") == 0 || strcmp(op, "all") == 0)
+        bench_peak(&b);
     if (strcmp(op, "matmul") == 0 || strcmp(op, "all") == 0)
         bench_matmul(&b);
     if (strcmp(op, "attention") == 0 || strcmp(op, "all") == 0)
@@ -414,6 +358,9 @@ int main(int argc, char **argv)
         bench_rows(&b);
     if (strcmp(op, "optim") == 0 || strcmp(op, "all") == 0)
         bench_optim(&b);
+    if (file)
+        bench_write(&b, file, commit, threads);
+    json_decref(b.results);
     b.ops->stream_free(b.s);
     return 0;
 }

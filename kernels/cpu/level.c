@@ -17,6 +17,7 @@ const struct cpu_level LEVEL(cpu_level_ops) = {
             .add = cpu_add,
             .copy = cpu_copy,
             .fill = cpu_fill,
+            .dropout = cpu_dropout,
             .cross_entropy = cpu_cross_entropy,
             .sum_squares = cpu_sum_squares,
             .adamw = cpu_adamw,

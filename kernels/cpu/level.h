@@ -23,6 +23,7 @@
 #define cpu_copy LEVEL(cpu_copy)
 #define cpu_copy_part LEVEL(cpu_copy_part)
 #define cpu_cross_entropy LEVEL(cpu_cross_entropy)
+#define cpu_dropout LEVEL(cpu_dropout)
 #define cpu_embed_bwd LEVEL(cpu_embed_bwd)
 #define cpu_embed_fwd LEVEL(cpu_embed_fwd)
 #define cpu_fill LEVEL(cpu_fill)
@@ -83,6 +84,8 @@ void cpu_swiglu_bwd(struct kn_stream *s, struct kn_mat dgate, struct kn_mat dup,
 void cpu_add(struct kn_stream *s, struct kn_mat y, struct kn_mat a, struct kn_mat b);
 void cpu_copy(struct kn_stream *s, struct kn_mat y, struct kn_mat x);
 void cpu_fill(struct kn_stream *s, struct kn_mat y, float value);
+void cpu_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
+                 const struct kn_dropout *h);
 void cpu_first_nonfinite(struct kn_stream *s, int64_t *ret_index, struct kn_mat x);
 void cpu_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
                        struct kn_mat logits, const int32_t *label, float grad_scale);

@@ -6,16 +6,15 @@
  * otherwise make for each tile again.
  *
  * Without fast products of bf16 pairs in the processor oneDNN's bf16 is emulated or a plain loop,
- * so there tiles are widened to fp32 ("wide"). Bf16 sums shorter than K_PAIRS_MIN, the second
- * factor of LoRA, miss oneDNN's kernels for tile registers: such operands are copied into
- * zero-padded ones. At 512x576x8: 73 GFLOP/s as they are.
+ * so there tiles are widened to fp32 ("wide"). With tile registers bf16 products go to
+ * product_amx.c, except those of a few rows.
  */
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/product_amx.h"
 #include "kernels/cpu/stream.h"
 #include <stdatomic.h>
 #include <string.h>
 
-#define K_PAIRS_MIN 32
 #define ROWS_FEW 64
 #define TILES_MANY 8      /* enough for the threads to share, evenly on 2 and fairly on more */
 #define B_LARGE (8 << 20) /* elements: 16 MiB of bf16, more than L2 and most shares of L3 */
@@ -27,7 +26,7 @@
 struct matmul_job {
     struct kn_stream *s;
     struct kn_mat c, a, b;
-    bool ta, tb, wide, padded;
+    bool ta, tb, wide;
     float alpha, beta;
     int64_t rows, cols;                   /* of a whole tile */
     int64_t n_rows, n_cols;               /* tiles down and across */
@@ -133,7 +132,7 @@ static bool matmul_find(struct matmul_job *j, bool packed)
  * for it. */
 static bool matmul_packs(struct matmul_job *j)
 {
-    if (j->wide || j->padded || j->n_rows < PACK_ROWS_MIN || !matmul_find(j, true))
+    if (j->wide || j->n_rows < PACK_ROWS_MIN || !matmul_find(j, true))
         return false;
     j->packed_bytes = 0;
     for (int64_t col = 0; col < j->n_cols; col += LH_MAX(1, j->n_cols - 1)) {
@@ -221,35 +220,6 @@ static void matmul_item(void *arg, int64_t item, int thread)
         level->copy_part(c, c_tile, 0, rows);
 }
 
-/* Copies x into rows of K_PAIRS_MIN elements with zeros behind: (n, K_PAIRS_MIN). k_down: x is
- * stored (K, n). */
-static struct kn_mat matmul_pad(uint16_t *to, struct kn_mat x, bool k_down)
-{
-    int64_t n = k_down ? x.cols : x.rows, K = k_down ? x.rows : x.cols;
-    const uint16_t *from = x.p;
-
-    memset(to, 0, (size_t)(n * K_PAIRS_MIN) * sizeof(*to));
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < K; k++)
-            to[i * K_PAIRS_MIN + k] = from[k_down ? k * x.ld + i : i * x.ld + k];
-    return kn_mat(to, KN_BF16, n, K_PAIRS_MIN);
-}
-
-/* The padded operands take the shared scratch, so such a product does not pack b there. */
-static bool matmul_pad_both(struct matmul_job *j)
-{
-    uint16_t *pad =
-        stream_shared(j->s, (uint64_t)((j->c.rows + j->c.cols) * K_PAIRS_MIN) * sizeof(*pad));
-
-    if (!pad)
-        return false;
-    j->a = matmul_pad(pad, j->a, j->ta);
-    j->b = matmul_pad(pad + j->c.rows * K_PAIRS_MIN, j->b, !j->tb);
-    j->ta = false;
-    j->tb = true;
-    return true;
-}
-
 void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                 bool tb, float alpha, float beta)
 {
@@ -264,10 +234,13 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
             s->level->ops.fill(s, c, 0.0f);
         return;
     }
-    j.wide = a.t == KN_BF16 && s->isa < CPU_AVX512_BF16;
-    j.padded = a.t == KN_BF16 && s->isa == CPU_AMX && matmul_inner(&j) < K_PAIRS_MIN;
-    if (j.padded && !matmul_pad_both(&j))
+#ifdef __x86_64__
+    if (a.t == KN_BF16 && s->isa == CPU_AMX && product_amx_suits(c.rows, matmul_inner(&j), ta)) {
+        product_amx(s, c, a, ta, b, tb, alpha, beta);
         return;
+    }
+#endif
+    j.wide = a.t == KN_BF16 && s->isa < CPU_AVX512_BF16;
     if (!matmul_plan(&j))
         return;
     if (j.packed)

@@ -29,6 +29,7 @@ struct pool {
     atomic_uint round;  /* grows with each piece of work */
     atomic_int running; /* threads that have not finished the round */
     bool stop;          /* read after a new round */
+    bool rests;         /* work is not done (pool_rest) */
     pool_fn *fn;
     void *arg;
     int64_t n_items;
@@ -144,6 +145,11 @@ void pool_free(struct pool *p)
     free(p);
 }
 
+void pool_rest(struct pool *p)
+{
+    p->rests = true;
+}
+
 int pool_threads(const struct pool *p)
 {
     return p->n_threads;
@@ -151,6 +157,8 @@ int pool_threads(const struct pool *p)
 
 void pool_run(struct pool *p, int64_t n_items, pool_fn *fn, void *arg)
 {
+    if (p->rests)
+        return;
     p->fn = fn;
     p->arg = arg;
     p->n_items = n_items;

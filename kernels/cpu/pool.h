@@ -18,6 +18,9 @@ LH_MUST_CHECK int pool_new(int threads, struct pool **ret_pool, struct lh_err *r
 void pool_free(struct pool *p);
 int pool_threads(const struct pool *p);
 
+/* From here on pool_run returns at once. */
+void pool_rest(struct pool *p);
+
 /* Calls fn(arg, item, thread) once for every item in [0, n_items); returns when all are done. One
  * caller at a time, and not from within fn. */
 void pool_run(struct pool *p, int64_t n_items, pool_fn *fn, void *arg);

@@ -125,6 +125,11 @@ uint64_t stream_scratch_bytes(const struct kn_stream *s)
     return bytes;
 }
 
+void stream_rehearse(struct kn_stream *s)
+{
+    pool_rest(s->pool);
+}
+
 void *stream_alloc(struct kn_stream *s, uint64_t bytes)
 {
     (void)s;

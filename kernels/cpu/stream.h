@@ -83,6 +83,7 @@ int stream_new(int threads, struct kn_stream **ret_stream, struct lh_err *reterr
 void stream_free(struct kn_stream *s);
 int stream_sync(struct kn_stream *s, struct lh_err *reterr);
 uint64_t stream_scratch_bytes(const struct kn_stream *s);
+void stream_rehearse(struct kn_stream *s);
 void *stream_alloc(struct kn_stream *s, uint64_t bytes);
 void stream_release(struct kn_stream *s, void *p);
 void stream_copy(struct kn_stream *s, void *to, const void *from, uint64_t bytes);

@@ -83,6 +83,12 @@ static void table_fill(struct kn_stream *s, struct kn_mat y, float value)
     s->level->ops.fill(s, y, value);
 }
 
+static void table_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
+                          const struct kn_dropout *h)
+{
+    s->level->ops.dropout(s, y, x, add, h);
+}
+
 static void table_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
                                 struct kn_mat logits, const int32_t *label, float grad_scale)
 {
@@ -111,6 +117,7 @@ const struct kn_ops kn_cpu_ops = {
     .stream_free = stream_free,
     .sync = stream_sync,
     .scratch_bytes = stream_scratch_bytes,
+    .rehearse = stream_rehearse,
     .alloc = stream_alloc,
     .free = stream_release,
     .upload = stream_copy,
@@ -129,6 +136,7 @@ const struct kn_ops kn_cpu_ops = {
     .add = table_add,
     .copy = table_copy,
     .fill = table_fill,
+    .dropout = table_dropout,
     .cross_entropy = table_cross_entropy,
     .sum_squares = table_sum_squares,
     .adamw = table_adamw,

@@ -65,26 +65,6 @@ void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat
     }
 }
 
-/* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
-VEC_INLINE void tile_transpose(vu x[VEC])
-{
-#pragma GCC unroll 4
-    for (int half = VEC / 2; half > 0; half /= 2) {
-        vu low = *(const vu *)vec_lanes[half].low, high = *(const vu *)vec_lanes[half].high;
-
-#pragma GCC unroll 16
-        for (int i = 0; i < VEC; i++) {
-            vu a = x[i], b;
-
-            if (i & half)
-                continue;
-            b = x[i + half];
-            x[i] = __builtin_shuffle(a, b, low);
-            x[i + half] = __builtin_shuffle(a, b, high);
-        }
-    }
-}
-
 void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
     int64_t per = ops->pairs ? 2 : 1; /* elements in a 32-bit word */
@@ -102,7 +82,7 @@ void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, stru
                     block[r] = (vu)tile_get(x, t + r, d);
                 }
             }
-            tile_transpose(block);
+            vu_transpose(block);
             for (int64_t k = 0; k < VEC; k++)
                 *(vu *)((uint32_t *)to + (d / per + k) * TILE_TOKENS + t) = block[k];
         }

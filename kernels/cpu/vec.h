@@ -259,6 +259,26 @@ VEC_INLINE vf vf_sum_rows(vf x[VEC])
     return x[0];
 }
 
+/* VEC rows of VEC 32-bit words, transposed in rounds of exchanging halves. */
+VEC_INLINE void vu_transpose(vu x[VEC])
+{
+#pragma GCC unroll 4
+    for (int half = VEC / 2; half > 0; half /= 2) {
+        vu low = *(const vu *)vec_lanes[half].low, high = *(const vu *)vec_lanes[half].high;
+
+#pragma GCC unroll 16
+        for (int i = 0; i < VEC; i++) {
+            vu a = x[i], b;
+
+            if (i & half)
+                continue;
+            b = x[i + half];
+            x[i] = __builtin_shuffle(a, b, low);
+            x[i + half] = __builtin_shuffle(a, b, high);
+        }
+    }
+}
+
 /* acc[0..1] += x, in double. */
 VEC_INLINE void vf_add_to_double(vd acc[2], vf x)
 {

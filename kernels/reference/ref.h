@@ -77,6 +77,8 @@ void ref_swiglu_bwd(struct kn_stream *s, struct kn_mat dgate, struct kn_mat dup,
 void ref_add_op(struct kn_stream *s, struct kn_mat y, struct kn_mat a, struct kn_mat b);
 void ref_copy(struct kn_stream *s, struct kn_mat y, struct kn_mat x);
 void ref_fill(struct kn_stream *s, struct kn_mat y, float value);
+void ref_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
+                 const struct kn_dropout *h);
 void ref_first_nonfinite(struct kn_stream *s, int64_t *ret_index, struct kn_mat x);
 void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
                        struct kn_mat logits, const int32_t *label, float grad_scale);

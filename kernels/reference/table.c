@@ -59,6 +59,12 @@ static uint64_t ref_scratch_bytes(const struct kn_stream *s)
     return (uint64_t)s->scratch_n * sizeof(double);
 }
 
+/* Nothing to be spared: this back end is for small sizes. */
+static void ref_rehearse(struct kn_stream *s)
+{
+    (void)s;
+}
+
 static void *ref_alloc(struct kn_stream *s, uint64_t bytes)
 {
     (void)s;
@@ -91,6 +97,7 @@ const struct kn_ops kn_reference_ops = {
     .stream_free = ref_stream_free,
     .sync = ref_sync,
     .scratch_bytes = ref_scratch_bytes,
+    .rehearse = ref_rehearse,
     .alloc = ref_alloc,
     .free = ref_free,
     .upload = ref_upload,
@@ -109,6 +116,7 @@ const struct kn_ops kn_reference_ops = {
     .add = ref_add_op,
     .copy = ref_copy,
     .fill = ref_fill,
+    .dropout = ref_dropout,
     .cross_entropy = ref_cross_entropy,
     .sum_squares = ref_sum_squares,
     .adamw = ref_adamw,

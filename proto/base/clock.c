@@ -27,6 +27,11 @@ uint64_t lh_mono_ns(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
+uint64_t lh_cpu_ns(void)
+{
+    return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
 const char *lh_rfc3339(uint64_t unix_ms, char buf[static LH_RFC3339_MAX])
 {
     time_t seconds = (time_t)(unix_ms / 1000u);

@@ -14,6 +14,9 @@ uint64_t lh_mono_ms(void);
 /* Nanoseconds of CLOCK_MONOTONIC; for measuring short spans. */
 uint64_t lh_mono_ns(void);
 
+/* Nanoseconds of processor time that all threads of this process have used. */
+uint64_t lh_cpu_ns(void);
+
 /* Writes "2026-11-21T09:30:00.123Z" into buf and returns buf. */
 const char *lh_rfc3339(uint64_t unix_ms, char buf[static LH_RFC3339_MAX]);
 

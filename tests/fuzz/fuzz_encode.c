@@ -47,7 +47,7 @@ static struct tokenizer *make(const char *pattern)
     FUZZ_ASSERT(text);
     (void)fuzz_file("tokenizer.json", (const uint8_t *)text, strlen(text));
     FUZZ_ASSERT(tokenizer_open(fuzz_folder(), &t, NULL) == 0);
-    FUZZ_ASSERT(tokenizer_cuts_at_spaces(t));
+    FUZZ_ASSERT(tokenizer_cuts_at_spaces(t) && tokenizer_cuts_at_lines(t));
     free(text);
     json_decref(root);
     return t;
@@ -56,6 +56,16 @@ static struct tokenizer *make(const char *pattern)
 static bool letter(uint8_t c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* As worker/data/units.c cuts. */
+static bool begins_line(const uint8_t *p, size_t i)
+{
+    if (i < 2 || p[i - 1] != '\n' || !(letter(p[i]) || (p[i] >= 0xe5 && p[i] <= 0xe9)))
+        return false;
+    return (p[i - 2] > ' ' && p[i - 2] < 0x7f) ||
+           (i > 3 &&
+            (memcmp(p + i - 4, "\xe3\x80\x82", 3) == 0 || (p[i - 4] >= 0xe5 && p[i - 4] <= 0xe9)));
 }
 
 static void check(const struct tokenizer *t, const uint8_t *data, size_t size)
@@ -73,7 +83,9 @@ static void check(const struct tokenizer *t, const uint8_t *data, size_t size)
     FUZZ_ASSERT(size == 0 || memcmp(back, data, size) == 0);
     free(back);
     for (size_t i = 1; i + 1 < size; i++) {
-        if (data[i] != ' ' || !letter(data[i - 1]) || !letter(data[i + 1]))
+        bool space = data[i] == ' ' && letter(data[i - 1]) && letter(data[i + 1]);
+
+        if (!space && !begins_line(data, i))
             continue;
         FUZZ_ASSERT(tokenizer_encode(t, (const char *)data + from, i - from, true, &parts, NULL) ==
                     0);

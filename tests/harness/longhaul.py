@@ -1,7 +1,8 @@
 """Starts the real programs for tests: a coordinator with its own state, nodes, the CLI, HTTP requests.
 
-Every process that a test starts is ended by the object that started it; nothing is found by name.
+Every process that a test starts is ended by the object that started it, and dies with the test's own process; nothing is found by name.
 """
+import ctypes
 import json
 import os
 import pathlib
@@ -79,6 +80,22 @@ def children_of(pid):
     return found
 
 
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def dying_with_us():
+    """A preexec_fn: when the test's process is gone, however it ended, so is the child."""
+    parent = os.getpid()
+
+    def before_exec():
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
+
+
 class Daemon:
     """A process that the test started, in a session of its own, with its output in a file."""
 
@@ -87,7 +104,8 @@ class Daemon:
 
     def spawn(self, command, env):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True,
+                                            preexec_fn=dying_with_us())
 
     def kill(self):
         """kill -9, as a crash would."""

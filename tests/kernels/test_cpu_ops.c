@@ -175,13 +175,13 @@ static void rope_turns_pairs_by_their_position_and_its_inverse_turns_back(void *
     (void)state;
     for (unsigned i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {
         for (int t = 0; t < 2; t++) {
-            int64_t T = 45, D = heads[i][1], P = 50;
+            int64_t T = 145, D = heads[i][1], P = 50; /* more than one item of work */
             struct streams s = streams_new();
             struct kn_mat x = random_mat(&r, types[t], T, heads[i][0] * D, 1.0);
             float *cos_sin = random_row(&r, P * D, 0.0, 1.0);
-            int32_t pos[45];
+            int32_t pos[145];
 
-            for (int k = 0; k < 45; k++)
+            for (int k = 0; k < 145; k++)
                 pos[k] = (int32_t)kt_between(&r, 0, P - 1);
             for (int inverse = 0; inverse < 2; inverse++) {
                 struct kn_mat x64 = kt_f64(x);
@@ -254,6 +254,9 @@ static void sums_copies_and_fills_convert_types_and_stay_inside_their_matrix(voi
         ref->add(s.ref, y64, a64, b64);
         cpu->add(s.cpu[1], y, a, b);
         kt_check(y, y64, tol(KN_BF16), "bf16 sum");
+        ref->copy(s.ref, f, a);
+        kt_check(f, a64, ((struct kt_tol){0, 0}), "the reference's widened copy");
+        kt_poison(f);
         cpu->copy(s.cpu[2], f, a);
         kt_check(f, a64, ((struct kt_tol){0, 0}), "widened copy");
         cpu->add(s.cpu[0], f, f, b);

@@ -102,6 +102,16 @@ static void the_gradients_of_a_product_are_products(void **state)
             ops->matmul(m.s, db, m.w, true, m.a, m.ta, 0.75f, 0.0f);
         else
             ops->matmul(m.s, db, m.a, !m.ta, m.w, false, 0.75f, 0.0f);
+        /* The product itself, by hand: where it is zero, so are all gradients. */
+        (void)matmul_loss(&m);
+        for (int64_t i = 0; i < M * N; i++) {
+            double sum = 0.0;
+
+            for (int64_t k = 0; k < K; k++)
+                sum += kt_get(m.a, m.ta ? k : i / N, m.ta ? i / N : k) *
+                       kt_get(m.b, m.tb ? i % N : k, m.tb ? k : i % N);
+            assert_true(fabs(kt_get(m.c, i / N, i % N) - 0.75 * sum) < 1e-12);
+        }
         check_gradient(&r, matmul_loss, &m, m.a, da, "a");
         check_gradient(&r, matmul_loss, &m, m.b, db, "b");
         kt_sync(ops, m.s);
@@ -146,6 +156,15 @@ static void the_gradients_of_rmsnorm_are_its_derivatives(void **state)
     ops->rmsnorm_bwd(n.s, dx, dg, n.w, n.x, n.g, n.rstd);
     check_gradient(&r, rmsnorm_loss, &n, n.x, dx, "x");
     (void)rmsnorm_loss(&n); /* y at x itself again */
+    for (int64_t t = 0; t < 4; t++) {
+        double squares = 0.0;
+
+        for (int c = 0; c < 13; c++)
+            squares += kt_get(n.x, t, c) * kt_get(n.x, t, c);
+        for (int c = 0; c < 13; c++)
+            assert_true(fabs(kt_get(n.y, t, c) - kt_get(n.x, t, c) * (double)n.g[c] /
+                                                     sqrt(squares / 13 + 1e-5)) < 1e-9);
+    }
     for (int c = 0; c < 13; c++) {
         double sum = 0.0; /* y is linear in g: its derivative is y/g */
 
@@ -274,8 +293,23 @@ the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_rows_have_none(vo
     ops->cross_entropy(e.s, nll, d, e.logits, e.label, 0.25f);
     check_gradient(&r, cross_entropy_loss, &e, e.logits, d, "logits");
     assert_true(nll[1] == 0.0);
+    for (int t = 0; t < 5; t++) {
+        double sum = 0.0;
+
+        for (int c = 0; c < 17; c++)
+            sum += exp(kt_get(e.logits, t, c));
+        if (e.label[t] >= 0)
+            assert_true(fabs(nll[t] - log(sum) + kt_get(e.logits, t, e.label[t])) < 1e-12);
+    }
     for (int c = 0; c < 17; c++)
         assert_true(kt_get(d, 1, c) == 0.0);
+    /* Whatever their size, logits count by their differences: now all but the last of a row. */
+    kt_set(e.logits, 0, 16, kt_get(e.logits, 0, 16) - 1000.0);
+    ops->cross_entropy(e.s, nll + 3, (struct kn_mat){0}, kn_rows(e.logits, 0, 1), e.label, 1.0f);
+    for (int c = 0; c < 16; c++)
+        kt_set(e.logits, 0, c, kt_get(e.logits, 0, c) + 5000.0);
+    ops->cross_entropy(e.s, nll + 4, (struct kn_mat){0}, kn_rows(e.logits, 0, 1), e.label, 1.0f);
+    assert_true(fabs(nll[4] - nll[3]) < 1e-9);
     kt_sync(ops, e.s);
     ops->stream_free(e.s);
     kt_free(e.logits), kt_free(d);

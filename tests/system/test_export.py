@@ -19,7 +19,7 @@ GOLDEN = pathlib.Path(os.environ.get("LONGHAUL_GOLDEN", longhaul.ROOT.parent / "
 OWN = longhaul.ROOT / "tests" / "golden" / "cases"
 CASES = [GOLDEN / name for name in (
     "dense-mha", "s2-mha", "s2-gqa-9-3", "sharded-index", "rslora-alpha", "bf16-weights", "rope-linear-composed", "rope-llama3", "rope-yarn",
-    "rope-longrope")]
+    "rope-longrope")] + [OWN / name for name in ("dense-dynamic", "lora-plus-ntk-linear", "dropout")]
 
 # argv: a folder, tied or not. Leaves a random model and a random adapter as transformers and PEFT save them, ids, and the logits that both
 # together have with positions stretched by 4.

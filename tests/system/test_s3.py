@@ -156,3 +156,43 @@ def test_single_objects_are_fetched_once_and_again_when_they_change(bench, weed,
     b.c.prepare("j4", spec={"kind": "check", "data": {"train": [missing]}}, inputs={missing: {"uri": missing, "manifest_sha256": None}})
     r = b.c.expect("prepare_failed", job="j4")
     assert r["problem"]["pointer"] == "/data/train/0" and "neither an object nor a directory" in r["problem"]["detail"]
+
+
+PRINT = 'd=$(sed -n \'s/.*"\\(\\/[^"]*\\/cache\\/files\\/[^"]*\\)".*/\\1/p\' job.json); echo "[$d]"; '
+
+
+def listed_job(member, uri):
+    return {"spec": {"kind": "check", **member}, "inputs": {uri: {"uri": uri, "manifest_sha256": None}}}
+
+
+def test_a_directory_without_a_manifest_is_fetched_whole_and_again_when_it_changes(bench, weed, tmp_path, x):  # NODE-21
+    for name, data in {"config.json": b"{}", "sub%20dir/a%26b%3Cc%3E.bin": b"odd name", "model.safetensors": b"x" * 3000}.items():
+        weed.put(f"{x}/llama/{name}", data)
+    weed.put(f"{x}/llama-other/config.json", b"not this one")
+    b = bench(PRINT + '(cd "$d" && find . -type f | LC_ALL=C sort && cat "sub dir/a&b<c>.bin"); exit 0',
+              "--s3-config", config(weed, tmp_path / "s3.env"))
+    uri = f"s3://models/{x}/llama"
+    b.run_to("j1", "exited", **listed_job({"model": {"base": uri}}, uri))
+    log = b.c.files["j1/1/0.log"].decode()
+    assert log.splitlines()[2:5] == ["./config.json", "./model.safetensors", "./sub dir/a&b<c>.bin"] and log.endswith("odd name")
+    b.run_to("j2", "exited", **listed_job({"model": {"base": uri + "/"}}, uri + "/"))
+    b.run_to("j3", "exited", **listed_job({"model": {"base": uri}}, uri))
+    assert b.c.files["j3/1/0.log"].decode().splitlines()[1] == log.splitlines()[1]  # the same entry
+    weed.put(f"{x}/llama/config.json", b"{ }")
+    b.run_to("j4", "exited", **listed_job({"model": {"base": uri}}, uri))
+    assert b.c.files["j4/1/0.log"].decode().splitlines()[1] != log.splitlines()[1]
+
+
+def test_a_pattern_stands_for_the_objects_that_match_over_all_pages(bench, weed, tmp_path, x):  # NODE-21
+    for i in range(1005):  # a page of a listing has a thousand
+        weed.put(f"{x}/data/{i:04}.jsonl", b"%d\n" % i)
+    weed.put(f"{x}/data/notes.txt", b"none")
+    weed.put(f"{x}/data/below/1.jsonl", b"none")
+    b = bench(PRINT + 'cat $d | wc -l; exit 0', "--s3-config", config(weed, tmp_path / "s3.env"))
+    uri = f"s3://models/{x}/data/*.jsonl"
+    b.run_to("j1", "exited", **listed_job({"data": {"train": [uri], "format": "tokens"}}, uri))
+    assert b.c.files["j1/1/0.log"].decode().splitlines()[-1].strip() == "1005"
+    none = f"s3://models/{x}/data/*.gz"
+    b.c.prepare("j2", **listed_job({"data": {"train": [none]}}, none))
+    r = b.c.expect("prepare_failed", job="j2")
+    assert r["problem"]["pointer"] == "/data/train/0" and "no object matches" in r["problem"]["detail"]

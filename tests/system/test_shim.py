@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from longhaul import BIN, children_of, wait_until
+from longhaul import BIN, children_of, dying_with_us, wait_until
 
 pytestmark = pytest.mark.full
 
@@ -30,7 +30,7 @@ class Shim:
         worker.chmod(0o755)
         self.stderr = open(path / "shim.log", "wb")
         self.process = subprocess.Popen([str(BIN / "longhaul-shim"), str(path)], stdin=subprocess.DEVNULL, stdout=self.stderr,
-                                        stderr=self.stderr, env={**os.environ, **(env or {})}, start_new_session=True)
+                                        stderr=self.stderr, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=dying_with_us())
         wait_until(lambda: (path / "shim.json").exists(), 10, "the shim is there")
 
     def ask(self, op, **more):

@@ -35,7 +35,7 @@ struct later {
     struct app_answer answer;
     char code[64], detail[320];
     json_t *events;
-    bool gone;
+    uint64_t gone;
 };
 struct app {
     uv_loop_t loop;
@@ -155,6 +155,17 @@ static void answer_later(struct app *a, struct core_effects *fx, app_done_fn *do
 const struct core *app_core(const struct app *a)
 {
     return a->core;
+}
+
+const struct core_job *app_find_job(struct app *a, const char *what)
+{
+    return core_find_job(a->core, what);
+}
+
+const struct core_job *app_next_job(struct app *a, uint64_t below, bool *ret_archived)
+{
+    *ret_archived = false;
+    return core_next_job(a->core, below, true);
 }
 
 const char *app_job_dir(const struct app *a, const char *job, char *buf, size_t cap)
@@ -429,7 +440,7 @@ struct app *api_app_start(const char *dir)
     write_tokens(tokens);
     check(uv_loop_init(&a->loop) == 0, "loop");
     a->core = core_new(&core_config, lh_mono_ms(), lh_now_ms());
-    core_loaded(a->core, 0);
+    core_loaded(a->core, 0, 0);
     if (http_server_new(&a->loop, &config, on_request, a, &a->server, &err) < 0)
         check(false, err.text);
     a->stop.data = a->tick.data = a;

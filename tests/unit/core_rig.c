@@ -55,6 +55,7 @@ void rig_init(struct rig *r)
                                      .lease_ms = 600000,
                                      .prepare_ms = 300000,
                                      .launch_ms = 120000,
+                                     .wall_slack_ms = 60000,
                                      .stop_grace_ms = 10000,
                                      .retry_base_ms = 10000,
                                      .retry_max_ms = 600000,
@@ -101,8 +102,7 @@ static void load_table(struct rig *r, const char *name)
     const char *key;
     struct lh_err err;
 
-    json_object_foreach (t, key, row)
-        keys[i++] = key;
+    json_object_foreach(t, key, row) keys[i++] = key;
     qsort(keys, n, sizeof(char *), by_key);
     for (i = 0; i < n; i++)
         rows[i] = json_object_get(t, keys[i]);
@@ -124,7 +124,7 @@ void rig_restart(struct rig *r)
     r->core = core_new(&r->config, r->now_ms, WALL_MS + r->now_ms);
     for (size_t i = 0; i < LH_ARRAY_LEN(order); i++)
         load_table(r, order[i]);
-    core_loaded(r->core, seq);
+    core_loaded(r->core, seq, 0);
 }
 
 /* A slot is in at most one live claim, counts agree, one live attempt a job, numbers grow, finals
@@ -224,7 +224,8 @@ void rig_step(struct rig *r, struct core_event *ev)
 void rig_wait(struct rig *r, uint64_t ms)
 {
     for (uint64_t end = r->now_ms + ms; r->now_ms < end;) {
-        struct core_event ev = {.type = CORE_EV_TICK};
+        struct core_event ev = {.type = CORE_EV_TICK,
+                                .u.tick.committed_seq = core_last_seq(r->core)};
 
         r->now_ms += LH_MIN(end - r->now_ms, (uint64_t)500);
         for (unsigned i = 0; i < core_n_nodes(r->core);

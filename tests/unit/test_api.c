@@ -243,6 +243,7 @@ static void a_submitted_job_is_answered_with_location_etag_and_defaults(void **s
     done(&r);
 }
 
+/* JOB-10. */
 static void bad_bodies_are_refused_with_the_place_and_nothing_is_stored(void **state)
 {
     char deep[400] = "";
@@ -708,6 +709,7 @@ static void probes_metrics_and_documents_answer(void **state)
     done(&r);
 }
 
+/* STATE-7. */
 static void explain_says_why_and_names_what_is_waited_for(void **state)
 {
     struct reply r;
@@ -722,6 +724,7 @@ static void explain_says_why_and_names_what_is_waited_for(void **state)
         lh_json_str(json_array_get(json_object_get(r.json, "blocking"), 0), "name", ""), "first");
     assert_true(lh_json_str(r.json, "reason", "")[0]);
     assert_true(lh_json_str(r.json, "detail", "")[0]);
+    assert_true(json_is_null(json_object_get(r.json, "position"))); /* it is blocked, not queued */
     done(&r);
 }
 

@@ -315,6 +315,7 @@ static void flip_a_byte(const char *path)
     assert_int_equal(close(fd), 0);
 }
 
+/* CKPT-18. */
 static void a_file_that_was_changed_is_refused_by_name(void **unused)
 {
     static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors",

@@ -139,6 +139,7 @@ static void what_never_fits_is_infeasible_and_not_at_the_head(void **state)
     rig_release(&r);
 }
 
+/* JOB-11. */
 static void a_failed_preflight_ends_the_job_without_an_attempt(void **state)
 {
     struct rig r;
@@ -299,10 +300,9 @@ static void expect_ranks(const struct rig *r, const char *id, const char *expect
     char text[200] = "";
     size_t i, n = 0;
 
-    json_array_foreach (ranks, i, rank)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%d:%d", i ? " " : "",
-                              (int)lh_json_i64(rank, "rank", -1),
-                              (int)lh_json_i64(rank, "exit", -1));
+    json_array_foreach(ranks, i, rank) n +=
+        (size_t)snprintf(text + n, sizeof(text) - n, "%s%d:%d", i ? " " : "",
+                         (int)lh_json_i64(rank, "rank", -1), (int)lh_json_i64(rank, "exit", -1));
     assert_string_equal(text, expected);
 }
 
@@ -396,6 +396,7 @@ static void an_exit_record_may_come_after_the_processes_are_gone(void **state)
     rig_release(&r);
 }
 
+/* STATE-1. */
 static void hold_and_release(void **state)
 {
     struct rig r;
@@ -463,6 +464,7 @@ static void a_verdict_of_the_program_is_not_retried(void **state)
     rig_release(&r);
 }
 
+/* CKPT-17: what was reported counts, no store is asked. */
 static void a_retry_waits_longer_each_time_and_resumes_from_the_newest_checkpoint(void **state)
 {
     struct rig r;
@@ -533,6 +535,7 @@ static void silence(struct rig *r, const char *node)
     ((struct core_node *)(uintptr_t)core_find_node(r->core, node))->version[0] = 's';
 }
 
+/* STATE-11. */
 static void a_lost_node_starts_another_attempt_but_keeps_its_slots_until_the_lease(void **state)
 {
     struct rig r;
@@ -559,6 +562,7 @@ static void a_lost_node_starts_another_attempt_but_keeps_its_slots_until_the_lea
     rig_release(&r);
 }
 
+/* STATE-11. */
 static void a_lost_node_that_comes_back_is_told_to_kill_what_it_still_runs(void **state)
 {
     struct rig r;
@@ -669,7 +673,9 @@ static void a_job_over_its_time_limit_is_timed_out(void **state)
     rig_clean(&r, "ja");
     rig_expect_state(&r, "ja", "timed_out", "time_limit");
     start_one(&r, "jb", "{'kind':'check','limits':{'wall_s':30}}");
-    rig_wait(&r, 91000); /* a shim that does not keep it */
+    rig_wait(&r, 89000);
+    rig_expect_state(&r, "jb", "running", ""); /* SHIM-5: its shim is stopping it, with a grace */
+    rig_wait(&r, 2000);                        /* a shim that does not keep it */
     rig_expect_state(&r, "jb", "stopping", "time_limit");
     rig_exit(&r, "jb", "stopped", "", 85);
     rig_clean(&r, "jb");
@@ -728,6 +734,7 @@ static void a_relay_goes_to_the_member_that_the_head_asks_for(void **state)
     rig_release(&r);
 }
 
+/* STATE-9. */
 static void reports_of_an_older_attempt_change_nothing(void **state)
 {
     struct rig r;
@@ -898,6 +905,7 @@ static void what_a_node_holds_of_unknown_or_ended_attempts_is_killed_or_forgotte
 
 static void explain_says_what_a_queued_job_waits_for(void **state)
 {
+    const struct core_job *unmet[9];
     struct rig r;
     char reason[64], detail[320];
 
@@ -914,6 +922,19 @@ static void explain_says_what_a_queued_job_waits_for(void **state)
     core_explain(r.core, rig_job(&r, "jc"), 1700000000000u + r.now_ms, reason, detail);
     assert_string_equal(reason, "order");
     assert_non_null(strstr(detail, "jb"));
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "ja")), 0); /* it runs */
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "jb")), 1);
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "jc")), 2);
+    rig_submit(&r, "jd", "{'kind':'check','priority':5}");
+    rig_preflight(&r, "n1", "jd");
+    assert_int_equal(core_queue_position(r.core, rig_job(&r, "jc")), 3);
+    rig_submit(&r, "je",
+               "{'kind':'eval','model':{'base':'job:jb/export'},'context':{'length':64},'eval':{"
+               "'perplexity':['file:///d']},'after':[{'job':'jc'},{'job':'jb','when':'any'}]}");
+    assert_int_equal(core_unmet(r.core, rig_job(&r, "je"), 9, unmet), 2); /* each once */
+    assert_string_equal(unmet[0]->id, "jc");
+    assert_string_equal(unmet[1]->id, "jb");
+    assert_int_equal(core_unmet(r.core, rig_job(&r, "je"), 1, unmet), 1);
     rig_release(&r);
 }
 

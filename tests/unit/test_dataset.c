@@ -132,6 +132,7 @@ static void an_epoch_holds_every_document_once_end_to_end(void **state)
     scratch_free(dir);
 }
 
+/* CKPT-20. */
 static void a_window_is_a_pure_function_of_its_index(void **state)
 {
     static const int lengths[] = {5, 1, 9, 30, 2, 17, 40, 0};
@@ -416,34 +417,6 @@ static void samples_that_do_not_fit_are_refused(void **state)
     scratch_free(dir);
 }
 
-static void evaluation_windows_start_at_documents_and_drop_the_rest(void **state)
-{
-    static const int lengths[] = {5, 17, 7, 8, 0};
-    char *dir = shards_of(lengths, 6);
-    struct dataset *d;
-    struct lh_err err = {0};
-    const int32_t first[] = {100, 108, 300};
-    struct window w;
-
-    (void)state;
-    assert_int_equal(eval_windows_open(dir, 8, &d, &err), 0);
-    assert_int_equal(dataset_windows(d), 3);
-    for (int64_t i = 0; i < 3; i++) {
-        struct sequence *s = window_at(d, i, &w);
-
-        assert_int_equal(s->length, 8);
-        assert_int_equal(s->ids[0], first[i]);
-        assert_int_equal(s->ids[7], first[i] + 7);
-        assert_int_equal(s->n_labels, 7);
-        assert_int_equal(s->labels[7], -100);
-    }
-    assert_int_equal(dataset_sequence(d, 3, &w.seq, &err), LH_EINTERNAL);
-    dataset_close(d);
-    assert_int_equal(eval_windows_open(dir, 18, &d, &err), LH_EINPUT);
-    assert_non_null(strstr(err.text, "the longest has 17"));
-    scratch_free(dir);
-}
-
 static void data_that_does_not_fit_is_refused_with_the_numbers(void **state)
 {
     static const int lengths[] = {5, 2, 0};
@@ -522,6 +495,7 @@ static const int64_t labels[] = {1, 2, -100, 4, -100, -100, -100, -100, 9, 10, 1
 static const int64_t documents[] = {0, 0, 1, 1, 3, 3, 3, 3, 0, 0, 1, 1};
 static const int64_t lengths_3[] = {4, 4, 3};
 
+/* JOB-16. */
 static void tokens_files_are_taken_in_order_and_wrap(void **state)
 {
     const struct tensor t[] = {{"input_ids", 3, {3, 1, 4}, ids},
@@ -667,7 +641,6 @@ int main(void)
         TEST(samples_stand_alone_or_are_joined),
         TEST(packing_wastes_little),
         TEST(samples_that_do_not_fit_are_refused),
-        TEST(evaluation_windows_start_at_documents_and_drop_the_rest),
         TEST(data_that_does_not_fit_is_refused_with_the_numbers),
         TEST(damaged_shards_are_refused),
         TEST(tokens_files_are_taken_in_order_and_wrap),

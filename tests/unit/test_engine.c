@@ -41,7 +41,7 @@ static void buffers_are_aligned_apart_and_parts_add_up_to_the_peak(void **state)
     assert_ptr_equal(c, block + 192);
     assert_ptr_equal(d, c);
     assert_ptr_equal(alias, d);
-    plan_add_host(&p, 1000);
+    plan_add_outside(&p, PLAN_HOST, 1000);
     assert_int_equal(plan_total(&p), 448 + 1000);
     plan_release(&p);
 }

@@ -9,6 +9,7 @@
 #define TRAIN "{" TRAIN_HEAD "'context':{'length':64},'optim':{'lr':0.001,'steps':100}"
 #define EXPORT "{'kind':'export','model':{'base':'m'},'export':{"
 #define GENERATE "{'kind':'generate','model':{'base':'m'},'generate':{"
+#define EVAL "{'kind':'eval','model':{'base':'m'},'context':{'length':64},"
 
 static struct lh_job *parse(json_t *spec, struct lh_problems *problems)
 {
@@ -251,6 +252,41 @@ static void what_is_echoed_parses_to_the_same_text(const char *text)
     lh_job_free(second);
 }
 
+/* JOB-47 */
+static void a_section_may_be_switched_on_and_off(void **state)
+{
+    struct lh_job *on = good(EVAL "'eval':{'passkey':true,'perplexity':['t']}}");
+    struct lh_job *off = good(EVAL "'eval':{'passkey':false,'perplexity':['t']}}");
+    json_t *want = json_of("{'depths':[0,0.25,0.5,0.75,1],'trials':2,'seed':0}");
+
+    (void)state;
+    assert_true(on->eval.has_passkey);
+    assert_int_equal(on->eval.passkey.n_depths, 5);
+    assert_true(on->eval.passkey.depths[3] == 0.75);
+    assert_int_equal(on->eval.passkey.trials, 2);
+    assert_true(json_equal(json_object_get(json_object_get(on->spec, "eval"), "passkey"), want));
+    assert_false(off->eval.has_passkey);
+    assert_null(json_object_get(json_object_get(off->spec, "eval"), "passkey"));
+    json_decref(want);
+    lh_job_free(on);
+    lh_job_free(off);
+}
+
+static void scalings_to_compare_are_read_in_order(void **state)
+{
+    struct lh_job *j = good(EVAL "'eval':{'perplexity':['t'],'ropes':['shipped',{'type':'yarn',"
+                                 "'factor':4},{'type':'default'},{'factor':2}]}}");
+    const struct lh_rope_wish *w = j->eval.ropes;
+
+    (void)state;
+    assert_int_equal(j->eval.n_ropes, 4);
+    assert_true(!w[0].has_type && w[0].factor == 1);
+    assert_true(w[1].has_type && w[1].type == LH_ROPE_YARN && w[1].factor == 4);
+    assert_true(w[2].has_type && w[2].type == LH_ROPE_DEFAULT && w[2].factor == 0);
+    assert_true(!w[3].has_type && w[3].factor == 2);
+    lh_job_free(j);
+}
+
 static const char *const good_jobs[] = {
     "{'kind':'check'}",
     "{'check':{'seconds':0.5},'kind':'check','resources':{'slots':4},'labels':{'z':'1','a':'2'}}",
@@ -262,16 +298,23 @@ static const char *const good_jobs[] = {
     TRAIN "}",
     TRAIN ",'adapter':null}",
     TRAIN ",'eval':{}}",
+    EVAL "'eval':{'passkey':true}}",
+    EVAL "'eval':{'passkey':{'lengths':[4096,128],'depths':[1],'trials':9,'seed':3}}}",
+    EVAL "'eval':{'perplexity':['t'],'passkey':false,'mode':'stride','join':true}}",
+    EVAL "'eval':{'perplexity':['t'],'mode':'compatible','join':true,'batch_windows':32}}",
+    EVAL "'eval':{'perplexity':['t'],'mode':'sliding','stride':8,'lengths':[9,64]}}",
+    EVAL "'eval':{'perplexity':['t'],'ropes':['shipped',{'type':'yarn'},{'factor':3.5}]}}",
     TRAIN ",'checkpoint':{'upload':null}}",
     TRAIN ",'priority':3,'check':{'matrix':32}}",
     "{" TRAIN_HEAD "'context':{'length':64},'optim':{'lr':0.00002,'steps':3,'warmup_steps':0,'clip'"
-                   ":0.3333333333333333}}",
+    ":0.3333333333333333}}",
     "{" TRAIN_HEAD "'context':{'length':100,'attention':{'group':24}}}",
     "{" TRAIN_HEAD "'context':{'length':100,'attention':{'type':'dense'}},'optim':{'steps':1}}",
     "{" TRAIN_HEAD
     "'context':{'length':64,'rope':{'type':'default','factor':1}},'optim':{'batch_sequences':3},"
     "'resources':{'micro_batches':2,'slots':3}}",
-    "{'kind':'export','model':{'base':'m','adapter':'a'},'export':{'format':'adapter','dtype':'f16'}}",
+    "{'kind':'export','model':{'base':'m','adapter':'a'},'export':{'format':'adapter','dtype':'f16'"
+    "}}",
     EXPORT "}}",
     GENERATE "'prompts':['a'],'top_p':0.5}}",
 };
@@ -301,7 +344,7 @@ static void the_echo_of_random_jobs_is_a_fixed_point(void **state)
                                        "'after':[{'job':'a'}]",
                                        "'retry':{'app':0}",
                                        "'limits':{'wall_s':5}",
-                                       "'eval':{'windows':1}",
+                                       "'eval':{'windows':1,'mode':'sliding','passkey':true}",
                                        "'checkpoint':{'every_s':9}",
                                        "'on_nonfinite':{'action':'skip'}",
                                        "'check':{'seconds':0.25}"};
@@ -428,10 +471,6 @@ static const struct bad bad_jobs[] = {
      "/context/attention/last_context", "not_supported", "last_context"},
     {TRAIN ",'context':{'length':64,'attention':{'wrap':true}}}", "/context/attention/wrap",
      "not_supported", "wrap"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'ntk'}}}", "/context/rope/type", "not_supported",
-     "ntk"},
-    {TRAIN ",'context':{'length':64,'rope':{'type':'dynamic'}}}", "/context/rope/type",
-     "not_supported", "dynamic"},
     {TRAIN ",'data':{'train':['d'],'format':'sft'}}", "/data/template", "missing", "chatml"},
     {TRAIN ",'data':{'train':['d'],'template':'chatml'}}", "/data/template", "conflict", "sft"},
     {SFT "'chatlm'}}", "/data/template", "bad_value", "did you mean \"chatml\"?"},
@@ -445,15 +484,6 @@ static const struct bad bad_jobs[] = {
     {SFT "{'like':'plain','after':1}}}", "/data/template/after", "wrong_type", "a string"},
     {SFT "{'like':'plain','after':'\\u0007'}}}", "/data/template/after", "bad_value", "0x07"},
     {SFT "{'like':'plain','ater':''}}}", "/data/template/ater", "unknown_member", "after"},
-    {TRAIN ",'data':{'train':['d'],'pack':false}}", "/data/pack", "not_supported",
-     "data.pack false"},
-    {TRAIN ",'adapter':{'dropout':0.1}}", "/adapter/dropout", "not_supported",
-     "adapter.dropout 0.1"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'lora_plus_ratio':16}}", "/optim/lora_plus_ratio",
-     "not_supported", "16"},
-    {TRAIN ",'optim':{'lr':1,'steps':9,'schedule':'linear'}}", "/optim/schedule", "not_supported",
-     "linear"},
-    {TRAIN ",'eval':{'passkey':true}}", "/eval/passkey", "not_supported", "eval.passkey"},
     {"{'kind':'check','resources':{'device':'cuda'}}", "/resources/device", "not_supported",
      "must be \"cpu\""},
     {"{'kind':'check','resources':{'device':'cuda-emu'}}", "/resources/device", "not_supported",
@@ -462,7 +492,7 @@ static const struct bad bad_jobs[] = {
      "not_supported", "2"},
     {"{'kind':'check','resources':{'constraints':['gpu']}}", "/resources/constraints",
      "not_supported", "constraints"},
-    /* names and types */
+    /* names and types (JOB-4) */
     {"[]", "", "wrong_type", "object"},
     {"3", "", "wrong_type", "object"},
     {"{}", "/kind", "missing", "one of"},
@@ -524,8 +554,7 @@ static const struct bad bad_jobs[] = {
      "files"},
     {"{'kind':'train','model':{'base':'m'},'data':{'train':['d']}}", "/context/length", "missing",
      "tokens"},
-    {"{'kind':'eval','model':{'base':'m'},'context':{'length':64}}", "/eval/perplexity", "missing",
-     "eval needs it"},
+    {EVAL "'name':'x'}", "/eval/perplexity", "missing", "eval needs it"},
     {"{'kind':'prepare','model':{'base':'m'}}", "/data/train", "missing", "prepare"},
     /* arithmetic (JOB-13, 14, 15, 18, 19, 20, 21, 22, 23) */
     {TRAIN ",'context':{'length':16384,'attention':{'group':4097}}}", "/context/attention/group",
@@ -572,6 +601,41 @@ static const struct bad bad_jobs[] = {
     {TRAIN ",'eval':{'lengths':[65]}}", "/eval/lengths", "out_of_range", "65"},
     {TRAIN ",'eval':{'lengths':[8,8]}}", "/eval/lengths/1", "bad_value", "second time"},
     {TRAIN ",'eval':{'lengths':[]}}", "/eval/lengths", "bad_value", "0 entries"},
+    /* what goes with a mode, scalings to compare, passkeys (JOB-22, 44, 47) */
+    {TRAIN ",'eval':{'stride':8}}", "/eval/stride", "conflict", "side by side"},
+    {TRAIN ",'eval':{'mode':'sliding','stride':64}}", "/eval/stride", "out_of_range",
+     "shortest length 64"},
+    {TRAIN ",'eval':{'mode':'sliding','stride':9,'lengths':[32,9]}}", "/eval/stride",
+     "out_of_range", "shortest length 9"},
+    {TRAIN ",'eval':{'mode':'compatible'}}", "/eval/join", "conflict", "set eval.join to true"},
+    {TRAIN ",'eval':{'mode':'strided'}}", "/eval/mode", "bad_value", "did you mean \"stride\""},
+    {TRAIN ",'eval':{'bands':0}}", "/eval/bands", "out_of_range", "at least 1"},
+    {TRAIN ",'eval':{'passkey':3}}", "/eval/passkey", "wrong_type", "an object, true or false"},
+    {TRAIN ",'eval':{'passkey':null}}", "/eval/passkey", "wrong_type", "or be left out"},
+    {TRAIN ",'eval':{'passkey':{'depth':[1]}}}", "/eval/passkey/depth", "unknown_member",
+     "did you mean eval.passkey.depths"},
+    {TRAIN ",'eval':{'passkey':{'depths':[0.5,1.5]}}}", "/eval/passkey/depths/1", "out_of_range",
+     "at most 1"},
+    {TRAIN ",'eval':{'passkey':{'depths':[0.5,0.5]}}}", "/eval/passkey/depths/1", "bad_value",
+     "second time"},
+    {TRAIN ",'eval':{'passkey':{'lengths':[5,5]}}}", "/eval/passkey/lengths/1", "bad_value",
+     "eval.passkey.lengths[1]"},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':[]}}", "/eval/ropes", "bad_value", "0 entries"},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':['base']}}", "/eval/ropes/0", "wrong_type",
+     "\"shipped\""},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':[{}]}}", "/eval/ropes/0", "wrong_type", "yarn"},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':['shipped',{'type':'yarm'}]}}", "/eval/ropes/1/type",
+     "bad_value", "did you mean \"yarn\""},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':[{'factor':0.5}]}}", "/eval/ropes/0/factor",
+     "out_of_range", "at least 1"},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':[{'faktor':2}]}}", "/eval/ropes/0/faktor",
+     "unknown_member", "did you mean factor"},
+    {EVAL "'eval':{'perplexity':['t'],'ropes':[{'type':'default','factor':2}]}}",
+     "/eval/ropes/0/factor", "conflict", "does not scale"},
+    {"{'kind':'eval','model':{'base':'m'},'context':{'length':64,'rope':{'type':'yarn'}},"
+     "'eval':{'perplexity':['t'],'ropes':['shipped']}}",
+     "/eval/ropes", "conflict", "move it into the list"},
+    {EVAL "'eval':{'windows':3}}", "/eval/perplexity", "missing", "or eval.passkey"},
     /* exports and texts (JOB-5, 34) */
     {"{'kind':'export'}", "/model/base", "missing", "Hugging Face directory"},
     {EXPORT "'format':'onnx'}}", "/export/format", "bad_value", "\"hf\", \"gguf\", \"adapter\""},
@@ -598,7 +662,8 @@ static const struct bad bad_jobs[] = {
     {TRAIN ",'adapter':{'targets':'q'}}", "/adapter/targets", "wrong_type", "list"},
     {TRAIN ",'adapter':{'rank_pattern':{'a':0.5}}}", "/adapter/rank_pattern/a", "wrong_type",
      "whole number"},
-    {TRAIN ",'adapter':{'rank_pattern':{'a/b':0}}}", "/adapter/rank_pattern/a~1b", "out_of_range", "is 0"},
+    {TRAIN ",'adapter':{'rank_pattern':{'a/b':0}}}", "/adapter/rank_pattern/a~1b", "out_of_range",
+     "is 0"},
     {TRAIN ",'adapter':{'rank_pattern':{'':1}}}", "/adapter/rank_pattern/", "bad_value", "empty"},
     {TRAIN ",'adapter':{'rank_pattern':[1]}}", "/adapter/rank_pattern", "wrong_type", "object"},
     {TRAIN ",'adapter':{'alpha_pattern':{'a':0}}}", "/adapter/alpha_pattern/a", "out_of_range",
@@ -871,6 +936,8 @@ int main(void)
         TEST(templates_are_names_or_objects_and_may_hold_newlines),
         TEST(every_member_of_a_full_job_arrives),
         TEST(exports_and_prompts_arrive),
+        TEST(a_section_may_be_switched_on_and_off),
+        TEST(scalings_to_compare_are_read_in_order),
         TEST(good_jobs_are_taken_and_their_echo_is_a_fixed_point),
         TEST(the_echo_of_random_jobs_is_a_fixed_point),
         TEST(the_spec_that_is_parsed_is_only_read),

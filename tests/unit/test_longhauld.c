@@ -95,6 +95,10 @@ static void what_it_cannot_start_with_has_an_exit_code_and_a_way_out(void **stat
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", d.port);
     (void)snprintf(pid, sizeof(pid), "process %d", (int)d.pid);
     expect_exit(69, address, ARGS("--state", dir, "--listen", address));
+    (void)snprintf(fresh, sizeof(fresh), "%s/none", dir);
+    expect_exit(69, address, ARGS("--state", fresh, "--listen", address));
+    assert_false(lh_path_exists(fresh)); /* nothing was made for a start that was none */
+    expect_exit(75, pid, ARGS("--state", d.dir, "--listen", address)); /* who holds it goes first */
     expect_exit(75, pid, ARGS("--state", d.dir, "--listen", "127.0.0.1:0"));
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
     daemon_release(&d);
@@ -283,7 +287,9 @@ static json_t *put(struct daemon *d, const char *id, const char *file, int offse
     json_t *o;
     int fd;
 
-    (void)snprintf(path, sizeof(path), "/v1/node/files/%s/1/%s?offset=%d&name=n1&agent_id=a1&epoch=1", id, file, offset);
+    (void)snprintf(path, sizeof(path),
+                   "/v1/node/files/%s/1/%s?offset=%d&name=n1&agent_id=a1&epoch=1", id, file,
+                   offset);
     fd = send_request(d, "PUT", path, NULL, body);
     o = receive(d, fd);
     return o;
@@ -326,7 +332,8 @@ static void files_of_attempts_grow_by_offset(void **state)
     o = put(&d, "jnobody", "0.log", 0, "x");
     assert_int_equal(d.status, 404);
     json_decref(o);
-    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=0&name=n1&agent_id=old", id);
+    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=0&name=n1&agent_id=old",
+                   id);
     o = receive(&d, send_request(&d, "PUT", name, NULL, "x"));
     expect(&d, 409, o, "not_registered");
     json_decref(o);
@@ -336,7 +343,8 @@ static void files_of_attempts_grow_by_offset(void **state)
              "'slots':1,'attempts':[]}");
     expect(&d, 200, o, NULL);
     json_decref(o);
-    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=11&name=n2&agent_id=a2", id);
+    (void)snprintf(name, sizeof(name), "/v1/node/files/%s/1/0.log?offset=11&name=n2&agent_id=a2",
+                   id);
     o = receive(&d, send_request(&d, "PUT", name, NULL, "x"));
     expect(&d, 404, o, NULL);
     json_decref(o);
@@ -680,6 +688,61 @@ static void a_socket_from_systemd_is_taken(void **state)
     daemon_release(&d);
 }
 
+static void a_socket_may_lie_in_the_state_directory_that_is_made(void **state)
+{
+    char *dir = scratch_new(), fresh[1024], socket[1100], log[1100];
+    const char *args[] = {"--state", fresh, "--listen", socket, NULL};
+    uint64_t until = lh_mono_ms() + START_MS;
+    pid_t pid;
+
+    (void)state;
+    (void)snprintf(fresh, sizeof(fresh), "%.900s/fresh", dir);
+    (void)snprintf(socket, sizeof(socket), "unix:%s/sock", fresh);
+    pid = run_program(dir, NULL, args);
+    while (!lh_path_exists(in_dir(dir, "fresh/address"))) {
+        assert_true(lh_mono_ms() < until);
+        (void)usleep(10000);
+    }
+    assert_int_equal(kill(pid, SIGTERM), 0);
+    assert_int_equal(reap(pid), 0);
+    (void)snprintf(log, sizeof(log), "%s.log", dir);
+    (void)unlink(log);
+    scratch_free(dir);
+}
+
+static void a_reload_keeps_what_flags_have_set(void **state)
+{
+    struct daemon d;
+    char *text;
+
+    (void)state;
+    daemon_init(&d);
+    put_file(d.dir, "c.yaml", "limits: {queue_max: 5}\n");
+    {
+        const char *args[] = {"--state",  d.dir,
+                              "--listen", "127.0.0.1:0",
+                              "--config", in_dir(d.dir, "c.yaml"),
+                              "--set",    "limits.queue_max=1",
+                              NULL};
+
+        d.pid = run_program(d.dir, NULL, args);
+        while (!lh_path_exists(in_dir(d.dir, "address")))
+            (void)usleep(10000);
+        text = get_file(d.dir, "address");
+        assert_int_equal(sscanf(text, "http://127.0.0.1:%d", &d.port), 1);
+        free(text);
+    }
+    put_file(d.dir, "c.yaml", "limits: {queue_max: 7}\n");
+    assert_int_equal(kill(d.pid, SIGHUP), 0);
+    (void)usleep(300000);
+    json_decref(call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB));
+    assert_int_equal(d.status, 201);
+    json_decref(call(&d, "POST", "/v1/jobs", NULL, CHECK_JOB));
+    assert_int_equal(d.status, 429);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    daemon_release(&d);
+}
+
 static void a_broken_configuration_is_not_reloaded(void **state)
 {
     struct daemon d;
@@ -735,6 +798,8 @@ int main(int argc, char **argv)
         TEST(a_node_that_falls_silent_is_suspect_then_down),
         TEST(the_watchdog_is_fed_only_while_the_writer_moves),
         TEST(a_socket_from_systemd_is_taken),
+        TEST(a_socket_may_lie_in_the_state_directory_that_is_made),
+        TEST(a_reload_keeps_what_flags_have_set),
         TEST(a_broken_configuration_is_not_reloaded),
         TEST(a_disk_at_its_reserve_takes_no_new_work_until_there_is_room), /* last: it leaves the
                                                                               mount namespace */

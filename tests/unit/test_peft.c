@@ -151,6 +151,10 @@ static void adapters_of_other_kinds_are_refused(void **state)
         {"{" ADAPTER ",'init_lora_weights':'pissa'}", "'pissa'"},
         {"{" ADAPTER ",'modules_to_save':[1]}", "modules_to_save"},
         {"{'peft_type':'LORA','r':0,'target_modules':[]}", "'r'"},
+        {"{" ADAPTER ",'rank_pattern':{'q_proj':0}}", "'rank_pattern' of 'q_proj'"},
+        {"{" ADAPTER ",'rank_pattern':{'q_proj':1048577}}", "1048576"},
+        {"{" ADAPTER ",'rank_pattern':['q_proj']}", "'rank_pattern' must be"},
+        {"{" ADAPTER ",'alpha_pattern':{'q_proj':'4'}}", "'alpha_pattern' of 'q_proj'"},
     };
 
     (void)state;

@@ -143,6 +143,7 @@ static void a_kill_before_the_end_leaves_nothing_that_is_taken_for_data(void **s
     place_free(&p);
 }
 
+/* JOB-16. */
 static void plain_files_are_documents_in_sorted_order(void **state)
 {
     struct place p = place_new();
@@ -199,6 +200,7 @@ static void lines_of_jsonl_are_documents(void **state)
     place_free(&p);
 }
 
+/* JOB-16. */
 static void compressed_files_are_read_as_what_they_hold(void **state)
 {
     struct place p = place_new();
@@ -219,12 +221,13 @@ static void compressed_files_are_read_as_what_they_hold(void **state)
 /* 3000 words; as .jsonl 20 a line. */
 static struct bytes some_text(bool lines, uint64_t *seed)
 {
-    static const char *const words[] = {" ab", " abab", " x", "ab", " \xc3\xa9t\xc3\xa9",
-                                        "12 ", "\n"};
+    static const char *const words[] = {
+        " ab",          " abab",         " x", "ab", " \xc3\xa9t\xc3\xa9", "12 ", "\n",
+        "\xe6\x96\x87", "\xe3\x80\x82\n"};
     struct bytes b = {0};
 
     for (int w = 0; w < 3000; w++) {
-        const char *word = words[hostile_random(seed) % (lines ? 6 : 7)];
+        const char *word = words[hostile_random(seed) % (lines ? 6 : 9)];
 
         if (lines && w % 20 == 0)
             bytes_put(&b, "{\"text\":\"", 9);
@@ -233,6 +236,37 @@ static struct bytes some_text(bool lines, uint64_t *seed)
             bytes_put(&b, "\"}\n", 3);
     }
     return b;
+}
+
+static void a_document_without_spaces_is_read_in_lines(void **state)
+{
+    struct place p = place_new();
+    struct bytes text = {0};
+    char path[1024], *paths[1] = {path};
+    struct input_list list = {.paths = paths, .n = 1};
+    struct unit_reader r = {.list = &list, .cut_documents = true, .cut_lines = true, .target = 600};
+    struct unit u = {0};
+    size_t at = 0, units = 0;
+
+    (void)state;
+    assert_true(tokenizer_cuts_at_lines(p.t));
+    for (int line = 0; line < 200; line++)
+        bytes_put(&text, "\xe6\x96\x87\xe5\xad\x97\xe3\x80\x82\n", 10);
+    (void)snprintf(path, sizeof(path), "%s/a.txt", p.dir);
+    put_bytes(path, text.at, text.n);
+    while (unit_next(&r, &u, NULL) == 1) {
+        assert_true(u.len <= 600);
+        assert_true(u.len == 0 || u.text[u.len - 1] == '\n');
+        assert_memory_equal(u.text, text.at + at, u.len);
+        at += u.len;
+        units++;
+    }
+    assert_int_equal(at, text.n);
+    assert_true(units >= 4);
+    unit_reader_release(&r);
+    free(u.text);
+    free(text.at);
+    place_free(&p);
 }
 
 static void shards_do_not_depend_on_threads_or_units(void **state)
@@ -291,7 +325,8 @@ static void shards_do_not_depend_on_threads_or_units(void **state)
 static void count_calls(void *arg, uint64_t done, uint64_t all, uint64_t documents)
 {
     assert_true(done <= all);
-    assert_true(documents >= 1);
+    assert_true(all > 0);
+    assert_true((documents > 0) == (done > 0));
     ++*(int *)arg;
 }
 
@@ -311,19 +346,19 @@ static void the_same_data_is_prepared_once_and_changed_data_anew(void **state)
     assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
                                     &calls, first, &err),
                      0);
-    assert_int_equal(calls, 1);
+    assert_int_equal(calls, 2); /* the start, and one unit */
     p.job.data.field = "other"; /* no matter for plain files */
     assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
                                     &calls, again, &err),
                      0);
-    assert_int_equal(calls, 1);
+    assert_int_equal(calls, 2);
     assert_string_equal(first, again);
     assert_int_equal(lh_manifest_verify(first, &err), 0);
     put_file(p.dir, "a.txt", "hellO");
     assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
                                     &calls, again, &err),
                      0);
-    assert_int_equal(calls, 2);
+    assert_int_equal(calls, 4);
     assert_string_not_equal(first, again);
     assert_int_equal(count_entries(&p), 2);
     /* A broken directory at the key is replaced. */
@@ -332,7 +367,7 @@ static void the_same_data_is_prepared_once_and_changed_data_anew(void **state)
     assert_int_equal(prepare_shards(&list, p.job.data.format, &p.job, p.t, cache, 1, count_calls,
                                     &calls, again, &err),
                      0);
-    assert_int_equal(calls, 3);
+    assert_int_equal(calls, 6);
     assert_documents(again, (const char *const[]){"hellO"}, 1);
     assert_int_equal(count_entries(&p), 2);
     place_free(&p);
@@ -611,6 +646,7 @@ int main(void)
         TEST(plain_files_are_documents_in_sorted_order),
         TEST(lines_of_jsonl_are_documents),
         TEST(compressed_files_are_read_as_what_they_hold),
+        TEST(a_document_without_spaces_is_read_in_lines),
         TEST(shards_do_not_depend_on_threads_or_units),
         TEST(the_same_data_is_prepared_once_and_changed_data_anew),
         TEST(bad_inputs_are_refused_by_file_and_line),

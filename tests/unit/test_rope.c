@@ -45,6 +45,8 @@ static void a_factor_left_out_is_what_the_length_needs(void **state)
     assert_true(rope_job_factor(&job, &base) == 4);
     base.rope = (struct rope_config){.type = LH_ROPE_LINEAR, .theta = 10000, .factor = 2};
     assert_true(rope_job_factor(&job, &base) == 2);
+    base.rope.type = LH_ROPE_DYNAMIC;
+    assert_true(rope_job_factor(&job, &base) == 1);
     job.context.rope.factor = 3;
     assert_true(rope_job_factor(&job, &base) == 3);
 }
@@ -125,8 +127,88 @@ static void another_mixture_is_refused_at_the_member(void **state)
     assert_int_equal(rope_compose(&job, &base, &rope, &err), LH_EJOB);
     assert_string_equal(err.pointer, "/context/rope/type");
     base.rope = plain;
-    job.context.rope.type = LH_ROPE_LLAMA3;
+    for (int i = 0; i < 2; i++) { /* also where nothing is stretched */
+        job.context.rope.factor = 2 - i;
+        job.context.rope.type = LH_ROPE_LLAMA3;
+        assert_int_equal(rope_compose(&job, &base, &rope, &err), LH_EJOB);
+        job.context.rope.type = LH_ROPE_LONGROPE;
+        assert_int_equal(rope_compose(&job, &base, &rope, &err), LH_EJOB);
+        assert_non_null(strstr(err.text, "longrope need"));
+    }
+    base.rope = (struct rope_config){.type = LH_ROPE_LINEAR, .theta = 10000, .factor = 2};
+    job.context.rope.factor = 2;
+    job.context.rope.type = LH_ROPE_NTK;
     assert_int_equal(rope_compose(&job, &base, &rope, &err), LH_EJOB);
+    job.context.rope.type = LH_ROPE_DYNAMIC;
+    assert_int_equal(rope_compose(&job, &base, &rope, &err), LH_EJOB);
+}
+
+/* JOB-15: no scaling takes no factor, however long the window. */
+static void positions_as_shipped_can_be_asked_for_at_any_length(void **state)
+{
+    struct model_config base = base_of(plain);
+    struct lh_job job = job_of(1024, true, LH_ROPE_DEFAULT, 0);
+    struct rope_config rope;
+
+    (void)state;
+    assert_int_equal(rope_compose(&job, &base, &rope, NULL), 0);
+    assert_memory_equal(&rope, &plain, sizeof(rope));
+}
+
+/* JOB-38. */
+static void ntk_is_written_as_another_theta(void **state)
+{
+    struct model_config base = base_of(plain);
+    struct lh_job job = job_of(256, true, LH_ROPE_NTK, 4);
+    struct rope_config rope;
+    json_t *json;
+
+    (void)state;
+    assert_int_equal(rope_compose(&job, &base, &rope, NULL), 0);
+    json = rope_json(&rope);
+    assert_string_equal(json_string_value(json_object_get(json, "rope_type")), "default");
+    assert_true(json_real_value(json_object_get(json, "rope_theta")) ==
+                10000 * pow(4, 16.0 / 14.0));
+    assert_int_equal(json_object_size(json), 2);
+    json_decref(json);
+    assert_int_equal(rope_max_positions(&rope, &base, 256), 256);
+    assert_int_equal(rope_max_positions(&rope, &base, 32), 64);
+}
+
+/* JOB-38; the formula is that of transformers, which raises the base by the length of the text. */
+static void dynamic_depends_on_the_length_of_the_window(void **state)
+{
+    struct model_config base = base_of(plain);
+    struct lh_job job = job_of(160, true, LH_ROPE_DYNAMIC, 2);
+    struct rope_config rope;
+    double inv[8], scaling, theta = 10000 * pow(2 * 160.0 / 64 - 1, 16.0 / 14);
+    json_t *json;
+
+    (void)state;
+    assert_int_equal(rope_compose(&job, &base, &rope, NULL), 0);
+    assert_int_equal(rope.type, LH_ROPE_DYNAMIC);
+    for (int64_t length = 64; length <= 160; length += 96) {
+        assert_int_equal(rope_frequencies(&rope, &base, length, inv, &scaling, NULL), 0);
+        for (int i = 0; i < 8; i++) {
+            double want = pow(length > 64 ? theta : 10000, -i / 8.0);
+
+            assert_true(fabs(inv[i] / want - 1) < 1e-12);
+        }
+        assert_true(scaling == 1);
+    }
+    json = rope_json(&rope);
+    assert_string_equal(json_string_value(json_object_get(json, "rope_type")), "dynamic");
+    assert_true(json_real_value(json_object_get(json, "factor")) == 2);
+    assert_null(json_object_get(json, "original_max_position_embeddings"));
+    json_decref(json);
+    assert_int_equal(rope_max_positions(&rope, &base, 160), 64);
+    /* Factor 1 stretches as well, but only beyond the base's length. */
+    job.context.rope.factor = 1;
+    assert_int_equal(rope_compose(&job, &base, &rope, NULL), 0);
+    assert_int_equal(rope.type, LH_ROPE_DYNAMIC);
+    job.context.length = 64;
+    assert_int_equal(rope_compose(&job, &base, &rope, NULL), 0);
+    assert_int_equal(rope.type, LH_ROPE_DEFAULT);
 }
 
 static void llama3_keeps_fast_angles_and_divides_slow_ones(void **state)
@@ -254,6 +336,9 @@ int main(void)
         cmocka_unit_test(yarn_on_a_plain_base_takes_its_length_as_the_original),
         cmocka_unit_test(ntk_raises_theta_so_that_the_slowest_angle_is_divided),
         cmocka_unit_test(another_mixture_is_refused_at_the_member),
+        cmocka_unit_test(positions_as_shipped_can_be_asked_for_at_any_length),
+        cmocka_unit_test(ntk_is_written_as_another_theta),
+        cmocka_unit_test(dynamic_depends_on_the_length_of_the_window),
         cmocka_unit_test(llama3_keeps_fast_angles_and_divides_slow_ones),
         cmocka_unit_test(the_table_holds_cosines_then_sines_times_the_scaling),
         cmocka_unit_test(angles_equal_the_goldens),

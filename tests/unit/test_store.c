@@ -114,10 +114,12 @@ static struct counted count_rows(const char *dir, uint64_t *ret_seq)
     struct store_config config = {.dir = dir};
     struct counted c = {.tables = json_object(), .idem = json_object()};
     struct store *s = NULL;
+    struct store_newest newest;
     struct lh_err err;
 
-    if (store_open(&config, &s, &err) < 0 || store_load(s, count_row, &c, ret_seq, &err) < 0)
+    if (store_open(&config, &s, &err) < 0 || store_load(s, count_row, &c, &newest, &err) < 0)
         fail_msg("%s", err.text);
+    *ret_seq = newest.seq;
     store_close(s);
     return c;
 }
@@ -213,14 +215,16 @@ static void child_writes(const char *dir, int fd)
     struct opened o;
     struct lh_err err;
     struct counted c = {.tables = json_object(), .idem = json_object()};
-    uint64_t seq = 0;
+    struct store_newest newest;
+    uint64_t seq;
 
     memset(&o, 0, sizeof(o));
     (void)uv_loop_init(&o.loop);
     if (store_open(&config, &o.store, &err) < 0 ||
-        store_load(o.store, count_row, &c, &seq, &err) < 0 ||
+        store_load(o.store, count_row, &c, &newest, &err) < 0 ||
         store_start(o.store, &o.loop, &err) < 0)
         _exit(3);
+    seq = newest.seq;
     for (unsigned put = 0, told = 0;;) {
         for (; put < o.done + 40; put++) {
             struct change_set set = node_set(seq + put + 1, (unsigned)(seq + put));
@@ -322,6 +326,7 @@ static void some_history(struct behind *b)
     rig_report(r, "n1", "{'type':'running','job':'ja','attempt':2}"), keep(b);
 }
 
+/* STATE-6. */
 static void the_event_log_rebuilds_the_tables(void **state)
 {
     struct behind *b = calloc(1, sizeof(*b));
@@ -356,8 +361,8 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     struct store_config config = {.dir = dir};
     struct store *s = NULL;
     const struct core_job *j;
+    struct store_newest newest;
     struct lh_err err;
-    uint64_t seq;
 
     (void)state;
     rig_init(&b->rig);
@@ -367,9 +372,10 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     close_store(&b->o);
     core_free(b->rig.core);
     b->rig.core = core_new(&b->rig.config, b->rig.now_ms, 1700000000000u + b->rig.now_ms);
-    if (store_open(&config, &s, &err) < 0 || store_load(s, load_row, b->rig.core, &seq, &err) < 0)
+    if (store_open(&config, &s, &err) < 0 ||
+        store_load(s, load_row, b->rig.core, &newest, &err) < 0)
         fail_msg("%s", err.text);
-    core_loaded(b->rig.core, seq);
+    core_loaded(b->rig.core, newest.seq, newest.number);
     store_close(s);
     rig_expect_state(&b->rig, "ja", "running", "");
     rig_expect_state(&b->rig, "jb", "held", "user");
@@ -390,7 +396,39 @@ static void a_core_loaded_from_the_store_goes_on_where_it_was(void **state)
     free(b);
 }
 
-static void on_page(void *arg, json_t *events, bool gone)
+static void a_database_of_the_first_schema_gets_its_snapshot(void **state)
+{
+    struct behind *b = calloc(1, sizeof(*b));
+    char *dir = scratch_new();
+    struct store_newest newest = {.seq = 0};
+    struct counted c = {.tables = json_object(), .idem = json_object()};
+    struct store_config config = {.dir = dir};
+    struct store *s = NULL;
+    struct lh_err err;
+
+    (void)state;
+    rig_init(&b->rig);
+    open_store(&b->o, dir);
+    some_history(b);
+    wait_done(&b->o, b->puts);
+    close_store(&b->o);
+    sql(dir, "DROP TABLE snapshot; DROP TABLE snapshot_job; DROP TABLE snapshot_attempt;"
+             "DROP TABLE snapshot_claim; DROP TABLE snapshot_node; DROP TABLE snapshot_checkpoint;"
+             "DROP INDEX job_name; DROP INDEX job_ended; PRAGMA user_version=1");
+    if (store_open(&config, &s, &err) < 0 || store_load(s, count_row, &c, &newest, &err) < 0)
+        fail_msg("%s", err.text);
+    store_close(s);
+    assert_int_equal(newest.seq, core_last_seq(b->rig.core));
+    assert_int_equal(lh_json_i64(c.tables, "job", 0), 2);
+    if (store_replay_check(dir, &err) < 0)
+        fail_msg("%s", err.text);
+    counted_release(&c);
+    rig_release(&b->rig);
+    scratch_free(dir);
+    free(b);
+}
+
+static void on_page(void *arg, json_t *events, uint64_t gone)
 {
     assert_false(gone);
     *(json_t **)arg = events;
@@ -416,7 +454,8 @@ static void events_are_read_in_pages_and_by_job(void **state)
             store_events(b->o.store, after, 5, by_job ? "jb" : NULL, on_page, &page);
             while (!page)
                 (void)uv_run(&b->o.loop, UV_RUN_ONCE);
-            json_array_foreach (page, i, e) {
+            json_array_foreach(page, i, e)
+            {
                 assert_true((uint64_t)lh_json_i64(e, "seq", 0) > after);
                 after = (uint64_t)lh_json_i64(e, "seq", 0);
                 if (by_job)
@@ -630,6 +669,7 @@ int main(void)
         TEST(kill_9_of_the_writer_loses_nothing_that_was_acknowledged),
         TEST(the_event_log_rebuilds_the_tables),
         TEST(a_core_loaded_from_the_store_goes_on_where_it_was),
+        TEST(a_database_of_the_first_schema_gets_its_snapshot),
         TEST(events_are_read_in_pages_and_by_job),
         TEST(the_database_refuses_a_slot_in_two_live_claims),
         TEST(events_can_not_be_changed),

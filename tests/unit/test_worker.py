@@ -450,6 +450,7 @@ class Training(WorkerTest):
 
     @unittest.skipIf(NO_MPI, "built without MPI")
     def test_on_another_number_of_ranks_the_losses_agree_to_rounding(self):
+        """CKPT-8."""
         whole, job = self.whole(1), self.write(train_job(checkpoint={"every_steps": 1, "keep": 10}))
         resumed = self.run_worker(job, "--out", self.out, "--resume", whole / "checkpoints" / "step-00000002", ranks=3)
         self.assertEqual(resumed.returncode, 0, resumed.stderr)

@@ -157,6 +157,7 @@ class Exports(WorkerTest):
         self.assertEqual([self.journal(rank)[-1]["outcome"] for rank in range(2)], ["done"] * 2)
 
     def test_a_base_without_a_tokenizer_is_exported_with_a_warning(self):
+        """CKPT-25, EVENT-14."""
         done = self.run_worker(self.write(export_job()), "--out", self.out)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual([event["code"] for event in self.journal() if event["type"] == "warning"], ["no_tokenizer"])

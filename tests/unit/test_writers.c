@@ -192,6 +192,7 @@ static unsigned write_hf(const char *dir, enum quant_type type, uint64_t shard_b
     return files;
 }
 
+/* CKPT-23. */
 static void a_directory_in_one_file_or_many_holds_the_model(void **state)
 {
     static const enum quant_type types[] = {QUANT_F32, QUANT_F16, QUANT_BF16};
@@ -214,6 +215,7 @@ static void a_directory_in_one_file_or_many_holds_the_model(void **state)
     }
 }
 
+/* CKPT-24. */
 static void a_written_config_says_positions_and_window_in_both_layouts(void **state)
 {
     char *dir = scratch_new();
@@ -349,6 +351,7 @@ static void rows_of_q_and_k_are_neighbour_pairs_in_a_gguf(void **state)
 }
 
 /* Scalings that GGUF has keys or tensors for come back as they went. */
+/* CKPT-24. */
 static void positions_come_back_from_a_gguf(void **state)
 {
     struct rope_config ropes[] = {
@@ -468,6 +471,7 @@ static void into_gguf(const char *base, const char *path, int64_t vocab)
 }
 
 /* GGUF to tokenizer.json, that to GGUF, GGUF to GGUF: the ids stay. */
+/* CKPT-25. */
 static void a_tokenizer_goes_round_through_both_kinds_of_files(void **state)
 {
     static const char *const kinds[] = {"gpt-2", "smollm", "llama-bpe"};
@@ -532,6 +536,7 @@ static void tokenizers_that_differ_are_told_apart(void **state)
     scratch_free(dir);
 }
 
+/* CKPT-25. */
 static void files_of_a_directory_are_copied_and_its_window_is_raised(void **state)
 {
     char *from = scratch_new(), *to = scratch_new(), *text;

@@ -163,6 +163,7 @@ void tiny_open(struct tiny *t, const struct tiny_options *o)
     double inv_freq[64], scaling;
     struct lh_err err = {0};
 
+    memcpy(options.keep, o->keep, sizeof(options.keep));
     *t = (struct tiny){.ops = o->ops};
     assert_int_equal(model_source_open(o->dir, &t->source, &err), 0);
     options.config = model_source_config(t->source);

@@ -30,6 +30,7 @@ struct tiny_options {
     const struct kn_ops *ops;
     struct params_spec spec;
     int64_t rows, row_tokens, mlp_tile, head_tile;
+    int64_t keep[WORK_KEEPS]; /* layers that keep it */
 };
 void tiny_open(struct tiny *t, const struct tiny_options *options);
 void tiny_close(struct tiny *t);

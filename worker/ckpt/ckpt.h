@@ -8,6 +8,7 @@
 struct train_state {
     int64_t step;        /* finished optimizer steps */
     int64_t tokens;      /* seen, over all ranks */
+    int64_t skipped;     /* of the steps, passed over because something was not finite */
     double train_seconds; /* spent in steps, over all attempts */
     double last_loss;
 };

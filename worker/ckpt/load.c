@@ -84,11 +84,16 @@ static int state_read(struct load *l, struct train_state *ret_state, struct lh_e
     *ret_state = (struct train_state){
         .step = lh_json_i64(l->state, "step", -1),
         .tokens = lh_json_i64(l->state, "tokens", -1),
+        .skipped = lh_json_i64(l->state, "skipped", 0),
         .train_seconds = lh_json_num(l->state, "train_seconds", 0),
         .last_loss = lh_json_num(l->state, "last_loss", 0),
     };
-    if (ret_state->step < 0 || ret_state->tokens < 0)
-        return lh_err_set(reterr, LH_EINPUT, "'%s' has no step or no tokens", path);
+    if (ret_state->step < 0 || ret_state->tokens < 0 || ret_state->skipped < 0 ||
+        ret_state->skipped > ret_state->step)
+        return lh_err_set(reterr, LH_EINPUT,
+                          "'%s' has no step or no tokens, or skipped more than it "
+                          "made",
+                          path);
     return 0;
 }
 

@@ -224,7 +224,7 @@ static json_t *model_config_json(const struct save *s)
     LH_CLEANUP(lh_json_decrefp) json_t *rope = rope_json(s->rope);
 
     return hf_writer_config(s->config, rope,
-                            LH_MAX(s->config->max_positions, s->run->job->context.length),
+                            rope_max_positions(s->rope, s->config, s->run->job->context.length),
                             "float32");
 }
 

@@ -20,10 +20,12 @@ json_t *ckpt_state_json(const struct run *r, const struct model_config *config,
     const struct lh_job *job = r->job;
 
     return json_pack(
-        "{s:i, s:I, s:I, s:f, s:o, s:{s:I, s:I, s:I, s:s}, s:{s:I, s:o}, s:s, s:{s:s, s:s}, s:s, "
+        "{s:i, s:I, s:I, s:I, s:f, s:o, s:{s:I, s:I, s:I, s:s}, s:{s:I, s:o}, s:s, s:{s:s, s:s}, "
+        "s:s, "
         "s:i, s:i, s:s, s:o, s:O}",
         "version", CKPT_VERSION, "step", (json_int_t)state->step, "tokens",
-        (json_int_t)state->tokens, "train_seconds", state->train_seconds, "last_loss",
+        (json_int_t)state->tokens, "skipped", (json_int_t)state->skipped, "train_seconds",
+        state->train_seconds, "last_loss",
         isfinite(state->last_loss) ? json_real(state->last_loss) : json_null(), "data", "seed",
         (json_int_t)job->optim.seed, "batch_sequences", (json_int_t)job->optim.batch_sequences,
         "next_sequence", (json_int_t)(state->step * job->optim.batch_sequences), "sha256",

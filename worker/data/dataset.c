@@ -77,35 +77,14 @@ int dataset_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
     return 0;
 }
 
-int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **ret_dataset,
-                      struct lh_err *reterr)
-{
-    LH_CLEANUP(dataset_closep) struct dataset *d = calloc(1, sizeof(*d));
-    int rc;
-
-    if (!d)
-        return lh_err_set(reterr, -ENOMEM, "open data");
-    if (length < 1 || length > INT32_MAX)
-        return lh_err_set(reterr, LH_EINTERNAL, "evaluation windows of %lld tokens",
-                          (long long)length);
-    d->length = length;
-    rc = text_open_eval(d, shard_dir, reterr);
-    if (rc < 0)
-        return rc;
-    *ret_dataset = d;
-    d = NULL;
-    return 0;
-}
-
 int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *seq,
                      struct lh_err *reterr)
 {
     size_t rest;
     int rc = 0;
 
-    if (index < 0 || (d->kind == DATASET_EVAL && index >= d->windows))
-        return lh_err_set(reterr, LH_EINTERNAL, "sequence %lld of data that has %lld",
-                          (long long)index, (long long)d->windows);
+    if (index < 0)
+        return lh_err_set(reterr, LH_EINTERNAL, "sequence %lld of data", (long long)index);
     if (d->kind == DATASET_TOKENS)
         tokens_window(d, index % d->windows, seq);
     else if (d->kind == DATASET_SAMPLES)

@@ -16,13 +16,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Progress of preparing: bytes done of all, documents so far. */
+/* Progress of preparing: bytes done of all, documents so far. The first call with all_bytes above 0 tells what an
+ * earlier preparation of the same data had done before it was killed; while another process prepares the same data, all
+ * three are 0. */
 typedef void prepare_progress_fn(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint64_t documents);
 
 /* Makes sure that the files (globs expanded, in sorted order; each also .gz or .zst) are prepared under cache_dir and
  * returns the shard directory. format text: plain text, one document a file, and .jsonl, one a line (member field).
  * format sft: records in .jsonl, one a line, or .json, a list; one document (sample) a record that has an answer,
- * written by job's template (dialog.h). Uses all cores given.
+ * written by job's template (dialog.h). Uses all cores given; goes on where an earlier preparation was killed.
  * Errors: LH_EINPUT names the file (and line): unreadable, empty, not UTF-8, no such member. */
 LH_MUST_CHECK int prepare_shards(const struct lh_strings *uris, enum lh_data_format format, const struct lh_job *job,
                                  const struct tokenizer *t, const char *cache_dir, int threads,
@@ -63,8 +65,3 @@ bool dataset_has_documents(const struct dataset *d); /* attention must cut at do
  * Sft: whole samples, cut to context.length; the windows are the same in every epoch (pack true: filled once, longest
  * samples first; pack false: one sample each), in an order by (seed, epoch), padded on the right; pack "join": as text. */
 LH_MUST_CHECK int dataset_sequence(const struct dataset *d, int64_t index, struct sequence *seq, struct lh_err *reterr);
-
-/* Evaluation windows of a prepared directory: consecutive windows of `length` from the start of each document, rest
- * dropped; window w in [0, n). Labels as above, one document a window. */
-LH_MUST_CHECK int eval_windows_open(const char *shard_dir, int64_t length, struct dataset **ret_dataset,
-                                    struct lh_err *reterr);

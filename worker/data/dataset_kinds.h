@@ -36,7 +36,6 @@ enum dataset_kind {
     DATASET_TOKENS,
     DATASET_PACKED,
     DATASET_UNPACKED,
-    DATASET_EVAL,
     DATASET_SAMPLES,
 };
 
@@ -50,7 +49,6 @@ struct dataset {
     unsigned n_files;
     struct shards shards; /* the others */
     struct epoch_order *order;
-    uint64_t *eval_first; /* DATASET_EVAL: n_documents + 1, first window of each document */
     struct sample_plan samples; /* DATASET_SAMPLES */
     struct dataset_counts counts;
 };
@@ -81,7 +79,6 @@ void tokens_close(struct dataset *d);
 
 LH_MUST_CHECK int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir,
                             int64_t vocab, struct lh_err *reterr);
-LH_MUST_CHECK int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *reterr);
 /* The shards, with what every kind checks of them. */
 LH_MUST_CHECK int text_open_shards(struct dataset *d, const char *shard_dir, int64_t vocab,
                                    struct lh_err *reterr);

@@ -1,4 +1,4 @@
-/* dataset_text.c - windows of prepared text: packed, one document a window, or for evaluation.
+/* dataset_text.c - windows of prepared text: packed, or one document a window.
  *
  * Packed: the documents of an epoch in their shuffled order, end to end, cut every `length` tokens.
  * Not packed: each document is cut by itself and its last window is padded, so no window holds two.
@@ -16,7 +16,6 @@
 void text_close(struct dataset *d)
 {
     epoch_order_free(d->order);
-    free(d->eval_first);
     if (d->kind != DATASET_TOKENS)
         shards_close(&d->shards);
 }
@@ -86,12 +85,6 @@ int text_window(const struct dataset *d, int64_t index, struct sequence *seq, st
     uint64_t n = d->shards.n_documents, w, i;
 
     (void)reterr;
-    if (d->kind == DATASET_EVAL) {
-        i = order_find(d->eval_first, n, (uint64_t)index);
-        document_window(d, i, (uint64_t)index - d->eval_first[i], seq);
-        sequence_label(seq);
-        return 0;
-    }
     w = (uint64_t)(index % d->windows);
     (void)pthread_mutex_lock(&o->lock);
     if (o->epoch != index / d->windows)
@@ -154,32 +147,4 @@ int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir
             "more text or a smaller context",
             (unsigned long long)d->shards.n_tokens, (long long)d->length);
     return epoch_order_new(d, n, reterr);
-}
-
-int text_open_eval(struct dataset *d, const char *shard_dir, struct lh_err *reterr)
-{
-    uint64_t longest = 0, length = (uint64_t)d->length;
-    int rc = shards_open(shard_dir, &d->shards, reterr);
-
-    d->kind = DATASET_EVAL;
-    if (rc < 0)
-        return rc;
-    d->eval_first = calloc(d->shards.n_documents + 1, sizeof(*d->eval_first));
-    if (!d->eval_first)
-        return lh_err_set(reterr, -ENOMEM, "open data '%s'", shard_dir);
-    for (uint64_t i = 0; i < d->shards.n_documents; i++) {
-        uint64_t tokens = document_tokens(d, i);
-
-        longest = LH_MAX(longest, tokens);
-        d->eval_first[i + 1] = d->eval_first[i] + tokens / length;
-    }
-    d->windows = (int64_t)d->eval_first[d->shards.n_documents];
-    d->tokens = d->windows * d->length;
-    if (d->windows == 0)
-        return lh_err_set(
-            reterr, LH_EINPUT,
-            "no text for evaluation has %lld tokens, the longest has %llu; give longer texts or a "
-            "smaller context",
-            (long long)d->length, (unsigned long long)longest);
-    return 0;
 }

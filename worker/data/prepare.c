@@ -1,7 +1,8 @@
-/* prepare.c - prepare_shards of dataset.h: the key, the directory, the manifest.
+/* prepare.c - prepare_shards of dataset.h: the key, the filling of the directory, the manifest.
  *
- * The directory is made under another name and renamed when it is whole, so whatever stands at
- * CACHE/shards/KEY is complete, and two preparing the same data at once only waste time.
+ * The directory is filled under another name and renamed when it is whole, so whatever stands at
+ * CACHE/shards/KEY is complete. Marks (mark.h) let a later preparation go on where one was killed,
+ * and only one at a time fills a directory (prepare_place.h): no data is tokenised twice.
  */
 #include "proto/base/fault.h"
 #include "proto/base/fs.h"
@@ -10,21 +11,27 @@
 #include "proto/base/str.h"
 #include "proto/manifest.h"
 #include "worker/data/dataset.h"
+#include "worker/data/mark.h"
+#include "worker/data/prepare_place.h"
 #include "worker/data/shards.h"
 #include "worker/data/tokenize.h"
 #include "worker/data/units.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define WAIT_MS 100 /* between two looks at a directory that another process fills */
 
 struct preparation {
     struct input_list inputs;
     const char *field;
     struct dialog *dialog; /* owned; NULL: texts */
     const char *template_; /* of the dialog, as in the job */
-    char key[LH_SHA256_HEX];
-    char dir[1024], temporary[1024];
+    struct prepare_place place;
     uint64_t all_bytes;
     char tokenizer[65];
 };
@@ -81,7 +88,8 @@ static int feed_file(struct preparation *p, struct lh_sha256 *h, const char *pat
     return 0;
 }
 
-static int make_key(struct preparation *p, const struct tokenizer *t, struct lh_err *reterr)
+static int make_key(struct preparation *p, const struct tokenizer *t, char ret_key[LH_SHA256_HEX],
+                    struct lh_err *reterr)
 {
     struct lh_sha256 h;
     int rc = 0;
@@ -91,34 +99,11 @@ static int make_key(struct preparation *p, const struct tokenizer *t, struct lh_
     feed_head(p, &h, t);
     for (unsigned i = 0; i < p->inputs.n && rc == 0; i++)
         rc = feed_file(p, &h, p->inputs.paths[i], reterr);
-    lh_sha256_final(&h, p->key);
+    lh_sha256_final(&h, ret_key);
     /* A file that cannot be read is the input's fault, whatever errno says. */
     if (rc < 0 && reterr && rc != -ENOMEM)
         reterr->code = LH_EINPUT;
     return rc < 0 && rc != -ENOMEM ? LH_EINPUT : rc;
-}
-
-static int make_names(struct preparation *p, const char *cache_dir, struct lh_err *reterr)
-{
-    char token[17];
-
-    lh_random_hex(8, token);
-    if (snprintf(p->dir, sizeof(p->dir), "%s/shards/%s", cache_dir, p->key) >=
-        (int)sizeof(p->dir) - 64)
-        return lh_err_set(reterr, -ENAMETOOLONG, "cache directory '%s'", cache_dir);
-    (void)snprintf(p->temporary, sizeof(p->temporary), "%s/shards/.%.16s-%s.tmp", cache_dir, p->key,
-                   token);
-    return 0;
-}
-
-static bool is_ready(const char *dir)
-{
-    struct shards s;
-
-    if (shards_open(dir, &s, NULL) < 0)
-        return false;
-    shards_close(&s);
-    return true;
 }
 
 static int write_manifest(const struct preparation *p, const struct shard_writer *w,
@@ -135,21 +120,61 @@ static int write_manifest(const struct preparation *p, const struct shard_writer
                                json_pack("{s:I, s:I, s:I, s:s}", "labels", (json_int_t)w->n_labels,
                                          "records", (json_int_t)w->n_records, "dropped",
                                          (json_int_t)w->n_dropped, "template", p->template_)) < 0)
-        return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->temporary);
+        return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->place.temporary);
     if (!about)
-        return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->temporary);
-    return lh_manifest_write(p->temporary, SHARDS_KIND, about, NULL, reterr);
+        return lh_err_set(reterr, -ENOMEM, "manifest of '%s'", p->place.temporary);
+    return lh_manifest_write(p->place.temporary, SHARDS_KIND, about, NULL, reterr);
 }
 
-static int fill_directory(const struct preparation *p, const struct tokenize_job *job,
+struct marking {
+    uint64_t marked_tokens; /* at the last mark */
+};
+
+static int on_unit(void *arg, const struct unit_place *at, struct shard_writer *w,
+                   struct lh_err *reterr)
+{
+    struct marking *m = arg;
+    int rc;
+
+    if (w->n_tokens - m->marked_tokens < MARK_TOKENS)
+        return 0;
+    m->marked_tokens = w->n_tokens;
+    rc = mark_save(w, at, reterr);
+    lh_fault("shards.marked");
+    return rc;
+}
+
+/* The directory as an earlier preparation left it, when it can be gone on with, else an empty one.
+ */
+static int open_writer(struct preparation *p, struct tokenize_job *job, struct shard_writer *w,
+                       struct lh_err *reterr)
+{
+    bool labels = p->dialog != NULL;
+    int rc;
+
+    if (mark_resume(p->place.temporary, SHARD_TOKENS, labels, p->inputs.n, w, &job->from))
+        return 0;
+    rc = prepare_place_clear(&p->place, reterr);
+    return rc < 0 ? rc : shard_writer_open(w, p->place.temporary, SHARD_TOKENS, labels, reterr);
+}
+
+static int fill_directory(struct preparation *p, const struct tokenize_job *job,
                           struct lh_err *reterr)
 {
+    struct tokenize_job full = *job;
+    struct marking marking = {0};
     struct shard_writer w;
-    int rc = shard_writer_open(&w, p->temporary, SHARD_TOKENS, p->dialog != NULL, reterr);
+    int rc = open_writer(p, &full, &w, reterr);
 
     if (rc < 0)
         return rc;
-    rc = tokenize_inputs(job, &w, reterr);
+    marking.marked_tokens = w.n_tokens;
+    full.all_bytes = p->all_bytes;
+    full.mark = on_unit;
+    full.mark_arg = &marking;
+    if (full.progress)
+        full.progress(full.arg, full.from.done_bytes, full.all_bytes, w.n_documents);
+    rc = tokenize_inputs(&full, &w, reterr);
     if (rc == 0 && w.n_documents == 0)
         rc = lh_err_set(reterr, LH_EINPUT, "there is no %s in '%s'%s",
                         p->dialog ? "record with an answer" : "text", p->inputs.paths[0],
@@ -159,47 +184,47 @@ static int fill_directory(const struct preparation *p, const struct tokenize_job
         return rc;
     }
     rc = shard_writer_finish(&w, reterr);
+    if (rc == 0)
+        rc = mark_remove(p->place.temporary, reterr);
     return rc < 0 ? rc : write_manifest(p, &w, reterr);
 }
 
-/* Moves the finished directory to its place. Another may have been first: then theirs stays. */
-static int put_in_place(const struct preparation *p, const char *cache_dir, struct lh_err *reterr)
+/* Until the place is ours to fill: 1; or ready: 0. Whoever waits lets the caller know that it
+ * lives.
+ */
+static int enter(struct preparation *p, const struct tokenize_job *job, struct lh_err *reterr)
 {
-    char parent[1024];
-    int rc = rename(p->temporary, p->dir) < 0 ? -errno : 0;
+    while (!prepare_place_ready(&p->place)) {
+        int rc = prepare_place_enter(&p->place, reterr);
 
-    if (rc == -EEXIST || rc == -ENOTEMPTY) {
-        if (is_ready(p->dir))
-            return lh_remove_tree(p->temporary, reterr);
-        rc = lh_remove_tree(p->dir, reterr); /* broken: nobody can be using it */
-        if (rc == 0)
-            rc = rename(p->temporary, p->dir) < 0 ? -errno : 0;
+        if (rc != 0)
+            return rc;
+        if (job->progress)
+            job->progress(job->arg, 0, 0, 0);
+        (void)nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000L}, NULL);
     }
-    if (rc < 0)
-        return lh_err_set(reterr, rc, "rename '%s' to '%s'", p->temporary, p->dir);
-    (void)snprintf(parent, sizeof(parent), "%s/shards", cache_dir);
-    return lh_sync_path(parent, reterr);
+    return 0;
 }
 
 static int prepare(struct preparation *p, const struct tokenize_job *job, const char *cache_dir,
                    struct lh_err *reterr)
 {
-    int rc = make_key(p, job->tokenizer, reterr);
-    struct tokenize_job full = *job;
+    char key[LH_SHA256_HEX];
+    int rc = make_key(p, job->tokenizer, key, reterr);
 
     if (rc == 0)
-        rc = make_names(p, cache_dir, reterr);
-    if (rc < 0 || is_ready(p->dir))
-        return rc;
-    full.all_bytes = p->all_bytes;
-    rc = lh_mkdir_p(p->temporary, reterr);
+        rc = prepare_place_name(&p->place, cache_dir, key, reterr);
     if (rc == 0)
-        rc = fill_directory(p, &full, reterr);
+        rc = enter(p, job, reterr);
+    if (rc == 0) /* marked as used: whoever bounds the cache goes by this time */
+        (void)utimensat(AT_FDCWD, p->place.dir, NULL, 0);
+    if (rc <= 0)
+        return rc;
+    rc = fill_directory(p, job, reterr);
     lh_fault("shards.written");
     if (rc == 0)
-        rc = put_in_place(p, cache_dir, reterr);
-    if (rc < 0 && lh_remove_tree(p->temporary, NULL) < 0)
-        return rc; /* the first error counts; what is left behind has no name that is looked for */
+        rc = prepare_place_publish(&p->place, reterr);
+    prepare_place_leave(&p->place);
     return rc;
 }
 
@@ -231,7 +256,7 @@ int prepare_shards(const struct lh_strings *uris, enum lh_data_format format,
         rc = prepare(p, &todo, cache_dir, reterr);
     }
     if (rc == 0)
-        memcpy(ret_dir, p->dir, sizeof(p->dir));
+        memcpy(ret_dir, p->place.dir, sizeof(p->place.dir));
     input_list_release(&p->inputs);
     dialog_free(p->dialog);
     free(p);

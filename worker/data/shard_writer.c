@@ -1,10 +1,12 @@
 /* shard_writer.c - see shard_writer.h. */
 #include "worker/data/shard_writer.h"
+#include "proto/base/fs.h"
 #include "worker/data/dialog.h"
 #include "worker/data/shards.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BUFFER_BYTES (1u << 20)
 #define PIECE_IDS 4096u
@@ -40,15 +42,80 @@ int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_to
     return create(w, SHARDS_DOCUMENTS_NAME, &w->documents, reterr);
 }
 
+/* Opens one that is there for appending behind its first `bytes` bytes. */
+static int reopen(const struct shard_writer *w, const char *name, uint64_t bytes, FILE **ret_file,
+                  struct lh_err *reterr)
+{
+    char path[1200];
+
+    (void)snprintf(path, sizeof(path), "%s/%s", w->dir, name);
+    if (lh_file_size(path) < (int64_t)bytes)
+        return lh_err_set(reterr, LH_EINPUT, "'%s' is shorter than it was", path);
+    if (truncate(path, (off_t)bytes) < 0 || !(*ret_file = fopen(path, "ae")))
+        return lh_err_set(reterr, -errno, "go on with '%s'", path);
+    (void)setvbuf(*ret_file, NULL, _IOFBF, BUFFER_BYTES);
+    return 0;
+}
+
+int shard_writer_resume(struct shard_writer *w, const char *dir, uint64_t shard_tokens,
+                        bool with_labels, struct lh_err *reterr)
+{
+    uint64_t in = w->n_tokens % shard_tokens, number = w->n_tokens / shard_tokens;
+    char name[32], path[1200];
+    int rc = 0;
+
+    w->tokens = w->labels = w->documents = NULL;
+    w->with_labels = with_labels;
+    w->shard_tokens = shard_tokens;
+    if (strlen(dir) >= sizeof(w->dir))
+        return lh_err_set(reterr, -ENAMETOOLONG, "prepare '%s'", dir);
+    (void)snprintf(w->dir, sizeof(w->dir), "%s", dir);
+    rc = reopen(w, SHARDS_DOCUMENTS_NAME, 8 * w->n_documents, &w->documents, reterr);
+    (void)snprintf(name, sizeof(name), SHARDS_TOKENS_NAME, (unsigned)number);
+    if (rc == 0 && in > 0)
+        rc = reopen(w, name, in * sizeof(int32_t), &w->tokens, reterr);
+    (void)snprintf(name, sizeof(name), SHARDS_LABELS_NAME, (unsigned)number);
+    if (rc == 0 && in > 0 && with_labels)
+        rc = reopen(w, name, in, &w->labels, reterr);
+    for (number += in > 0; rc == 0; number++) { /* files begun later */
+        (void)snprintf(name, sizeof(name), SHARDS_LABELS_NAME, (unsigned)number);
+        (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+        (void)unlink(path);
+        (void)snprintf(name, sizeof(name), SHARDS_TOKENS_NAME, (unsigned)number);
+        (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+        if (unlink(path) < 0)
+            break;
+    }
+    if (rc < 0)
+        shard_writer_abort(w);
+    return rc;
+}
+
+int shard_writer_sync(struct shard_writer *w, struct lh_err *reterr)
+{
+    FILE *const files[] = {w->tokens, w->labels, w->documents};
+
+    errno = 0;
+    for (size_t i = 0; i < LH_ARRAY_LEN(files); i++) {
+        if (files[i] && (fflush(files[i]) != 0 || fdatasync(fileno(files[i])) < 0))
+            return failed(w, reterr);
+    }
+    return lh_sync_path(w->dir, reterr);
+}
+
 static int close_file(const struct shard_writer *w, FILE **file, struct lh_err *reterr)
 {
     FILE *f = *file;
+    int rc = 0;
 
     *file = NULL;
     errno = 0;
-    if (f && fclose(f) != 0)
-        return failed(w, reterr);
-    return 0;
+    /* Full files are synced here, so that shard_writer_sync need not know them. */
+    if (f && (fflush(f) != 0 || fdatasync(fileno(f)) < 0))
+        rc = failed(w, reterr);
+    if (f && fclose(f) != 0 && rc == 0)
+        rc = failed(w, reterr);
+    return rc;
 }
 
 static int next_file(struct shard_writer *w, struct lh_err *reterr)

@@ -24,6 +24,13 @@ struct shard_writer {
 /* with_labels: only ids with DIALOG_TRAINED are trained; that bit is never written. */
 LH_MUST_CHECK int shard_writer_open(struct shard_writer *w, const char *dir, uint64_t shard_tokens,
                                     bool with_labels, struct lh_err *reterr);
+/* Puts on disk what has been written so far. */
+LH_MUST_CHECK int shard_writer_sync(struct shard_writer *w, struct lh_err *reterr);
+/* Goes on in the directory of a writer that ended somewhere after a sync: *w holds the counts of
+ * that moment, and what was written later is cut off. LH_EINPUT: less is there than they say. */
+LH_MUST_CHECK int shard_writer_resume(struct shard_writer *w, const char *dir,
+                                      uint64_t shard_tokens, bool with_labels,
+                                      struct lh_err *reterr);
 /* Appends ids to the open document (the first call of a document opens it). */
 LH_MUST_CHECK int shard_writer_append(struct shard_writer *w, const int32_t *ids, uint64_t n,
                                       struct lh_err *reterr);

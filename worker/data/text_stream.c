@@ -163,3 +163,23 @@ int text_stream_read(struct text_stream *s, char *buf, size_t cap, size_t *ret_n
     }
     return rc;
 }
+
+int text_stream_skip(struct text_stream *s, uint64_t n, struct lh_err *reterr)
+{
+    char dropped[4096];
+    size_t got = 1;
+    int rc = 0;
+
+    if (s->packing == PACKING_NONE) {
+        if (lseek(s->fd, (off_t)n, SEEK_SET) < 0)
+            return lh_err_set(reterr, LH_EINPUT, "'%s' cannot be read: %s", s->path,
+                              strerror(errno));
+        s->taken = n;
+        return 0;
+    }
+    for (; rc == 0 && n > 0 && got > 0; n -= got)
+        rc = text_stream_read(s, dropped, LH_MIN(n, sizeof(dropped)), &got, reterr);
+    if (rc == 0 && n > 0)
+        rc = lh_err_set(reterr, LH_EINPUT, "'%s' has become shorter", s->path);
+    return rc;
+}

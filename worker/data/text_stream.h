@@ -17,4 +17,7 @@ void text_stream_close(struct text_stream *s); /* accepts NULL */
 LH_MUST_CHECK int text_stream_read(struct text_stream *s, char *buf, size_t cap, size_t *ret_n,
                                    struct lh_err *reterr);
 
+/* Leaves out the next n bytes of the text, of a stream just opened. LH_EINPUT: it has fewer. */
+LH_MUST_CHECK int text_stream_skip(struct text_stream *s, uint64_t n, struct lh_err *reterr);
+
 uint64_t text_stream_position(const struct text_stream *s); /* bytes of the file taken so far */

@@ -9,7 +9,6 @@
  */
 #include "worker/data/tokenize.h"
 #include "proto/base/json.h"
-#include "worker/data/units.h"
 #include "worker/text/utf8.h"
 #include <errno.h>
 #include <pthread.h>
@@ -285,6 +284,8 @@ static int write_slot(struct ring *r, struct slot *s, struct shard_writer *w, st
     s->state = SLOT_FREE;
     w->n_records += s->n_records;
     w->n_dropped += s->n_dropped;
+    if (rc == 0 && r->job->mark)
+        rc = r->job->mark(r->job->mark_arg, &s->unit.after, w, reterr);
     if (rc == 0 && r->job->progress)
         r->job->progress(r->job->arg, s->unit.done_bytes, r->job->all_bytes, w->n_documents);
     return rc;
@@ -295,12 +296,14 @@ static int run_ring(struct ring *r, struct shard_writer *w, struct lh_err *reter
     struct unit_reader reader = {
         .list = r->job->inputs,
         .cut_documents = tokenizer_cuts_at_spaces(r->job->tokenizer),
+        .cut_lines = tokenizer_cuts_at_lines(r->job->tokenizer),
         .records = r->job->dialog != NULL,
         .target = r->job->unit_bytes ? r->job->unit_bytes : UNIT_BYTES,
     };
     uint64_t written = 0;
     int more = 1, rc = 0;
 
+    unit_reader_begin(&reader, &r->job->from);
     while (rc == 0 && (more || written < r->n_filled)) {
         if (more && r->n_filled - written < r->n_slots) {
             struct slot *s = &r->slots[r->n_filled % r->n_slots];

@@ -8,6 +8,11 @@
 #include "worker/data/dialog.h"
 #include "worker/data/inputs.h"
 #include "worker/data/shard_writer.h"
+#include "worker/data/units.h"
+
+/* Called when everything before `at` has been appended to w. */
+typedef int tokenize_mark_fn(void *arg, const struct unit_place *at, struct shard_writer *w,
+                             struct lh_err *reterr);
 
 struct tokenize_job {
     const struct input_list *inputs;
@@ -19,6 +24,9 @@ struct tokenize_job {
     uint64_t all_bytes;
     prepare_progress_fn *progress; /* may be NULL */
     void *arg;
+    struct unit_place from; /* where to go on; zeros: from the start */
+    tokenize_mark_fn *mark; /* after each unit; may be NULL */
+    void *mark_arg;
 };
 
 /* On failure the writer is left open (shard_writer_abort). */

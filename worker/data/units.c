@@ -38,17 +38,43 @@ static bool letter(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* Bytes up to the last place where the text may be cut; 0: nowhere. */
+/* U+5000 to U+9FFF, ideographs all, by their first byte. */
+static bool ideograph(char c)
+{
+    return (uint8_t)c >= 0xe5 && (uint8_t)c <= 0xe9;
+}
+
+/* A letter that begins a line behind one that does not end in white space: ideographs are written
+ * without spaces. */
+static bool begins_line(const char *text, size_t i)
+{
+    const char *end = text + i - 1; /* of the line before */
+    bool full_stop;
+
+    if (*end != '\n' || !(letter(text[i]) || ideograph(text[i])))
+        return false;
+    if (end[-1] > ' ' && end[-1] < 0x7f)
+        return true;
+    full_stop = i > 3 && memcmp(end - 3, "\xe3\x80\x82", 3) == 0;
+    return full_stop || (i > 3 && ideograph(end[-3]));
+}
+
+/* Bytes up to the last newline; 0: there is none. */
+static size_t last_line(const char *text, size_t n)
+{
+    const char *newline = n ? memrchr(text, '\n', n) : NULL;
+
+    return newline ? (size_t)(newline - text) + 1 : 0;
+}
+
+/* Bytes up to the last place where a document may be cut; 0: nowhere. */
 static size_t last_cut(const char *text, size_t n, bool lines)
 {
-    if (lines) {
-        const char *newline = n ? memrchr(text, '\n', n) : NULL;
-
-        return newline ? (size_t)(newline - text) + 1 : 0;
-    }
     for (size_t i = n; i-- > 2;) {
         if (letter(text[i]) && text[i - 1] == ' ' && letter(text[i - 2]))
             return i - 1;
+        if (lines && begins_line(text, i))
+            return i;
     }
     return 0;
 }
@@ -116,12 +142,29 @@ static int hand_out(struct unit_reader *r, size_t n, struct unit *u, struct lh_e
         text_stream_close(r->stream);
         r->stream = NULL;
         r->file++;
+        u->after = (struct unit_place){.file = r->file};
+    } else {
+        u->after = (struct unit_place){
+            .file = r->file, .offset = r->offset, .next = r->next, .list = r->scan.list};
     }
+    u->after.before_bytes = r->before_bytes;
+    u->after.done_bytes = u->done_bytes;
     return 1;
+}
+
+void unit_reader_begin(struct unit_reader *r, const struct unit_place *at)
+{
+    r->from = *at;
+    r->file = at->file;
+    r->before_bytes = at->before_bytes;
 }
 
 static int open_next(struct unit_reader *r, struct lh_err *reterr)
 {
+    const struct unit_place from = r->from;
+    int rc;
+
+    r->from = (struct unit_place){0};
     r->eof = false;
     r->rest_n = 0;
     r->offset = 0;
@@ -129,7 +172,14 @@ static int open_next(struct unit_reader *r, struct lh_err *reterr)
     r->scan = (struct record_scan){0};
     r->scanned = r->records_end = 0;
     r->n_records = 0;
-    return text_stream_open(r->list->paths[r->file], &r->stream, reterr);
+    rc = text_stream_open(r->list->paths[r->file], &r->stream, reterr);
+    if (rc < 0 || from.offset == 0)
+        return rc;
+    r->offset = from.offset;
+    r->next = from.next;
+    r->scan.list = from.list; /* places lie right behind a record */
+    r->scan.state = from.list ? RECORD_BEHIND : RECORD_BEHIND_ONE;
+    return text_stream_skip(r->stream, from.offset, reterr);
 }
 
 /* Scans what has come since; LH_EINPUT when it is no list of records. */
@@ -157,8 +207,9 @@ static size_t ready_bytes(const struct unit_reader *r, enum unit_kind kind)
 {
     if (kind == UNIT_RECORDS)
         return r->records_end;
-    return kind == UNIT_LINES || r->cut_documents ? last_cut(r->rest, r->rest_n, kind == UNIT_LINES)
-                                                  : 0;
+    if (kind == UNIT_LINES)
+        return last_line(r->rest, r->rest_n);
+    return r->cut_documents ? last_cut(r->rest, r->rest_n, r->cut_lines) : 0;
 }
 
 int unit_next(struct unit_reader *r, struct unit *u, struct lh_err *reterr)

@@ -217,6 +217,8 @@ static void read_rope(struct reader *r, struct model_config *c)
         rope->factor = number(r, "factor", needs_factor ? (double)NAN : 0, 1, 1e6);
         rope->attention_factor = number(r, "attention_factor", 0, 0, 1e6);
     }
+    if (rope->type == LH_ROPE_DYNAMIC) /* whatever else the config says, as transformers */
+        rope->original_length = (double)c->max_positions;
     if (rope->type == LH_ROPE_YARN)
         yarn_members(r, rope);
     if (rope->type == LH_ROPE_LONGROPE)

@@ -1,7 +1,7 @@
 /* mapping.h - a whole file mapped read-only: how every reader here gets its bytes.
  *
  * The size is that at opening. A file cut short while it is mapped raises SIGBUS on access, as with
- * any mapping; inputs are taken as not changing during a run.
+ * any mapping; a program that has called mapping_watch learns which file it was.
  */
 #pragma once
 #include "proto/base/attr.h"
@@ -17,6 +17,12 @@ struct mapping {
 /* Maps a regular file. Errors: -errno, LH_EINPUT for what is no regular file; both name it. */
 LH_MUST_CHECK int mapping_open(const char *path, struct mapping *ret_map, struct lh_err *reterr);
 void mapping_close(struct mapping *m); /* of zeros: nothing happens */
+
+/* Called at most once, in the thread that read: rc LH_EINPUT for a file that became shorter, -EIO for
+ * one that can no longer be read; *err names it. Must not return. */
+typedef void mapping_lost_fn(int rc, const struct lh_err *err);
+/* From now on SIGBUS of mapped files goes to lost; any other ends the process as before. */
+void mapping_watch(mapping_lost_fn *lost);
 
 /* Little-endian values at p, of any alignment. */
 static inline uint32_t le32_at(const uint8_t *p)

@@ -15,6 +15,7 @@
 
 #define PEFT_CONFIG_BYTES_MAX (4u << 20)
 #define PEFT_NAME_MAX 64
+#define PEFT_RANK_MAX 1048576 /* above any layer's sizes, far below what overflows */
 
 /* In the order of the letters, which is how PEFT sorts them. */
 static const struct {
@@ -112,23 +113,14 @@ static int check_strings(const json_t *list, const char *key, const char *path,
 
 static int check_unsupported(const json_t *config, const char *path, struct lh_err *reterr)
 {
-    static const char *const must_be_off[] = {"alora_invocation_tokens",
-                                              "arrow_config",
-                                              "corda_config",
-                                              "exclude_modules",
-                                              "fan_in_fan_out",
-                                              "kasa_config",
-                                              "layer_replication",
-                                              "layers_to_transform",
-                                              "lora_bias",
-                                              "lora_ga_config",
-                                              "monteclora_config",
-                                              "target_parameters",
-                                              "trainable_token_indices",
-                                              "use_bdlora",
-                                              "use_dora",
-                                              "use_qalora",
-                                              "velora_config"};
+    /* clang-format off: a line each would be a page */
+    static const char *const must_be_off[] = {
+        "alora_invocation_tokens", "arrow_config", "corda_config", "exclude_modules",
+        "fan_in_fan_out", "kasa_config", "layer_replication", "layers_to_transform", "lora_bias",
+        "lora_ga_config", "monteclora_config", "target_parameters", "trainable_token_indices",
+        "use_bdlora", "use_dora", "use_qalora", "velora_config",
+    };
+    /* clang-format on */
     const json_t *init = json_object_get(config, "init_lora_weights");
 
     for (unsigned i = 0; i < LH_ARRAY_LEN(must_be_off); i++) {
@@ -150,6 +142,30 @@ static int check_unsupported(const json_t *config, const char *path, struct lh_e
     return 0;
 }
 
+static bool is_rank(const json_t *value)
+{
+    return json_integer_value(value) >= 1 && json_integer_value(value) <= PEFT_RANK_MAX;
+}
+
+/* rank_pattern and alpha_pattern: an object of module names, or nothing. */
+static int check_pattern_values(const json_t *config, const char *key, bool ranks, const char *path,
+                                struct lh_err *reterr)
+{
+    json_t *patterns = json_object_get(config, key), *value;
+    const char *module;
+
+    if (patterns && !json_is_null(patterns) && !json_is_object(patterns))
+        return lh_err_set(reterr, LH_EINPUT, "'%s': '%s' must be an object of module names", path,
+                          key);
+    json_object_foreach(patterns, module, value)
+    {
+        if (ranks ? !is_rank(value) : !json_is_number(value))
+            return lh_err_set(reterr, LH_EINPUT, "'%s': '%s' of '%.64s' is not a %s", path, key,
+                              module, ranks ? "whole number from 1 to 1048576" : "number");
+    }
+    return 0;
+}
+
 static int check_config(const json_t *config, const char *path, struct lh_err *reterr)
 {
     const char *type = lh_json_str(config, "peft_type", "");
@@ -168,9 +184,11 @@ static int check_config(const json_t *config, const char *path, struct lh_err *r
         rc = check_strings(saved, "modules_to_save", path, reterr);
     if (rc < 0)
         return rc;
-    if (r && (!json_is_integer(r) || json_integer_value(r) < 1))
-        return lh_err_set(reterr, LH_EINPUT, "'%s': 'r' is not a whole number above 0", path);
-    return 0;
+    if (r && !is_rank(r))
+        return lh_err_set(reterr, LH_EINPUT, "'%s': 'r' is not a whole number from 1 to 1048576",
+                          path);
+    rc = check_pattern_values(config, "rank_pattern", true, path, reterr);
+    return rc < 0 ? rc : check_pattern_values(config, "alpha_pattern", false, path, reterr);
 }
 
 static int check_keys(const struct st_file *f, const char *path, struct lh_err *reterr)

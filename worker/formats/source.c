@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 void model_source_close(struct model_source *s)
 {
@@ -117,6 +119,27 @@ int model_source_read(const struct model_source *s, const char *name, int64_t r0
                      (char *)out + (size_t)(r * cols) * kn_dtype_bytes(dtype));
     }
     return 0;
+}
+
+static void forget(const struct source_tensor *t)
+{
+    const struct quant_info *info = quant_info(t->type);
+    int64_t n = t->rows * (t->cols ? t->cols : 1);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)t->data / page * page; /* a neighbour's part of it comes back */
+    uintptr_t end = (uintptr_t)t->data + (uint64_t)(n / info->block) * info->block_bytes;
+
+    (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+void model_source_forget(const struct model_source *s, const char *name)
+{
+    const struct source_tensor *t = name ? find(s, name) : NULL;
+
+    if (t)
+        forget(t);
+    for (unsigned i = 0; !name && i < s->n_tensors; i++)
+        forget(&s->tensors[i]);
 }
 
 int source_add(struct model_source *s, const struct source_tensor *t, struct lh_err *reterr)

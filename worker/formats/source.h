@@ -61,5 +61,9 @@ LH_MUST_CHECK int model_source_check(const struct model_source *s, const char *n
 LH_MUST_CHECK int model_source_read(const struct model_source *s, const char *name, int64_t r0, int64_t rows,
                                     enum kn_dtype dtype, void *out, struct lh_err *reterr);
 
+/* Lets go of the memory that holds the tensor's part of its file (name NULL: the parts of all tensors); reading it
+ * again brings it back. */
+void model_source_forget(const struct model_source *s, const char *name);
+
 /* SHA-256 over the model's files (names and bytes), computed once and cached; for state.json and cache keys. */
 LH_MUST_CHECK int model_source_digest(struct model_source *s, char ret_hex[static 65], struct lh_err *reterr);

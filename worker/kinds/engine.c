@@ -2,9 +2,10 @@
 #include "worker/kinds/engine.h"
 #include "proto/base/fs.h"
 #include "worker/kinds/batches.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/positions.h"
+#include "worker/kinds/ropes.h"
 #include "worker/model/rope.h"
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,9 +30,6 @@ static int refuse(const struct lh_job *job, struct lh_err *reterr)
     if (job->context.attention.wrap)
         return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap",
                          "attention that wraps is not supported yet");
-    if (job->adapter.dropout > 0)
-        return lh_err_at(reterr, LH_ENOTSUP, "/adapter/dropout",
-                         "dropout is not supported yet; leave it out or give 0");
     if (job->resources.sequence_parallel > 1)
         return lh_err_at(reterr, LH_ENOTSUP, "/resources/sequence_parallel",
                          "sequence parallelism is not supported yet; leave it out or give 1");
@@ -94,6 +92,17 @@ static int open_base(const struct lh_job *job, struct engine *e, struct lh_err *
     return rc;
 }
 
+/* What passkeys ask for beside a window: kept keys and values, and as many positions. */
+static void eval_room(const struct lh_job *job, struct llama_options *o)
+{
+    if (job->kind == LH_KIND_EVAL && job->eval.perplexity.n == 0)
+        o->tokens = LH_MIN(o->tokens, (int64_t)PASSKEY_CHUNK);
+    if (!job->eval.has_passkey)
+        return;
+    o->cache = passkey_longest(job);
+    o->row_tokens = LH_MAX(o->row_tokens, o->cache);
+}
+
 int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh_err *reterr)
 {
     bool train = job->kind == LH_KIND_TRAIN;
@@ -116,13 +125,9 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
                          (long long)rows, (long long)job->context.length);
     options.config = e->config;
     options.tokens = rows * job->context.length;
-    rc = llama_init(&options, &e->model, reterr);
-    if (rc < 0)
-        return rc;
-    e->model.plan.flops_step =
-        llama_flops(e->config, &e->model.params, train ? job->optim.batch_sequences : 1,
-                    job->context.length, train ? engine_group(job) : 0, train);
-    return 0;
+    eval_room(job, &options);
+    rc = ropes_check(job, e, reterr);
+    return rc < 0 ? rc : llama_init(&options, &e->model, reterr);
 }
 
 /* A checkpoint of full fine-tuning is a model by itself. */
@@ -191,18 +196,6 @@ void engine_model_release(struct engine *e)
     llama_release(&e->model);
 }
 
-static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr)
-{
-    uint64_t limit = (uint64_t)job->limits.memory_bytes;
-
-    assert(local_ranks > 0);
-    if (limit > 0)
-        return plan_check(&e->model.plan, limit, "/limits/memory_bytes", reterr);
-    return plan_check(&e->model.plan, plan_machine_total() / (uint64_t)local_ranks,
-                      "/context/length", reterr);
-}
-
 static void beat(void *arg)
 {
     struct engine_progress *p = arg;
@@ -225,24 +218,11 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
     e->progress = (struct engine_progress){r, phase, done, span, of, LH_MAX(layers, (int64_t)1), 0};
 }
 
-/* What the machine can never hold is the job's fault; what others hold now is not: it may fit later,
- * or on another node. */
-int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
-{
-    struct lh_err err = {0};
-    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
-
-    if (rc < 0 || r->job->limits.memory_bytes > 0)
-        return rc;
-    rc = plan_check(&e->model.plan, plan_machine_free() / (uint64_t)r->comm->local_size, "", &err);
-    return rc < 0 ? lh_err_set(reterr, LH_ETRYAGAIN, "memory is taken by others now: %s", err.text)
-                  : 0;
-}
-
 int engine_load(struct engine *e, struct run *r, struct lh_err *reterr)
 {
     e->model.beat = beat;
     e->model.beat_arg = &e->progress;
+    e->model.profile = r->profile;
     e->progress = (struct engine_progress){.run = r};
     return llama_load(&e->model, r->ops, r->stream, e->source, e->has_adapter ? &e->adapter : NULL,
                       r->job->optim.seed, e->inv_freq, e->scaling, reterr);
@@ -258,33 +238,4 @@ void engine_close(struct engine *e)
     if (e->source)
         model_source_close(e->source);
     *e = (struct engine){0};
-}
-
-int engine_plan_json(const struct engine *e, const struct lh_job *job, int local_ranks,
-                     json_t **ret_plan, struct lh_err *reterr)
-{
-    int rc = check_memory(e, job, local_ranks, reterr);
-    json_t *plan = rc == 0 ? plan_json(&e->model.plan) : NULL;
-
-    if (rc < 0)
-        return rc;
-    if (!plan)
-        return lh_err_set(reterr, -ENOMEM, "the plan");
-    (void)json_object_set_new(plan, "parameters",
-                              json_integer((json_int_t)e->model.params.n_total));
-    (void)json_object_set_new(plan, "trainable",
-                              json_integer((json_int_t)e->model.params.n_trainable));
-    *ret_plan = plan;
-    return 0;
-}
-
-int engine_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
-{
-    struct engine e = {0};
-    int rc = engine_open(job, (int)job->resources.slots, &e, reterr);
-
-    if (rc == 0)
-        rc = engine_plan_json(&e, job, 1, ret_plan, reterr);
-    engine_close(&e);
-    return rc;
 }

@@ -40,6 +40,22 @@ struct engine {
  * micro-batches are cut. */
 LH_MUST_CHECK int engine_open(const struct lh_job *job, int ranks, struct engine *e,
                               struct lh_err *reterr);
+/* Between engine_open and engine_fits: adds to the plan what the back end, the communicator and the
+ * program take. */
+struct engine_place {
+    int ranks, local_ranks; /* of the job; those of them that share this machine */
+    int threads;            /* of a rank */
+    bool measure;           /* rates, to tell the time of a step */
+};
+static inline struct engine_place engine_place_of(const struct run *r)
+{
+    return (struct engine_place){r->comm->size, r->comm->local_size, r->threads, false};
+}
+LH_MUST_CHECK int engine_count(struct engine *e, const struct lh_job *job,
+                               const struct engine_place *place, struct lh_err *reterr);
+/* Collective, for training, then: chooses what the layers keep for the backward pass (keep.h), on
+ * every rank for the least memory that any of them may plan with (PLAN-2). */
+LH_MUST_CHECK int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr);
 LH_MUST_CHECK int engine_fits(const struct engine *e, const struct run *r,
                               struct lh_err *reterr); /* LH_ENOFIT */
 LH_MUST_CHECK int engine_load(struct engine *e, struct run *r, struct lh_err *reterr);
@@ -72,9 +88,15 @@ void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t spa
 /* The group that attention takes: S2's for training, 0 (full causal) otherwise. */
 int64_t engine_group(const struct lh_job *job);
 
-/* The answer of `--plan`: {"bytes_per_rank", "parts", "flops_per_step", "parameters", "trainable"}:
- * new reference. Opens the model, no data. Errors as of engine_open, and LH_ENOFIT. */
-LH_MUST_CHECK int engine_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr);
+/* How many layers keep what: new reference. */
+json_t *engine_kept_json(const struct engine *e);
+
+/* The answer of `--plan`: {"bytes_per_rank", "parts", "flops_per_step", "parameters", "trainable",
+ * "kept"}, and with place->measure "step_s" and "rates": new reference. Opens the model, no data.
+ * Errors as of engine_open, and LH_ENOFIT for what this machine could not hold if it ran nothing
+ * else. */
+LH_MUST_CHECK int engine_plan(const struct lh_job *job, const struct engine_place *place,
+                              json_t **ret_plan, struct lh_err *reterr);
 /* The same of an engine that has a model; local_ranks share this machine's memory. */
 LH_MUST_CHECK int engine_plan_json(const struct engine *e, const struct lh_job *job,
                                    int local_ranks, json_t **ret_plan, struct lh_err *reterr);

@@ -230,6 +230,12 @@ int export_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *rete
 
 static int64_t max_positions(const struct export *x)
 {
+    return rope_max_positions(&x->engine.rope, x->engine.config, x->engine.length);
+}
+
+/* What a tokenizer's config is told; for positions it means nothing. */
+static int64_t max_text(const struct export *x)
+{
     return LH_MAX(x->engine.config->max_positions, x->engine.length);
 }
 
@@ -261,7 +267,7 @@ static int write_hf(struct export *x, struct lh_err *reterr)
         rc = hf_writer_weights(x->tmp, &x->weights, x->type,
                                (uint64_t)x->run->job->export.shard_bytes, &x->files, reterr);
     if (rc == 0)
-        rc = tokenizer_export_hf(x->engine.base_path, x->tmp, max_positions(x), &x->tokenizer,
+        rc = tokenizer_export_hf(x->engine.base_path, x->tmp, max_text(x), &x->tokenizer,
                                  &x->why_not, reterr);
     return rc;
 }
@@ -326,7 +332,7 @@ static int write_adapter(struct export *x, struct lh_err *reterr)
     if (rc == 0)
         rc = write_config(x, NULL, reterr);
     if (rc == 0)
-        rc = tokenizer_export_hf(x->engine.base_path, x->tmp, max_positions(x), &x->tokenizer,
+        rc = tokenizer_export_hf(x->engine.base_path, x->tmp, max_text(x), &x->tokenizer,
                                  &x->why_not, reterr);
     x->files = 1;
     return rc;

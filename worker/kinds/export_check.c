@@ -112,6 +112,7 @@ static int compare_angles(const struct export *x, const struct engine *made, str
 {
     int64_t half = x->engine.config->head_dim / 2;
     double *angles = malloc((size_t)LH_MAX(half, (int64_t)1) * sizeof(*angles)), scaling = 1;
+    int64_t want = rope_max_positions(&x->engine.rope, x->engine.config, x->engine.length);
     double worst;
     int rc = angles ? rope_frequencies(&made->rope, made->config, x->engine.length, angles,
                                        &scaling, reterr)
@@ -124,9 +125,9 @@ static int compare_angles(const struct export *x, const struct engine *made, str
     if (rc < 0)
         return rc;
     c->angle_error = worst;
-    if (made->config->max_positions < x->engine.length)
+    if (made->config->max_positions < want)
         return lh_err_set(reterr, LH_EINTERNAL, "the export says a window of %lld, not %lld",
-                          (long long)made->config->max_positions, (long long)x->engine.length);
+                          (long long)made->config->max_positions, (long long)want);
     if (worst <= ANGLE_LIMIT)
         return 0;
     return lh_err_set(reterr, LH_EINTERNAL,
@@ -268,7 +269,8 @@ int export_check(struct export *x, struct export_check *ret_check, struct lh_err
     if (x->format != EXPORT_ADAPTER)
         again.model.base = x->tmp;
     again.model.adapter = x->format == EXPORT_ADAPTER ? x->tmp : NULL;
-    again.context.length = 0;
+    /* Dynamic angles depend on the window, which an export does not name. */
+    again.context.length = x->format == EXPORT_ADAPTER ? 0 : x->engine.length;
     again.context.rope.has_type = false;
     again.context.rope.factor = 0;
     rc = engine_open_finished(&again, made, reterr);

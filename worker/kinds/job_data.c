@@ -155,23 +155,16 @@ int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
     return rc;
 }
 
-int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
-                  struct dataset **ret_dataset, struct lh_err *reterr)
+int job_data_eval(struct run *r, int64_t vocab, struct held_out **ret_held_out,
+                  struct lh_err *reterr)
 {
     const struct lh_strings *texts = &r->job->eval.perplexity;
+    bool tokens = job_data_is_tokens(texts);
     char dir[1024] = "";
-    int rc;
+    int rc = tokens ? 0 : shards(r, texts, LH_DATA_TEXT, vocab, dir, reterr);
 
-    if (job_data_is_tokens(texts)) {
-        *job_copy = *r->job;
-        job_copy->data.format = LH_DATA_TOKENS;
-        job_copy->data.train = *texts;
-        job_copy->optim.batch_sequences = 1;
-        return run_agree(r, dataset_open(job_copy, NULL, vocab, ret_dataset, reterr), reterr);
-    }
-    rc = shards(r, texts, LH_DATA_TEXT, vocab, dir, reterr);
     if (rc < 0)
         return rc;
-    return run_agree(r, eval_windows_open(dir, r->job->context.length, ret_dataset, reterr),
+    return run_agree(r, held_out_open(r->job, tokens ? NULL : dir, vocab, ret_held_out, reterr),
                      reterr);
 }

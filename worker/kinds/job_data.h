@@ -1,6 +1,7 @@
 /* job_data.h - from the texts a job names to open data sets, on every rank. */
 #pragma once
 #include "worker/data/dataset.h"
+#include "worker/kinds/held_out.h"
 #include "worker/run.h"
 
 /* What needs no preparation: a directory that an earlier job of kind prepare made, for its texts
@@ -14,7 +15,6 @@ bool job_data_is_tokens(const struct lh_strings *texts);
 LH_MUST_CHECK int job_data_train(struct run *r, int64_t vocab, struct dataset **ret_dataset,
                                  struct lh_err *reterr);
 
-/* The windows for perplexity: prepared texts, or one .safetensors file of tokens. Collective.
- * *job_copy must live as long as the data set. */
-LH_MUST_CHECK int job_data_eval(struct run *r, int64_t vocab, struct lh_job *job_copy,
-                                struct dataset **ret_dataset, struct lh_err *reterr);
+/* The held-out texts: prepared ones, or one .safetensors file of tokens. Collective. */
+LH_MUST_CHECK int job_data_eval(struct run *r, int64_t vocab, struct held_out **ret_held_out,
+                                struct lh_err *reterr);

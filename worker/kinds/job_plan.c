@@ -4,7 +4,8 @@
 #include "worker/kinds/export.h"
 #include "worker/kinds/generate.h"
 
-int job_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
+int job_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
+             struct lh_err *reterr)
 {
     switch (job->kind) {
     case LH_KIND_EXPORT:
@@ -12,6 +13,6 @@ int job_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
     case LH_KIND_GENERATE:
         return generate_plan(job, ret_plan, reterr);
     default:
-        return engine_plan(job, ret_plan, reterr);
+        return engine_plan(job, place, ret_plan, reterr);
     }
 }

@@ -3,4 +3,6 @@
 #include "proto/job.h"
 
 /* As engine_plan, of every kind that has a model: new reference. Opens its model, no texts. */
-LH_MUST_CHECK int job_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr);
+struct engine_place;
+LH_MUST_CHECK int job_plan(const struct lh_job *job, const struct engine_place *place,
+                           json_t **ret_plan, struct lh_err *reterr);

@@ -23,6 +23,8 @@ struct progress {
     struct run *run;
     const char *phase;
     uint64_t start_ms, documents, bytes;
+    uint64_t old_documents, old_bytes; /* of them, what an earlier run had done */
+    bool began;
 };
 
 /* Shards appear whole or not at all, and finished ones are found again, so a stop request need not
@@ -40,10 +42,16 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes, uint
 {
     struct progress *p = arg;
 
-    p->documents = documents;
-    p->bytes = done_bytes;
     if (p->run->stop_wanted)
         obey_stop(p->run);
+    if (all_bytes > 0 && !p->began) {
+        p->began = true;
+        p->start_ms = lh_mono_ms();
+        p->old_documents = documents;
+        p->old_bytes = done_bytes;
+    }
+    p->documents = documents;
+    p->bytes = done_bytes;
     run_phase(p->run, p->phase, (int64_t)done_bytes, (int64_t)all_bytes, "bytes");
 }
 
@@ -95,8 +103,11 @@ static int put_figures(const struct run *r, const struct progress *p, enum lh_da
         double seconds = LH_MAX((double)(lh_mono_ms() - p->start_ms) * 1e-3, 1e-3);
 
         json_object_set_new(figures, "seconds", json_real(seconds));
-        json_object_set_new(figures, "documents_per_s", json_real((double)p->documents / seconds));
-        json_object_set_new(figures, "bytes_per_s", json_real((double)p->bytes / seconds));
+        json_object_set_new(figures, "documents_per_s",
+                            json_real((double)(p->documents - p->old_documents) / seconds));
+        json_object_set_new(figures, "bytes_per_s",
+                            json_real((double)(p->bytes - p->old_bytes) / seconds));
+        json_object_set_new(figures, "resumed_bytes", json_integer((json_int_t)p->old_bytes));
     }
     json_object_set_new(r->result, p->phase, figures);
     lh_manifest_release(&manifest);
@@ -160,6 +171,7 @@ int prepare_inputs(struct run *r, char *ret_train, char *ret_eval, struct lh_err
 
 int prepare_only(struct run *r, struct lh_err *reterr)
 {
+    struct held_out *texts = NULL;
     struct dataset *d = NULL;
     char train[1024], eval[1024];
     int rc = prepare_inputs(r, train, eval, reterr);
@@ -167,12 +179,10 @@ int prepare_only(struct run *r, struct lh_err *reterr)
     if (rc == 0 && r->job->kind == LH_KIND_TRAIN && *train) {
         rc = run_point(dataset_open(r->job, train, INT64_MAX, &d, reterr), "/data/train", reterr);
         dataset_close(d);
-        d = NULL;
     }
     if (rc == 0 && r->job->kind != LH_KIND_PREPARE && *eval) {
-        rc = run_point(eval_windows_open(eval, r->job->context.length, &d, reterr),
-                       "/eval/perplexity", reterr);
-        dataset_close(d);
+        rc = held_out_open(r->job, eval, INT64_MAX, &texts, reterr);
+        held_out_close(texts);
     }
     return rc;
 }

@@ -21,7 +21,8 @@ int stepper_init(struct stepper *s, struct run *r, struct engine *engine,
     s->labels = malloc(tokens * sizeof(*s->labels));
     s->documents = malloc(tokens * sizeof(*s->documents));
     s->rows = malloc((size_t)s->most_rows * sizeof(*s->rows));
-    if (!s->ids || !s->labels || !s->documents || !s->rows)
+    s->drop_keys = malloc((size_t)s->most_rows * sizeof(*s->drop_keys));
+    if (!s->ids || !s->labels || !s->documents || !s->rows || !s->drop_keys)
         return lh_err_set(reterr, -ENOMEM, "the tokens of a micro-batch");
     return 0;
 }
@@ -32,6 +33,7 @@ void stepper_release(struct stepper *s)
     free(s->labels);
     free(s->documents);
     free(s->rows);
+    free(s->drop_keys);
     *s = (struct stepper){0};
 }
 
@@ -69,6 +71,7 @@ static int read_rows(struct stepper *s, int64_t step, int64_t batch, int64_t *re
         int rc;
 
         s->rows[i] = batches_row(job, batch, first + i, s->run->comm->size);
+        s->drop_keys[i] = dropout_row_key(job->optim.seed, step, s->rows[i]);
         rc =
             dataset_sequence(s->data, step * job->optim.batch_sequences + s->rows[i], &seq, reterr);
         if (rc < 0)
@@ -111,6 +114,7 @@ static struct llama_batch batch_of(const struct stepper *s, int64_t rows)
         .labels = s->labels,
         .documents = dataset_has_documents(s->data) ? s->documents : NULL,
         .group = engine_group(s->run->job),
+        .drop_keys = s->drop_keys,
     };
 }
 
@@ -145,7 +149,9 @@ static int run_batches(struct stepper *s, int64_t step, int64_t steps, double sc
         struct llama_batch b;
         double nll;
 
+        profile_begin(r->profile, "data");
         rc = read_rows(s, step, batch, &rows, &labels, reterr);
+        profile_end(r->profile);
         *ret_data_seconds += (double)(lh_mono_ns() - began) * 1e-9;
         if (rc < 0 || rows == 0)
             continue;
@@ -167,7 +173,7 @@ static int run_batches(struct stepper *s, int64_t step, int64_t steps, double sc
 /* Names what is wrong: a weight that is not finite first, for it spoils everything after it; else a
  * gradient. */
 static int nonfinite(struct stepper *s, int64_t step, const struct step_result *result,
-                     struct lh_err *reterr)
+                     const char *hint, struct lh_err *reterr)
 {
     const struct llama *m = &s->engine->model;
     const struct param *p = NULL;
@@ -185,14 +191,12 @@ static int nonfinite(struct stepper *s, int64_t step, const struct step_result *
         return rc;
     if (!p)
         return lh_err_set(reterr, LH_ENONFINITE,
-                          "step %lld: the loss is %g and the norm of the gradients %g",
-                          (long long)step + 1, result->loss, result->grad_norm);
+                          "step %lld: the loss is %g and the norm of the gradients %g; %s",
+                          (long long)step + 1, result->loss, result->grad_norm, hint);
     return lh_err_set(reterr, LH_ENONFINITE,
                       "step %lld: the loss is %g; the first tensor that is not finite is the %s of "
-                      "'%s' at element %lld; "
-                      "nothing was updated: look at the data of this step, lower optim.lr, or skip "
-                      "with on_nonfinite",
-                      (long long)step + 1, result->loss, what, p->name, (long long)index);
+                      "'%s' at element %lld; %s",
+                      (long long)step + 1, result->loss, what, p->name, (long long)index, hint);
 }
 
 static int update(struct stepper *s, int64_t step, int64_t steps, struct step_result *result,
@@ -200,22 +204,25 @@ static int update(struct stepper *s, int64_t step, int64_t steps, struct step_re
 {
     const struct lh_job *job = s->run->job;
     const struct llama *m = &s->engine->model;
+    bool skip =
+        job->on_nonfinite.action == LH_NONFINITE_SKIP && s->skipped < job->on_nonfinite.budget;
     int rc;
 
     if (!isfinite(result->loss) || !isfinite(result->grad_norm)) {
-        rc = nonfinite(s, step, result, reterr);
-        if (rc == LH_ENONFINITE && job->on_nonfinite.action == LH_NONFINITE_SKIP &&
-            s->skipped < job->on_nonfinite.budget) {
-            s->skipped++;
-            rc = 0;
-        }
-        return run_agree(s->run, rc, reterr);
+        rc = nonfinite(s, step, result,
+                       skip ? "the step was passed over"
+                            : "nothing was updated: look at the data of this step, lower optim.lr, "
+                              "or skip with on_nonfinite",
+                       skip ? &result->bad : reterr);
+        s->skipped += skip;
+        return run_agree(s->run, skip && rc == LH_ENONFINITE ? 0 : rc, reterr);
     }
     if (!job->optim.has_lr)
         return 0;
     result->rate = optim_rate(job, step, steps);
-    rc = optim_update(&m->device, &m->params, job, result->rate,
-                      optim_clip(job->optim.clip, result->grad_norm), step + 1, reterr);
+    rc =
+        optim_update(&m->device, &m->params, job, result->rate,
+                     optim_clip(job->optim.clip, result->grad_norm), step + 1 - s->skipped, reterr);
     result->applied = rc == 0;
     return run_agree(s->run, rc, reterr);
 }
@@ -225,12 +232,17 @@ static int reduce(struct stepper *s, double *nll, struct step_result *result, st
 {
     struct run *r = s->run;
     const struct llama *m = &s->engine->model;
-    int rc = r->comm->ops->sum_f64(r->comm, nll, 1, reterr);
+    int rc;
 
+    profile_begin(r->profile, "all-reduce");
+    rc = r->comm->ops->sum_f64(r->comm, nll, 1, reterr);
     if (rc == 0)
         rc = r->comm->ops->sum_f32(r->comm, m->params.grad, m->params.n_region, reterr);
+    profile_end(r->profile);
+    profile_begin(r->profile, "norm");
     if (rc == 0)
         rc = optim_norm(&m->device, &m->params, &result->grad_norm, reterr);
+    profile_end(r->profile);
     result->loss = result->labels > 0 ? *nll / (double)result->labels : 0;
     return rc;
 }
@@ -241,11 +253,14 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     struct run *r = s->run;
     const struct llama *m = &s->engine->model;
     struct step_result result = {.tokens = r->job->optim.batch_sequences * r->job->context.length};
-    uint64_t began = lh_mono_ns();
+    uint64_t began = lh_mono_ns(), cpu_began = lh_cpu_ns();
     double nll = 0;
     int64_t ns;
-    int rc = count_labels(s, step, &result.labels, reterr);
+    int rc;
 
+    profile_begin(r->profile, "data");
+    rc = count_labels(s, step, &result.labels, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     m->device.ops->fill(m->device.stream, kn_mat(m->params.grad, KN_F32, 1, m->params.n_region), 0);
@@ -256,12 +271,17 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
         rc = reduce(s, &nll, &result, reterr);
     if (rc == 0 && step == 0 && s->dump)
         rc = run_agree(r, dump_grads(s->dump, &m->device, &m->params, reterr), reterr);
+    profile_begin(r->profile, "optimizer");
     if (rc == 0)
         rc = update(s, step, steps, &result, reterr);
+    profile_end(r->profile);
     ns = (int64_t)(lh_mono_ns() - began);
     if (rc == 0)
         rc = r->comm->ops->max_i64(r->comm, &ns, 1, reterr);
     result.seconds = (double)ns * 1e-9;
+    result.cpu_seconds = (double)(lh_cpu_ns() - cpu_began) * 1e-9;
+    if (rc == 0)
+        rc = r->comm->ops->sum_f64(r->comm, &result.cpu_seconds, 1, reterr);
     if (rc == 0)
         *ret_result = result;
     return rc;

@@ -14,7 +14,9 @@ struct stepper {
     int64_t most_rows;
     int32_t *ids, *labels, *documents; /* owned, most_rows * length each */
     int64_t *rows;                     /* owned, most_rows: rows of the step */
-    int64_t skipped;                   /* steps passed over because something was not finite */
+    uint64_t *drop_keys;               /* owned, most_rows: what dropout draws for each row */
+    int64_t skipped;                   /* steps passed over because something was not finite,
+                                          those of earlier attempts too: set it when resuming */
 
     struct dump *dump;           /* borrowed; NULL: none */
     float *logits, *eval_logits; /* the dump's, [batch, length, V]; NULL: not wanted */
@@ -24,8 +26,10 @@ struct stepper {
 struct step_result {
     double loss, grad_norm, rate;
     double seconds, data_seconds; /* the slowest rank's; this rank's */
+    double cpu_seconds;           /* processor time of all ranks */
     int64_t labels, tokens;
     bool applied;
+    struct lh_err bad; /* of a step that was passed over: what was not finite */
 };
 
 LH_MUST_CHECK int stepper_init(struct stepper *s, struct run *r, struct engine *engine,

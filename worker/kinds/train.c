@@ -11,7 +11,9 @@
 #include "proto/base/str.h"
 #include "worker/ckpt/ckpt.h"
 #include "worker/kinds/job_data.h"
+#include "worker/kinds/passkey.h"
 #include "worker/kinds/perplexity.h"
+#include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
 #include <errno.h>
 #include <math.h>
@@ -25,8 +27,9 @@
 struct train {
     struct run *run;
     struct engine engine;
-    struct dataset *data, *eval_data; /* eval_data NULL: no perplexity asked for */
-    struct lh_job eval_job;           /* of job_data_eval */
+    struct dataset *data;
+    struct held_out *texts; /* NULL: no perplexity asked for */
+    struct passkey passkey;
     struct stepper stepper;
     struct train_state state;
     int64_t begin, steps; /* finished steps when this attempt began; when training ends */
@@ -36,6 +39,7 @@ struct train {
     uint64_t saved_ms, events_ms;
     double events;       /* step events that may still be sent */
     double loop_seconds; /* in steps of this attempt */
+    int64_t peak_bytes;  /* that a rank held at most in these steps, beyond what it began with */
 
     struct dump *dump;
     float *losses, *norms, *rates; /* the dump's, one a step */
@@ -44,6 +48,7 @@ struct train {
 static int train_open(struct train *t, struct lh_err *reterr);
 static int train_step(struct train *t, struct lh_err *reterr);
 static bool checkpoint_due(struct train *t);
+static int train_peak(struct train *t, struct lh_err *reterr);
 static int train_save(struct train *t, bool must, struct lh_err *reterr);
 static int train_eval(struct train *t, bool last, struct lh_err *reterr);
 static int train_dump(struct train *t, struct lh_err *reterr);
@@ -55,8 +60,8 @@ static void train_closep(struct train *t)
     stepper_release(&t->stepper);
     if (t->data)
         dataset_close(t->data);
-    if (t->eval_data)
-        dataset_close(t->eval_data);
+    held_out_close(t->texts);
+    passkey_close(&t->passkey);
     engine_close(&t->engine);
 }
 
@@ -79,6 +84,8 @@ int kind_train(struct run *r, struct lh_err *reterr)
             rc = train_eval(&t, false, reterr);
         lh_fault("worker.step");
     }
+    if (rc == 0)
+        rc = train_peak(&t, reterr);
     if (rc == 0 && r->job->optim.has_lr)
         rc = train_save(&t, true, reterr);
     if (rc == 0 && stop && t.state.step < t.steps)
@@ -125,18 +132,25 @@ static int open_data(struct train *t, struct lh_err *reterr)
     int rc = job_data_train(t->run, vocab, &t->data, reterr);
 
     if (rc == 0 && t->run->job->eval.perplexity.n > 0)
-        rc = job_data_eval(t->run, vocab, &t->eval_job, &t->eval_data, reterr);
+        rc = job_data_eval(t->run, vocab, &t->texts, reterr);
+    if (rc == 0 && t->run->job->eval.has_passkey)
+        rc = run_agree(t->run, passkey_open(t->run, &t->engine, &t->passkey, reterr), reterr);
     return rc;
 }
 
 static int train_open(struct train *t, struct lh_err *reterr)
 {
     struct run *r = t->run;
+    struct engine_place place = engine_place_of(r);
     int rc = engine_open(r->job, r->comm->size, &t->engine, reterr);
 
     if (rc == 0)
-        rc = engine_fits(&t->engine, r, reterr);
+        rc = engine_count(&t->engine, r->job, &place, reterr);
     rc = run_agree(r, rc, reterr);
+    if (rc == 0)
+        rc = engine_keep(&t->engine, r, reterr);
+    if (rc == 0)
+        rc = run_agree(r, engine_fits(&t->engine, r, reterr), reterr);
     if (rc == 0)
         rc = open_data(t, reterr);
     if (rc < 0)
@@ -155,6 +169,9 @@ static int train_open(struct train *t, struct lh_err *reterr)
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
+    if (rc == 0)
+        rc = rope_check(r, &t->engine, t->data, reterr);
+    t->stepper.skipped = t->state.skipped;
     t->begin = r->steps = t->state.step;
     if (r->resume_dir && lh_starts_with(r->resume_dir, r->out_dir))
         t->saved_step = t->begin;
@@ -162,10 +179,13 @@ static int train_open(struct train *t, struct lh_err *reterr)
     t->saved_ms = t->events_ms = lh_mono_ms();
     t->events = STEP_EVENTS_BURST;
     if (r->comm->rank == 0)
-        lh_info("train.start", "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld",
+        lh_info("train.start",
+                "step=%lld steps=%lld trainable=%lld windows=%lld tokens=%lld rope=%s factor=%g "
+                "theta=%g",
                 (long long)t->begin, (long long)t->steps,
                 (long long)t->engine.model.params.n_trainable, (long long)dataset_windows(t->data),
-                (long long)dataset_tokens(t->data));
+                (long long)dataset_tokens(t->data), lh_rope_name(t->engine.rope.type),
+                t->engine.rope.factor, t->engine.rope.theta);
     return rc;
 }
 
@@ -202,14 +222,14 @@ static void report_step(struct train *t, const struct step_result *result)
         return;
     t->events -= 1;
     lh_report(r->reporter, "step",
-              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f}", "step",
+              json_pack("{s:I, s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:f, s:f}", "step",
                         (json_int_t)t->state.step, "of", (json_int_t)t->steps, "loss",
                         finite ? json_real(result->loss) : json_null(), "grad_norm",
                         finite ? json_real(result->grad_norm) : json_null(), "learning_rate",
                         result->rate, "tokens", (json_int_t)result->tokens, "step_s",
                         result->seconds, "tokens_per_s",
                         (double)result->tokens / fmax(result->seconds, 1e-9), "data_s",
-                        result->data_seconds));
+                        result->data_seconds, "cpu_s", result->cpu_seconds));
 }
 
 static int train_step(struct train *t, struct lh_err *reterr)
@@ -217,8 +237,11 @@ static int train_step(struct train *t, struct lh_err *reterr)
     struct run *r = t->run;
     int64_t step = t->state.step;
     struct step_result result;
-    int rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    int rc;
 
+    profile_begin(r->profile, "step");
+    rc = step_run(&t->stepper, step, t->steps, &result, reterr);
+    profile_end(r->profile);
     if (rc < 0)
         return rc;
     if (t->dump && step < r->job->optim.steps) {
@@ -228,14 +251,14 @@ static int train_step(struct train *t, struct lh_err *reterr)
     }
     t->run->steps = ++t->state.step;
     t->state.tokens += result.tokens;
+    t->state.skipped = t->stepper.skipped;
     t->state.train_seconds += result.seconds;
     t->loop_seconds += result.seconds;
     if (isfinite(result.loss))
         t->state.last_loss = result.loss;
     if (r->job->optim.has_lr && !result.applied && r->comm->rank == 0)
         lh_report(r->reporter, "warning",
-                  json_pack("{s:s, s:s}", "code", "nonfinite_skipped", "text",
-                            "a loss or gradient was not finite; the step was passed over"));
+                  json_pack("{s:s, s:s}", "code", "nonfinite_skipped", "text", result.bad.text));
     plan_steps(t);
     report_step(t, &result);
     return 0;
@@ -255,6 +278,15 @@ static bool checkpoint_due(struct train *t)
         lh_mono_ms() - t->saved_ms >= (uint64_t)job->checkpoint.every_s * 1000)
         return true;
     return every == 0 && t->half > 0 && t->state.step >= t->half;
+}
+
+/* What `bytes_per_rank` of the plan foretold. */
+static int train_peak(struct train *t, struct lh_err *reterr)
+{
+    struct run *r = t->run;
+
+    t->peak_bytes = (int64_t)plan_process_peak() - (int64_t)r->start_bytes;
+    return r->comm->ops->max_i64(r->comm, &t->peak_bytes, 1, reterr);
 }
 
 /* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails
@@ -299,23 +331,46 @@ static int train_save(struct train *t, bool must, struct lh_err *reterr)
     return 0;
 }
 
-static int train_eval(struct train *t, bool last, struct lh_err *reterr)
+static int train_perplexity(struct train *t, bool last, struct lh_err *reterr)
 {
     struct run *r = t->run;
-    int64_t every = r->job->eval.every_steps;
     struct perplexity p;
-    int rc;
+    int rc = perplexity_run(r, &t->engine, t->texts, NULL, &p, reterr);
 
-    if (!t->eval_data || (!last && (every == 0 || t->state.step % every != 0)))
-        return 0;
-    rc = perplexity_run(r, &t->engine, t->eval_data, NULL, &p, reterr);
     if (rc < 0)
         return rc;
-    perplexity_report(r, &p, t->state.step);
+    perplexity_report(r, &p, t->state.step, NULL);
     if (last)
-        (void)json_object_set_new(r->result, "eval", perplexity_json(&p, r->job));
+        (void)json_object_set_new(r->result, "eval", perplexity_json(&p));
     perplexity_release(&p);
     return 0;
+}
+
+static int train_passkey(struct train *t, bool last, struct lh_err *reterr)
+{
+    int rc = passkey_run(&t->passkey, &t->engine, reterr);
+
+    if (rc < 0)
+        return rc;
+    passkey_report(&t->passkey, t->state.step, NULL);
+    if (last)
+        (void)json_object_set_new(t->run->result, "passkey", passkey_json(&t->passkey));
+    return 0;
+}
+
+static int train_eval(struct train *t, bool last, struct lh_err *reterr)
+{
+    int64_t every = t->run->job->eval.every_steps;
+    int rc = 0;
+
+    if (!last && (every == 0 || t->state.step % every != 0))
+        return 0;
+    if (t->texts)
+        rc = train_perplexity(t, last, reterr);
+    if (rc == 0 && t->run->job->eval.has_passkey)
+        rc = train_passkey(t, last, reterr);
+    /* A stop ends the evaluation; training then saves and ends as at any other time. */
+    return rc == LH_ESTOPPED && !last ? 0 : rc;
 }
 
 static int train_dump(struct train *t, struct lh_err *reterr)
@@ -347,4 +402,6 @@ static void train_result(struct train *t)
                               json_real(t->loop_seconds > 0 ? tokens / t->loop_seconds : 0));
     (void)json_object_set_new(result, "bytes_per_rank",
                               json_integer((json_int_t)plan_total(&t->engine.model.plan)));
+    (void)json_object_set_new(result, "peak_bytes", json_integer((json_int_t)t->peak_bytes));
+    (void)json_object_set_new(result, "kept", engine_kept_json(&t->engine));
 }

@@ -15,9 +15,13 @@ struct attention_view {
     float eps;
 };
 
-/* work->x1 = x + ...; leaves n1, q, k, v, o, lse and z in work for the backward pass. */
+/* x1 = x + ... of the layer at work; leaves all of its room but gate and up. */
 void attention_forward(const struct device *d, const struct attention_layer *l, struct work *w,
                        const struct attention_view *a, struct kn_mat x);
+
+/* The same for a backward pass: only what the layer has not kept is made, and n1. */
+void attention_again(const struct device *d, const struct attention_layer *l, struct work *w,
+                     const struct attention_view *a, struct kn_mat x);
 
 /* The same for the tokens [q0, q0 + T) of one text, which see all tokens before them: k and v hold
  * q0 + T rows, of which the last T are written here. Nothing is left for a backward pass. */
@@ -29,7 +33,7 @@ struct attention_past {
 void attention_forward_cached(const struct device *d, const struct attention_layer *l,
                               struct work *w, const struct attention_past *a, struct kn_mat x);
 
-/* work->dx holds the gradient of x1 and becomes that of x; needs what attention_forward left for
- * the same x. */
+/* work->dx holds the gradient of x1 and becomes that of x; needs what attention_again left for the
+ * same x. */
 void attention_backward(const struct device *d, const struct attention_layer *l, struct work *w,
                         const struct attention_view *a, struct kn_mat x);

@@ -11,7 +11,7 @@ static void put_tokens(struct llama *m, const int32_t *ids, int64_t q0, int64_t 
     m->device.ops->upload(m->device.stream, m->work.ids, ids, (uint64_t)T * sizeof(*ids));
 }
 
-/* Embedding and layers of one chunk; what goes into the head is in the one block of kept. */
+/* Embedding and layers of one chunk; what goes into the head is in the first block of kept. */
 static int chunk(struct llama *m, const int32_t *ids, int64_t q0, int64_t T, struct lh_err *reterr)
 {
     const struct param *embed = params_role(&m->params, PARAM_EMBED, PARAM_EMBED, -1);
@@ -23,11 +23,12 @@ static int chunk(struct llama *m, const int32_t *ids, int64_t q0, int64_t T, str
     for (int64_t l = 0; l < m->dims.L; l++) {
         int rc;
 
+        work_enter(&m->work, l);
         a.k = work_cached(&m->work, m->work.keys, l, q0 + T);
         a.v = work_cached(&m->work, m->work.values, l, q0 + T);
         attention_forward_cached(&m->device, &m->layers[l].attention, &m->work, &a, x);
         mlp_forward(&m->device, &m->layers[l].mlp, &m->work, x,
-                    work_mat(&m->work, m->work.x1, T, m->dims.C), a.eps);
+                    work_mat(&m->work, m->work.room.x1, T, m->dims.C), a.eps);
         rc = m->device.ops->sync(m->device.stream, reterr);
         if (rc < 0)
             return rc;
@@ -46,7 +47,6 @@ int cache_append(struct cache *c, const int32_t *ids, int64_t n, float *logits,
     int rc;
 
     assert(n > 0);
-    assert(!m->dims.backward); /* the layers share one block */
     assert(n <= m->dims.cache - c->used);
     assert(m->dims.cache <= m->dims.positions);
     for (int64_t t0 = 0; t0 < n; t0 += T) {

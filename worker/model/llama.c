@@ -1,6 +1,7 @@
 /* llama.c - the whole model; see llama.h. */
 #include "worker/model/llama.h"
 #include "worker/model/rope.h"
+#include "worker/profile.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static struct linear linear_of(const struct params *p, const struct params_spec 
         module[strlen(module) - strlen(".weight")] = '\0';
         l.rank = l.a->rows;
         l.scale = (float)params_scale(spec, module);
+        l.place = (uint64_t)(l.a - p->at);
     }
     return l;
 }
@@ -49,14 +51,32 @@ static void find_layers(struct llama *m, const struct params_spec *spec)
                                : params_role(p, PARAM_HEAD, PARAM_HEAD, -1);
 }
 
-static int64_t highest_rank(const struct params *p)
+static void highest_ranks(const struct params *p, int64_t rank[PARAMS_LINEARS])
 {
-    int64_t rank = 0;
+    for (unsigned i = 0; i < p->n; i++) {
+        int of = (int)p->at[i].of - (int)PARAM_Q;
 
-    for (unsigned i = 0; i < p->n; i++)
         if (p->at[i].role == PARAM_LORA_A)
-            rank = LH_MAX(rank, p->at[i].rows);
-    return rank;
+            rank[of] = LH_MAX(rank[of], p->at[i].rows);
+    }
+}
+
+/* The memory plan for m->dims. */
+static int make_plan(struct llama *m, struct lh_err *reterr)
+{
+    plan_release(&m->plan);
+    params_plan(&m->params, &m->plan);
+    dropout_plan(&m->dropout, &m->dims, m->dropout.rate, &m->plan);
+    for (int i = PLAN_SCRATCH; i < PLAN_PARTS; i++)
+        plan_add_outside(&m->plan, (enum plan_part)i, m->outside[i]);
+    return work_plan(&m->work, &m->dims, &m->plan, reterr);
+}
+
+/* Positions, results, and who sees whom: two classes of heads. */
+static uint64_t host_bytes(const struct llama *m)
+{
+    return (uint64_t)m->dims.T *
+           (sizeof(*m->pos) + sizeof(*m->nll) + LH_ARRAY_LEN(m->seg.begin) * sizeof(int32_t));
 }
 
 int llama_init(const struct llama_options *options, struct llama *m, struct lh_err *reterr)
@@ -69,7 +89,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
                          "a micro-batch of %lld tokens on one rank; it must hold 1 to %lld: take "
                          "fewer rows a micro-batch or a shorter context.length",
                          (long long)options->tokens, (long long)TOKENS_MAX);
-    *m = (struct llama){.config = *c};
+    *m = (struct llama){.config = *c, .dropout.rate = options->params->dropout};
     m->dims = (struct dims){
         .L = c->n_layers,
         .C = c->hidden,
@@ -87,7 +107,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
     rc = params_init(c, options->params, &m->params, reterr);
     if (rc < 0)
         return rc;
-    m->dims.R = highest_rank(&m->params);
+    highest_ranks(&m->params, m->dims.R);
     work_tiles(&m->dims);
     if (options->mlp_tile > 0)
         m->dims.mlp_tile = options->mlp_tile;
@@ -99,14 +119,31 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
         return lh_err_set(reterr, -ENOMEM, "the table of layers");
     }
     find_layers(m, options->params);
-    params_plan(&m->params, &m->plan);
-    work_plan(&m->work, &m->dims, &m->plan);
-    plan_add_host(&m->plan,
-                  (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll) + 2 * sizeof(int32_t)));
-    return 0;
+    m->outside[PLAN_HOST] = host_bytes(m);
+    rc = llama_keep(m, options->keep, reterr);
+    if (rc < 0)
+        llama_release(m);
+    return rc;
 }
 
-void llama_release(struct llama *m)
+int llama_keep(struct llama *m, const int64_t keep[WORK_KEEPS], struct lh_err *reterr)
+{
+    assert(!m->block);
+    for (int i = 0; i < WORK_KEEPS; i++) {
+        assert(keep[i] >= 0);
+        assert(keep[i] <= (m->dims.backward ? m->dims.L : 0));
+        m->dims.keep[i] = keep[i];
+    }
+    return make_plan(m, reterr);
+}
+
+void llama_add_outside(struct llama *m, enum plan_part part, uint64_t bytes)
+{
+    m->outside[part] += bytes;
+    plan_add_outside(&m->plan, part, bytes);
+}
+
+void llama_unbind(struct llama *m)
 {
     if (m->block)
         m->device.ops->free(m->device.stream, m->block);
@@ -114,14 +151,24 @@ void llama_release(struct llama *m)
         kn_segments_release(&m->seg);
     free(m->pos);
     free(m->nll);
+    m->block = NULL;
+    m->seg_rows = 0;
+    m->pos = NULL;
+    m->nll = NULL;
+}
+
+void llama_release(struct llama *m)
+{
+    llama_unbind(m);
     free(m->layers);
+    work_release(&m->work);
+    dropout_release(&m->dropout);
     plan_release(&m->plan);
     params_release(&m->params);
     *m = (struct llama){0};
 }
 
-static int load_angles(struct llama *m, const double *inv_freq, double scaling,
-                       struct lh_err *reterr)
+int llama_angles(struct llama *m, const double *inv_freq, double scaling, struct lh_err *reterr)
 {
     uint64_t bytes = (uint64_t)m->dims.positions * (uint64_t)m->dims.D * sizeof(float);
     float *table = malloc(bytes);
@@ -136,16 +183,18 @@ static int load_angles(struct llama *m, const double *inv_freq, double scaling,
     return rc;
 }
 
-int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
-               const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
-               const double *inv_freq, double scaling, struct lh_err *reterr)
+int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+               struct lh_err *reterr)
 {
     int rc = plan_check(&m->plan, 0, "", reterr);
 
     if (rc < 0)
         return rc;
     assert(!m->block);
-    m->device = (struct device){ops, stream};
+    rc = dropout_alloc(&m->dropout, reterr);
+    if (rc < 0)
+        return rc;
+    m->device = (struct device){.ops = ops, .stream = stream};
     m->pos = malloc((size_t)m->dims.T * sizeof(*m->pos));
     m->nll = malloc((size_t)m->dims.T * sizeof(*m->nll));
     m->block = ops->alloc(stream, m->plan.peak);
@@ -155,7 +204,17 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     plan_bind(&m->plan, m->block);
     for (unsigned i = 0; i < m->params.n; i++)
         assert(m->params.at[i].w.p);
-    rc = load_angles(m, inv_freq, scaling, reterr);
+    return 0;
+}
+
+int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+               const struct model_source *source, const struct peft_adapter *adapter, uint64_t seed,
+               const double *inv_freq, double scaling, struct lh_err *reterr)
+{
+    int rc = llama_bind(m, ops, stream, reterr);
+
+    if (rc == 0)
+        rc = llama_angles(m, inv_freq, scaling, reterr);
     if (rc < 0)
         return rc;
     return params_load(&m->params, source, adapter, seed, ops, stream, reterr);
@@ -212,10 +271,11 @@ static int forward(struct llama *m, const struct attention_view *a, struct lh_er
     for (int64_t l = 0; l < m->dims.L; l++) {
         int rc;
 
+        work_enter(&m->work, l);
         attention_forward(&m->device, &m->layers[l].attention, &m->work, a,
                           work_kept(&m->work, l, a->T));
         mlp_forward(&m->device, &m->layers[l].mlp, &m->work, work_kept(&m->work, l + 1, a->T),
-                    work_mat(&m->work, m->work.x1, a->T, m->dims.C), a->eps);
+                    work_mat(&m->work, m->work.room.x1, a->T, m->dims.C), a->eps);
         rc = m->device.ops->sync(m->device.stream, reterr);
         if (rc < 0)
             return rc;
@@ -233,9 +293,10 @@ static int backward(struct llama *m, const struct attention_view *a, struct lh_e
         struct kn_mat x = work_kept(&m->work, l, a->T);
         int rc;
 
-        attention_forward(&m->device, &m->layers[l].attention, &m->work, a, x);
+        work_enter(&m->work, l);
+        attention_again(&m->device, &m->layers[l].attention, &m->work, a, x);
         mlp_backward(&m->device, &m->layers[l].mlp, &m->work, dx,
-                     work_mat(&m->work, m->work.x1, a->T, m->dims.C), a->eps);
+                     work_mat(&m->work, m->work.room.x1, a->T, m->dims.C), a->eps);
         attention_backward(&m->device, &m->layers[l].attention, &m->work, a, x);
         rc = m->device.ops->sync(m->device.stream, reterr);
         if (rc < 0)
@@ -277,13 +338,23 @@ static int run_batch(struct llama *m, const struct llama_batch *b, bool train, f
         .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
     int rc = put_batch(m, b, reterr);
 
-    if (rc == 0)
-        rc = forward(m, &a, reterr);
-    if (rc == 0)
-        rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T),
-                       b->labels, train, grad_scale, a.eps, &b->sink, reterr);
-    if (rc == 0 && train)
+    if (rc < 0)
+        return rc;
+    dropout_set(&m->dropout, &m->device, train ? b->drop_keys : NULL, b->rows, b->row_tokens);
+    profile_begin(m->profile, "forward");
+    rc = forward(m, &a, reterr);
+    profile_end(m->profile);
+    if (rc < 0)
+        return rc;
+    profile_begin(m->profile, "head");
+    rc = head_loss(&m->device, &m->head, &m->work, work_kept(&m->work, m->dims.L, a.T), b->labels,
+                   train, grad_scale, a.eps, &b->sink, reterr);
+    profile_end(m->profile);
+    if (rc == 0 && train) {
+        profile_begin(m->profile, "backward");
         rc = backward(m, &a, reterr);
+        profile_end(m->profile);
+    }
     return rc < 0 ? rc : fetch_nll(m, b, ret_nll, reterr);
 }
 
@@ -299,39 +370,4 @@ int llama_eval(struct llama *m, const struct llama_batch *batch, struct lh_err *
     double sum;
 
     return run_batch(m, batch, false, 0, &sum, reterr);
-}
-
-/* Pairs of one head under dense attention or groups, averaged over plain and shifted heads;
- * documents not counted. */
-static double pairs(int64_t row_tokens, int64_t group)
-{
-    double T = (double)row_tokens, G = (double)(group > 0 ? LH_MIN(group, row_tokens) : row_tokens);
-
-    return T * (G + 1) / 2;
-}
-
-double llama_flops(const struct model_config *config, const struct params *params, int64_t rows,
-                   int64_t row_tokens, int64_t group, bool backward)
-{
-    enum param_role head_role = config->tied ? PARAM_EMBED : PARAM_HEAD;
-    const struct param *head_weight = params_role(params, head_role, head_role, -1);
-    double T = (double)(rows * row_tokens), head = 2 * (double)head_weight->n;
-    double linear = 0, again = 0, grads = head_weight->trains ? head : 0;
-    double attention = 4 * (double)(config->n_layers * config->heads * config->head_dim) *
-                       pairs(row_tokens, group) * (double)rows;
-
-    for (unsigned i = 0; i < params->n; i++) {
-        const struct param *p = &params->at[i];
-
-        if (p->role < PARAM_Q)
-            continue;
-        linear += 2 * (double)p->n;
-        again += p->role != PARAM_DOWN ? 2 * (double)p->n : 0; /* down's output is not needed */
-        grads += p->trains ? 2 * (double)p->n : 0;
-    }
-    if (!backward)
-        return T * (linear + head) + attention;
-    /* Forward, forward again, gradient of the input (of attention: 2.5 times the forward pass),
-     * gradients of what trains. The head is computed once. */
-    return T * (2 * linear + again + 2 * head + grads) + attention * 4.5;
 }

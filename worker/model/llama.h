@@ -2,12 +2,14 @@
  *
  * Life: llama_init makes the table and the plan (no memory but the host's small tables), llama_load
  * takes one block from the back end and fills it, then llama_train and llama_eval run micro-batches
- * without allocating anything but two index arrays when documents change from call to call. Only
- * the inputs of the layers are kept for the backward pass; each layer is computed again there. What
- * each piece does: attention.h, mlp.h, head.h.
+ * without allocating anything but two index arrays when documents change from call to call. The
+ * inputs of the layers are kept for the backward pass; of what else a layer computes as much as
+ * dims.keep says (keep.h chooses it for a memory limit), and the rest is computed again there, with
+ * the same bits. What each piece does: attention.h, mlp.h, head.h.
  */
 #pragma once
 #include "worker/model/attention.h"
+#include "worker/model/dropout.h"
 #include "worker/model/head.h"
 #include "worker/model/mlp.h"
 
@@ -23,15 +25,18 @@ struct llama {
     struct params params;
     struct plan plan;
     struct work work;
+    struct dropout dropout;
     struct llama_layer *layers; /* owned, L */
     struct head head;
-    void *block;            /* owned: all device memory */
-    struct kn_segments seg; /* of the micro-batch seen last, reused while nothing differs */
+    uint64_t outside[PLAN_PARTS]; /* bytes outside the block that every plan of m counts */
+    void *block;                  /* owned: all device memory */
+    struct kn_segments seg;       /* of the micro-batch seen last, reused while nothing differs */
     int64_t seg_rows, seg_row_tokens, seg_group; /* seg_rows 0: none */
     int32_t *pos;                                /* owned, T: host's positions */
     double *nll;                                 /* owned, T: host's copy of the results */
     void (*beat)(void *arg);                     /* called per layer; may be NULL */
     void *beat_arg;
+    struct profile *profile; /* NULL: none; gets the phases of a pass */
 };
 
 struct llama_options {
@@ -41,6 +46,7 @@ struct llama_options {
     int64_t row_tokens; /* the longest row */
     bool backward;
     int64_t cache;               /* tokens of a key-value cache (cache.h); 0: none */
+    int64_t keep[WORK_KEEPS];    /* layers that keep it (llama_keep) */
     int64_t mlp_tile, head_tile; /* 0: chosen */
 };
 
@@ -50,7 +56,8 @@ struct llama_batch {
     const int32_t *ids, *labels; /* rows * row_tokens; labels already shifted, -100: none */
     const int32_t *documents;    /* or NULL: attention is not cut at documents */
     int64_t group;               /* S2 group; 0: dense */
-    struct head_sink sink;       /* sees logits; {0} */
+    const uint64_t *drop_keys; /* rows, of dropout_row_key; NULL: nothing is dropped. llama_train */
+    struct head_sink sink;     /* sees logits; {0} */
 };
 
 /* Errors: LH_EJOB, LH_EINPUT (sizes that no kernel takes), -ENOMEM. m must not move afterwards. */
@@ -58,12 +65,29 @@ LH_MUST_CHECK int llama_init(const struct llama_options *options, struct llama *
                              struct lh_err *reterr);
 void llama_release(struct llama *m);
 
+/* Another plan, in which so many layers keep for the backward pass what enum work_keep names.
+ * Before llama_load. */
+LH_MUST_CHECK int llama_keep(struct llama *m, const int64_t keep[WORK_KEEPS],
+                             struct lh_err *reterr);
+
+/* Counts bytes outside the block in the plan, and in those that llama_keep makes. */
+void llama_add_outside(struct llama *m, enum plan_part part, uint64_t bytes);
+
+/* The block and the host's tables, with nothing in them; llama_load does it by itself. */
+LH_MUST_CHECK int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
+                             struct lh_err *reterr);
+void llama_unbind(struct llama *m);
+
 /* Allocates the block and loads the parameters. inv_freq (head_dim/2) and scaling: from
  * rope_frequencies. */
 LH_MUST_CHECK int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stream,
                              const struct model_source *source, const struct peft_adapter *adapter,
                              uint64_t seed, const double *inv_freq, double scaling,
                              struct lh_err *reterr);
+
+/* Other angles for the same weights. Keys that a cache holds keep those that they were made with. */
+LH_MUST_CHECK int llama_angles(struct llama *m, const double *inv_freq, double scaling,
+                               struct lh_err *reterr);
 
 /* Adds the gradient of grad_scale * (sum of nll over labelled tokens) to the gradients of all that
  * trains, and returns that sum. */
@@ -74,7 +98,19 @@ LH_MUST_CHECK int llama_train(struct llama *m, const struct llama_batch *batch, 
 LH_MUST_CHECK int llama_eval(struct llama *m, const struct llama_batch *batch,
                              struct lh_err *reterr);
 
-/* Floating point operations of one training micro-batch, recomputed ones included, or of one
- * forward pass. */
-double llama_flops(const struct model_config *config, const struct params *params, int64_t rows,
-                   int64_t row_tokens, int64_t group, bool backward);
+/* The work of one training micro-batch, what is done again because it was not kept included, or of
+ * one forward pass. */
+struct llama_work {
+    double products, attention, attention_bwd; /* floating point operations */
+    double bytes; /* moved by what goes over elements: norms, positions, SiLU, loss */
+};
+void llama_count(const struct llama *m, int64_t rows, int64_t row_tokens, int64_t group,
+                 struct llama_work *ret_work);
+
+/* Floating point operations of one training micro-batch, those included that are done again because
+ * their results were not kept, or of one forward pass. */
+double llama_flops(const struct llama *m, int64_t rows, int64_t row_tokens, int64_t group);
+
+/* Those that a layer is spared by keeping something, a token. */
+double llama_flops_kept(const struct llama *m, enum work_keep what, int64_t row_tokens,
+                        int64_t group);

@@ -57,6 +57,7 @@ void params_spec_job(const struct lh_job *job, struct params_spec *ret_spec)
         .use_rslora = job->adapter.use_rslora,
         .rank = job->adapter.rank,
         .alpha = job->adapter.alpha,
+        .dropout = job->full_finetune ? 0 : job->adapter.dropout,
         .targets = job->adapter.targets,
         .rank_pattern = job->adapter.rank_pattern,
         .alpha_pattern = job->adapter.alpha_pattern,

@@ -66,8 +66,8 @@ struct params_spec {
     bool embeddings, norms; /* are part of the adapter */
     bool use_rslora;
     int64_t rank;
-    double alpha;
-    unsigned targets;                                      /* enum lh_target bits */
+    double alpha, dropout; /* dropout: share of the inputs of LoRA factors, while training */
+    unsigned targets;      /* enum lh_target bits */
     const struct lh_pattern *rank_pattern, *alpha_pattern; /* borrowed */
     unsigned n_rank_pattern, n_alpha_pattern;
     enum kn_dtype dtype; /* of w, norms aside */

@@ -57,6 +57,7 @@ static int load_base(struct loader *l, const struct param *p, enum kn_dtype dtyp
         if (rc < 0)
             return rc;
     }
+    model_source_forget(l->source, p->name); /* else the file stays in memory beside the model */
     return 0;
 }
 
@@ -155,6 +156,7 @@ int params_load(struct params *p, const struct model_source *source,
             ops->fill(stream, kn_mat(at->v, KN_F32, 1, at->n), 0);
         }
     }
+    model_source_forget(source, NULL); /* reading ahead brought back some */
     if (rc == 0 && p->n_region > 0)
         ops->fill(stream, kn_mat(p->grad, KN_F32, 1, p->n_region), 0);
     return rc < 0 ? rc : ops->sync(stream, reterr);

@@ -17,9 +17,41 @@ double rope_job_factor(const struct lh_job *job, const struct model_config *base
 
     if (job->context.rope.factor > 0)
         return job->context.rope.factor;
+    if (job->context.rope.has_type && job->context.rope.type == LH_ROPE_DEFAULT)
+        return 1;
+    if (base->rope.type == LH_ROPE_DYNAMIC) /* it goes with the length by itself */
+        return 1;
     reach =
         (double)base->max_positions * (base->rope.type == LH_ROPE_LINEAR ? base->rope.factor : 1);
     return reach > 0 ? fmax(1, ceil((double)job->context.length / reach)) : 1;
+}
+
+/* Whether positions of type `own` can be scaled by `type`: by more of their own, or from none. */
+static bool composes(enum lh_rope own, enum lh_rope type)
+{
+    if (type == own)
+        return true;
+    return own == LH_ROPE_DEFAULT && (type == LH_ROPE_LINEAR || type == LH_ROPE_YARN ||
+                                      type == LH_ROPE_NTK || type == LH_ROPE_DYNAMIC);
+}
+
+/* The scaling of a base that had none. */
+static struct rope_config fresh(enum lh_rope type, double factor, const struct model_config *base)
+{
+    struct rope_config rope = {.type = type, .theta = base->rope.theta, .factor = factor};
+    double D = (double)base->head_dim;
+
+    if (type == LH_ROPE_NTK) /* which is nothing but another base of the angles */
+        return (struct rope_config){.type = LH_ROPE_DEFAULT,
+                                    .theta = base->rope.theta * pow(factor, D / (D - 2)),
+                                    .factor = 1};
+    if (type == LH_ROPE_YARN || type == LH_ROPE_DYNAMIC)
+        rope.original_length = (double)base->max_positions;
+    if (type == LH_ROPE_YARN) {
+        rope.beta_fast = 32;
+        rope.beta_slow = 1;
+    }
+    return rope;
 }
 
 int rope_compose(const struct lh_job *job, const struct model_config *base,
@@ -31,37 +63,45 @@ int rope_compose(const struct lh_job *job, const struct model_config *base,
                                                    : own;
     double factor = rope_job_factor(job, base);
     struct rope_config rope = base->rope;
+    /* Only the base of the angles, and it depends on the length: factor 1 is a scaling as well. */
+    bool dynamic = type == LH_ROPE_DYNAMIC && job->context.length > base->max_positions;
 
     if (factor < 1)
         return lh_err_at(reterr, LH_EJOB, POINTER "/factor", "factor %g must be 1 or more", factor);
+    if (own == LH_ROPE_DEFAULT && (type == LH_ROPE_LLAMA3 || type == LH_ROPE_LONGROPE))
+        return lh_err_at(reterr, LH_EJOB, POINTER "/type",
+                         "positions of type %s need lists or frequencies that this base does not "
+                         "have; take linear, yarn, ntk or dynamic",
+                         lh_rope_name(type));
     if (rope.original_length <= 0 && own != LH_ROPE_DEFAULT)
         rope.original_length = (double)base->max_positions;
-    if (factor == 1) {
+    if (factor == 1 && !dynamic) {
         *ret_rope = rope;
         return 0;
     }
-    if (type == own && own != LH_ROPE_DEFAULT) {
-        rope.factor *= factor;
-    } else if (own == LH_ROPE_DEFAULT && (type == LH_ROPE_LINEAR || type == LH_ROPE_YARN)) {
-        rope = (struct rope_config){.type = type, .theta = base->rope.theta, .factor = factor};
-        if (type == LH_ROPE_YARN) {
-            rope.original_length = (double)base->max_positions;
-            rope.beta_fast = 32;
-            rope.beta_slow = 1;
-        }
-    } else if (own == LH_ROPE_DEFAULT && type == LH_ROPE_NTK) {
-        if (base->head_dim <= 2)
-            return lh_err_at(reterr, LH_EJOB, POINTER "/type", "ntk needs a head size above 2");
-        rope.theta *= pow(factor, (double)base->head_dim / (double)(base->head_dim - 2));
-    } else {
+    if (!composes(own, type))
         return lh_err_at(
             reterr, LH_EJOB, POINTER "/type",
             "positions of type %s cannot be scaled %g times by %s: take the base's own type%s",
             lh_rope_name(own), factor, lh_rope_name(type),
-            own == LH_ROPE_DEFAULT ? ", or linear, yarn or ntk" : "");
-    }
+            own == LH_ROPE_DEFAULT ? ", or linear, yarn, ntk or dynamic" : "");
+    if ((type == LH_ROPE_NTK || type == LH_ROPE_DYNAMIC) && base->head_dim <= 2)
+        return lh_err_at(reterr, LH_EJOB, POINTER "/type", "%s needs a head size above 2",
+                         lh_rope_name(type));
+    if (own == LH_ROPE_DEFAULT)
+        rope = fresh(type, factor, base);
+    else
+        rope.factor *= factor;
     *ret_rope = rope;
     return 0;
+}
+
+int64_t rope_max_positions(const struct rope_config *rope, const struct model_config *base,
+                           int64_t length)
+{
+    if (rope->type == LH_ROPE_DYNAMIC)
+        return rope->original_length > 0 ? (int64_t)rope->original_length : base->max_positions;
+    return LH_MAX(base->max_positions, length);
 }
 
 static double yarn_dimension(const struct rope_config *r, double head_dim, double rotations)
@@ -220,7 +260,9 @@ json_t *rope_json(const struct rope_config *rope)
     if (type == LH_ROPE_DEFAULT)
         return o;
     set_number(o, "factor", rope->factor);
-    if (type != LH_ROPE_LINEAR)
+    /* transformers takes max_position_embeddings as the original length of dynamic, nothing else.
+     */
+    if (type != LH_ROPE_LINEAR && type != LH_ROPE_DYNAMIC)
         set_number(o, "original_max_position_embeddings", rope->original_length);
     if (type == LH_ROPE_YARN) {
         set_number(o, "beta_fast", rope->beta_fast);

@@ -2,6 +2,10 @@
 #include "worker/model/work.h"
 #include "proto/base/attr.h"
 #include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Tokens of a tile of the MLP: at 1024 the three (tile, F) blocks of a 135M model are 9 MiB, and a
  * matrix product of 1024 rows already runs at the speed of a longer one. */
@@ -30,22 +34,117 @@ static uint64_t floats(int64_t rows, int64_t cols)
     return (uint64_t)rows * (uint64_t)cols * sizeof(float);
 }
 
+/* A buffer of struct work_room: how large it is where a layer keeps it, and where layers share it.
+ */
+struct piece {
+    size_t at;     /* offset of its pointer */
+    unsigned kept; /* bit of enum work_keep; KEPT_ALWAYS, also in a plan without backward pass */
+    uint64_t own, shared;
+};
+
+#define KEPT_ALWAYS (1u << WORK_KEEPS)
+#define PIECES (8 + PARAMS_LINEARS)
+
+static void list_pieces(const struct dims *d, struct piece piece[PIECES])
+{
+    static const unsigned z_kept[PARAMS_LINEARS] = {
+        1u << WORK_KEEP_QKV,   1u << WORK_KEEP_QKV,   1u << WORK_KEEP_QKV, 1u << WORK_KEEP_X1,
+        1u << WORK_KEEP_GATES, 1u << WORK_KEEP_GATES, KEPT_ALWAYS, /* no pass but the first makes it
+                                                                    */
+    };
+    uint64_t q = block(d, d->T, d->H * d->D), k = block(d, d->T, d->KV * d->D);
+    uint64_t x1 = block(d, d->T, d->C), lse = floats(d->T, d->H);
+    uint64_t gate = block(d, d->T, d->F), tile = block(d, d->mlp_tile, d->F);
+    const struct piece fixed[] = {
+        {offsetof(struct work_room, q), 1u << WORK_KEEP_QKV, q, q},
+        {offsetof(struct work_room, k), 1u << WORK_KEEP_QKV, k, k},
+        {offsetof(struct work_room, v), 1u << WORK_KEEP_QKV, k, k},
+        {offsetof(struct work_room, o), 1u << WORK_KEEP_SCORES, q, q},
+        {offsetof(struct work_room, lse), 1u << WORK_KEEP_SCORES, lse, lse},
+        {offsetof(struct work_room, x1), 1u << WORK_KEEP_X1, x1, x1},
+        {offsetof(struct work_room, gate), 1u << WORK_KEEP_GATES, gate, tile},
+        {offsetof(struct work_room, up), 1u << WORK_KEEP_GATES, gate, tile},
+    };
+
+    static_assert(LH_ARRAY_LEN(fixed) + PARAMS_LINEARS == PIECES, "one piece a pointer");
+    memcpy(piece, fixed, sizeof(fixed));
+    for (size_t i = 0; i < PARAMS_LINEARS; i++) {
+        bool tiled = z_kept[i] == 1u << WORK_KEEP_GATES;
+
+        piece[LH_ARRAY_LEN(fixed) + i] =
+            (struct piece){offsetof(struct work_room, z) + i * sizeof(void *), z_kept[i],
+                           block(d, d->T, d->R[i]), block(d, tiled ? d->mlp_tile : d->T, d->R[i])};
+    }
+}
+
+uint64_t work_keep_bytes(const struct dims *dims, enum work_keep what)
+{
+    struct piece piece[PIECES];
+    uint64_t bytes = 0;
+
+    list_pieces(dims, piece);
+    for (int i = 0; i < PIECES; i++)
+        bytes += piece[i].kept == 1u << what ? piece[i].own : 0;
+    return bytes;
+}
+
+static void *slot_of(struct work *w, int64_t l, const struct piece *p)
+{
+    return (char *)&w->rooms[l] + p->at;
+}
+
+/* The layers' own rooms. */
+static void plan_kept(struct work *w, struct plan *plan)
+{
+    struct piece piece[PIECES];
+
+    list_pieces(&w->dims, piece);
+    for (int64_t l = 0; l < w->dims.L; l++) {
+        struct work_room *room = &w->rooms[l];
+
+        *room = (struct work_room){.kept = w->dims.backward ? KEPT_ALWAYS : 0};
+        for (int i = 0; i < WORK_KEEPS; i++)
+            room->kept |= l >= w->dims.L - w->dims.keep[i] ? 1u << i : 0;
+        for (int i = 0; i < PIECES; i++)
+            if (room->kept & piece[i].kept)
+                plan_add(plan, PLAN_ACTIVATIONS, slot_of(w, l, &piece[i]), piece[i].own);
+    }
+}
+
+/* Room for all layers that do not keep the pieces of these bits. */
+static void plan_shared(struct work *w, unsigned bits, struct plan *plan)
+{
+    struct piece piece[PIECES];
+
+    list_pieces(&w->dims, piece);
+    for (int i = 0; i < PIECES; i++) {
+        bool added = false;
+
+        for (int64_t l = 0; l < w->dims.L && (piece[i].kept & bits); l++) {
+            void *slot = slot_of(w, l, &piece[i]);
+
+            if (w->rooms[l].kept & piece[i].kept)
+                continue;
+            if (added)
+                plan_add_alias(plan, slot);
+            else
+                plan_add(plan, PLAN_WORKSPACE, slot, piece[i].shared);
+            added = true;
+        }
+    }
+}
+
 static void plan_layer(struct work *w, struct plan *plan)
 {
     const struct dims *d = &w->dims;
-    int64_t T = d->T, Q = d->H * d->D, K = d->KV * d->D;
+    int64_t R = 0;
 
-    plan_add(plan, PLAN_WORKSPACE, &w->n1, block(d, T, d->C));
-    plan_add(plan, PLAN_WORKSPACE, &w->q, block(d, T, Q));
-    plan_add(plan, PLAN_WORKSPACE, &w->k, block(d, T, K));
-    plan_add(plan, PLAN_WORKSPACE, &w->v, block(d, T, K));
-    plan_add(plan, PLAN_WORKSPACE, &w->o, block(d, T, Q));
-    plan_add(plan, PLAN_WORKSPACE, &w->x1, block(d, T, d->C));
-    plan_add(plan, PLAN_WORKSPACE, &w->rstd1, floats(T, 1));
-    plan_add(plan, PLAN_WORKSPACE, &w->lse, floats(T, d->H));
     for (int i = 0; i < PARAMS_LINEARS; i++)
-        plan_add(plan, PLAN_WORKSPACE, &w->z[i], block(d, i < 4 ? T : d->mlp_tile, d->R));
-    plan_add(plan, PLAN_WORKSPACE, &w->dz, d->backward ? block(d, T, d->R) : 0);
+        R = LH_MAX(R, d->R[i]);
+    plan_shared(w, ~(1u << WORK_KEEP_GATES), plan);
+    plan_add(plan, PLAN_WORKSPACE, &w->n1, block(d, d->T, d->C));
+    plan_add(plan, PLAN_WORKSPACE, &w->rstd1, floats(d->T, 1));
+    plan_add(plan, PLAN_WORKSPACE, &w->dz, d->backward ? block(d, d->T, R) : 0);
 }
 
 static void plan_attention_backward(struct work *w, struct plan *plan)
@@ -53,10 +152,14 @@ static void plan_attention_backward(struct work *w, struct plan *plan)
     const struct dims *d = &w->dims;
     int64_t T = d->backward ? d->T : 0, Q = d->H * d->D, K = d->KV * d->D;
 
-    plan_add(plan, PLAN_WORKSPACE, &w->d_o, block(d, T, Q));
+    uint64_t mark;
+
     plan_add(plan, PLAN_WORKSPACE, &w->dq, block(d, T, Q));
     plan_add(plan, PLAN_WORKSPACE, &w->dk, block(d, T, K));
     plan_add(plan, PLAN_WORKSPACE, &w->dv, block(d, T, K));
+    mark = plan_mark(plan);
+    plan_add(plan, PLAN_WORKSPACE, &w->d_o, block(d, T, Q));
+    plan_rewind(plan, mark); /* d_o has been used when dn1 is made of dq, dk, dv */
     plan_add(plan, PLAN_WORKSPACE, &w->dn1, block(d, T, d->C));
 }
 
@@ -66,8 +169,7 @@ static void plan_mlp(struct work *w, struct plan *plan)
     int64_t T = d->mlp_tile, Tb = d->backward ? T : 0;
 
     plan_add(plan, PLAN_WORKSPACE, &w->n2, block(d, T, d->C));
-    plan_add(plan, PLAN_WORKSPACE, &w->gate, block(d, T, d->F));
-    plan_add(plan, PLAN_WORKSPACE, &w->up, block(d, T, d->F));
+    plan_shared(w, 1u << WORK_KEEP_GATES, plan);
     plan_add(plan, PLAN_WORKSPACE, &w->h, block(d, T, d->F));
     plan_add(plan, PLAN_WORKSPACE, &w->rstd2, floats(T, 1));
     plan_add(plan, PLAN_WORKSPACE, &w->dh, block(d, Tb, d->F));
@@ -89,15 +191,19 @@ static void plan_head(struct work *w, struct plan *plan)
     plan_add(plan, PLAN_WORKSPACE, &w->dnf, block(d, Tb, d->C));
 }
 
-void work_plan(struct work *w, const struct dims *dims, struct plan *plan)
+int work_plan(struct work *w, const struct dims *dims, struct plan *plan, struct lh_err *reterr)
 {
+    struct work_room *rooms =
+        w->rooms ? w->rooms : calloc((size_t)dims->L, sizeof(*rooms)); /* L never changes */
     const struct dims *d = &w->dims;
     uint64_t layer, tiles;
 
     assert(dims->T > 0);
     assert(dims->mlp_tile > 0);
     assert(dims->head_tile > 0);
-    *w = (struct work){.dims = *dims};
+    *w = (struct work){.dims = *dims, .rooms = rooms};
+    if (!rooms)
+        return lh_err_set(reterr, -ENOMEM, "the table of layers");
     plan_add(plan, PLAN_WORKSPACE, &w->ids, (uint64_t)d->T * sizeof(int32_t));
     plan_add(plan, PLAN_WORKSPACE, &w->labels, (uint64_t)d->T * sizeof(int32_t));
     plan_add(plan, PLAN_WORKSPACE, &w->pos, (uint64_t)d->T * sizeof(int32_t));
@@ -108,6 +214,7 @@ void work_plan(struct work *w, const struct dims *dims, struct plan *plan)
     plan_add(plan, PLAN_CACHE, &w->values, block(d, d->cache, d->KV * d->D) * (uint64_t)d->L);
     plan_add(plan, PLAN_ACTIVATIONS, &w->kept,
              block(d, d->T, d->C) * (uint64_t)(d->backward ? d->L + 1 : 1));
+    plan_kept(w, plan);
     layer = plan_mark(plan);
     plan_layer(w, plan);
     tiles = plan_mark(plan);
@@ -117,6 +224,20 @@ void work_plan(struct work *w, const struct dims *dims, struct plan *plan)
     plan_rewind(plan, layer);
     plan_head(w, plan); /* no layer is at work while the head is */
     plan_rewind(plan, layer);
+    return 0;
+}
+
+void work_release(struct work *w)
+{
+    free(w->rooms);
+    *w = (struct work){0};
+}
+
+void work_enter(struct work *w, int64_t l)
+{
+    assert(l >= 0);
+    assert(l < w->dims.L);
+    w->room = w->rooms[l];
 }
 
 struct kn_mat work_kept(const struct work *w, int64_t l, int64_t T)

@@ -16,9 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* 4 MiB a rank: large enough that latency (some 20 us a message) is below 2 % of a slice's copy,
- * small enough that 64 ranks need 256 MiB. */
-#define COMM_SLICE_BYTES (4 << 20)
 #define COMM_BCAST_BYTES (1 << 30) /* MPI counts are int */
 #define COMM_RANKS_MAX 1024        /* so that offsets into COMM_RANKS_MAX slices fit an int */
 

@@ -4,6 +4,7 @@
 #include "proto/base/str.h"
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@ static const char *const part_names[PLAN_PARTS] = {
     [PLAN_CACHE] = "cache",
     [PLAN_ACTIVATIONS] = "activations",
     [PLAN_WORKSPACE] = "workspace",
+    [PLAN_SCRATCH] = "scratch",
+    [PLAN_COMMUNICATION] = "communication",
     [PLAN_HOST] = "host",
 };
 
@@ -44,7 +47,7 @@ static void push(struct plan *p, void *slot, uint64_t offset)
 
 void plan_add(struct plan *p, enum plan_part part, void *slot, uint64_t bytes)
 {
-    assert(part < PLAN_HOST);
+    assert(part < PLAN_SCRATCH);
     if (p->failed)
         return;
     if (bytes > (UINT64_MAX >> 2) - p->at) {
@@ -69,9 +72,11 @@ void plan_add_alias(struct plan *p, void *slot)
     push(p, slot, p->items[p->n - 1].offset);
 }
 
-void plan_add_host(struct plan *p, uint64_t bytes)
+void plan_add_outside(struct plan *p, enum plan_part part, uint64_t bytes)
 {
-    p->bytes[PLAN_HOST] += bytes;
+    assert(part >= PLAN_SCRATCH);
+    assert(part < PLAN_PARTS);
+    p->bytes[part] += bytes;
 }
 
 uint64_t plan_mark(const struct plan *p)
@@ -87,7 +92,11 @@ void plan_rewind(struct plan *p, uint64_t mark)
 
 uint64_t plan_total(const struct plan *p)
 {
-    return p->peak + p->bytes[PLAN_HOST];
+    uint64_t bytes = p->peak;
+
+    for (int i = PLAN_SCRATCH; i < PLAN_PARTS; i++)
+        bytes += p->bytes[i];
+    return bytes;
 }
 
 int plan_check(const struct plan *p, uint64_t limit_bytes, const char *pointer,
@@ -159,22 +168,33 @@ static uint64_t number_in(const char *path)
     return value < 0 ? UINT64_MAX : (uint64_t)value;
 }
 
-/* A line of /proc/meminfo ("MemTotal:") in bytes, or the cgroup's limit when that is less. */
-static uint64_t machine_bytes(const char *name)
+/* A line such as "MemTotal:  123 kB" of a file, in bytes; otherwise when there is none. */
+static uint64_t line_bytes(const char *path, const char *name, uint64_t otherwise)
 {
-    uint64_t limit = number_in("/sys/fs/cgroup/memory.max"), bytes = UINT64_MAX;
     char *text = NULL;
     size_t len = 0;
 
-    if (lh_read_file("/proc/meminfo", 65536, &text, &len, NULL) == 0) {
+    if (lh_read_file(path, 65536, &text, &len, NULL) == 0) {
         const char *line = strstr(text, name);
         unsigned long long kib = 0;
 
         if (line && sscanf(line + strlen(name), "%llu kB", &kib) == 1)
-            bytes = kib * 1024;
+            otherwise = kib * 1024;
     }
     free(text);
-    return LH_MIN(bytes, limit);
+    return otherwise;
+}
+
+uint64_t plan_process_peak(void)
+{
+    return line_bytes("/proc/self/status", "VmHWM:", 0);
+}
+
+/* A line of /proc/meminfo, or the cgroup's limit when that is less. */
+static uint64_t machine_bytes(const char *name)
+{
+    return LH_MIN(line_bytes("/proc/meminfo", name, UINT64_MAX),
+                  number_in("/sys/fs/cgroup/memory.max"));
 }
 
 uint64_t plan_machine_total(void)
@@ -185,4 +205,13 @@ uint64_t plan_machine_total(void)
 uint64_t plan_machine_free(void)
 {
     return machine_bytes("MemAvailable:");
+}
+
+int plan_machine_ranks(int local_ranks)
+{
+    const char *slots = getenv("LONGHAUL_NODE_SLOTS");
+    int64_t n;
+
+    assert(local_ranks > 0);
+    return slots && lh_parse_i64(slots, 1, INT_MAX, &n) ? LH_MAX(local_ranks, (int)n) : local_ranks;
 }

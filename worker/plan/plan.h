@@ -20,7 +20,10 @@ enum plan_part {
     PLAN_CACHE,       /* keys and values of the tokens so far; for generation */
     PLAN_ACTIVATIONS, /* what the forward pass keeps for the backward pass */
     PLAN_WORKSPACE,   /* one layer at work, one tile of the MLP or of the head */
-    PLAN_HOST,        /* tokens, labels and results on the host's side; not part of the block */
+    /* Not part of the block: */
+    PLAN_SCRATCH,       /* the back end's own, found out by a rehearsal */
+    PLAN_COMMUNICATION, /* values of other ranks, and Open MPI's buffers for them */
+    PLAN_HOST,          /* tokens, labels and results on the host's side, and the program itself */
     PLAN_PARTS,
 };
 
@@ -54,14 +57,14 @@ void plan_add(struct plan *p, enum plan_part part, void *slot, uint64_t bytes);
 /* A second pointer to the buffer that was added last. */
 void plan_add_alias(struct plan *p, void *slot);
 
-/* Memory outside the block. */
-void plan_add_host(struct plan *p, uint64_t bytes);
+/* Memory outside the block, of a part from PLAN_SCRATCH on. */
+void plan_add_outside(struct plan *p, enum plan_part part, uint64_t bytes);
 
 /* Buffers added after plan_rewind(p, mark) lie where those added since the mark lie. */
 uint64_t plan_mark(const struct plan *p);
 void plan_rewind(struct plan *p, uint64_t mark);
 
-uint64_t plan_total(const struct plan *p); /* block and host */
+uint64_t plan_total(const struct plan *p); /* the block and what is outside */
 
 /* LH_ENOFIT with the table in the text when plan_total is above limit_bytes (0: no limit). pointer:
  * the member of the job that set the limit, "" for the machine's memory. */
@@ -74,7 +77,15 @@ void plan_bind(const struct plan *p, void *base);
 /* {"bytes_per_rank": ..., "parts": {"weights": ...}, "flops_per_step": ...}: new reference. */
 json_t *plan_json(const struct plan *p);
 
+/* The most memory that this process has held so far (VmHWM); 0 when the system does not tell. */
+uint64_t plan_process_peak(void);
+
 /* Bytes of this machine, or of the cgroup's limit when that is less: all of them, and those that
  * processes may still take now. */
 uint64_t plan_machine_total(void);
 uint64_t plan_machine_free(void);
+
+/* How many ranks may share this machine when a job runs local_ranks of them here: those, or the
+ * slots of its node (LONGHAUL_NODE_SLOTS) when they are more, as other jobs may come to the rest.
+ */
+int plan_machine_ranks(int local_ranks);

@@ -247,6 +247,17 @@ bool tokenizer_cuts_at_spaces(const struct tokenizer *t)
     return t->pieces ? t->cuts_words : pretok_cuts_at_spaces(&t->pretok);
 }
 
+bool tokenizer_cuts_at_lines(const struct tokenizer *t)
+{
+    for (unsigned pass = 0; pass < ADDED_PASSES; pass++) {
+        for (unsigned i = 0; i < t->added[pass].n; i++) {
+            if (memchr(t->added[pass].tokens[i].text, '\n', t->added[pass].tokens[i].len))
+                return false;
+        }
+    }
+    return !t->pieces && tokenizer_cuts_at_spaces(t);
+}
+
 void tokenizer_digest(const struct tokenizer *t, char ret_hex[static 65])
 {
     memcpy(ret_hex, t->digest, LH_SHA256_HEX);

@@ -35,6 +35,9 @@ LH_MUST_CHECK int tokenizer_encode(const struct tokenizer *t, const char *text, 
 /* True when a long text may be encoded in pieces, cut before a space that stands between two ASCII letters: the ids are
  * those of the whole. */
 bool tokenizer_cuts_at_spaces(const struct tokenizer *t);
+/* The same for the place before a letter that begins a line, when the line before does not end in
+ * white space. */
+bool tokenizer_cuts_at_lines(const struct tokenizer *t);
 
 /* Working memory of one thread, kept over many calls (it remembers the words it has seen). NULL: memory is exhausted. */
 struct tokenizer_scratch;

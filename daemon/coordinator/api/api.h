@@ -16,6 +16,7 @@
 /* A request looks at so many jobs at most, some 5 ms: a filtered page may then be short, its cursor
  * goes on. */
 #define API_SCAN_MAX 20000u
+#define API_ARCHIVED_MAX 500u /* of them read from the database, some 50 ms */
 #define API_SEGMENTS_MAX 6
 
 /* ---- routes (api.c) ---- */

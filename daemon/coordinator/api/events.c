@@ -23,7 +23,11 @@
 /* ---- lists ---------------------------------------------------------------------------------- */
 
 struct event_list {
+    struct app *app;
     struct http_request *q;
+    char job[CORE_ID_MAX]; /* "": of all jobs */
+    bool from_start;       /* the client named no event: from the oldest that is kept */
+    unsigned limit;
     uint64_t after;
     char types[TYPES_MAX];
 };
@@ -82,22 +86,35 @@ static bool take_start(struct api_call *c, uint64_t otherwise, uint64_t *ret_aft
     return false;
 }
 
-static void answer_gone(struct http_request *q)
+static void answer_gone(struct http_request *q, uint64_t oldest)
 {
-    http_answer_problem(
-        q, 410, "events_gone", NULL,
-        "events so old are no longer kept; list the jobs and go on with newer events");
+    char number[24];
+
+    (void)snprintf(number, sizeof(number), "%llu", (unsigned long long)oldest);
+    http_set_header(q, "X-Longhaul-Oldest", number);
+    http_answer_problem(q, 410, "events_gone", NULL,
+                        "events before %s are no longer kept; list the jobs, and go on after %llu",
+                        number, (unsigned long long)oldest - 1);
 }
 
-static void list_on_events(void *arg, json_t *events, bool gone)
+static void list_read(struct event_list *l);
+
+static void list_on_events(void *arg, json_t *events, uint64_t gone)
 {
     struct event_list *l = arg;
     json_t *kept = json_array();
     const json_t *e;
     size_t i;
 
+    if (gone && l->from_start) {
+        json_decref(kept);
+        json_decref(events);
+        l->after = gone - 1;
+        list_read(l);
+        return;
+    }
     if (gone) {
-        answer_gone(l->q);
+        answer_gone(l->q, gone);
         json_decref(kept);
     } else if (!events) {
         http_answer_problem(l->q, 503, "unreadable", NULL, "the event log cannot be read now");
@@ -117,6 +134,11 @@ static void list_on_events(void *arg, json_t *events, bool gone)
     free(l);
 }
 
+static void list_read(struct event_list *l)
+{
+    app_events(l->app, l->after, l->limit, l->job[0] ? l->job : NULL, list_on_events, l);
+}
+
 static void list_events(struct api_call *c, const char *job)
 {
     uint64_t after, limit;
@@ -134,9 +156,13 @@ static void list_events(struct api_call *c, const char *job)
         free(l);
         return;
     }
+    l->app = c->app;
     l->q = c->q;
+    (void)snprintf(l->job, sizeof(l->job), "%s", job ? job : "");
+    l->from_start = !http_header(c->q, "Last-Event-ID") && !http_query(c->q, "after");
+    l->limit = (unsigned)limit;
     l->after = after;
-    app_events(c->app, after, (unsigned)limit, job, list_on_events, l);
+    list_read(l);
 }
 
 void api_job_events(struct api_call *c)
@@ -240,7 +266,7 @@ static void stream_send_page(struct event_stream *s, const json_t *events)
     }
 }
 
-static void stream_on_page(void *arg, json_t *events, bool gone)
+static void stream_on_page(void *arg, json_t *events, uint64_t gone)
 {
     struct event_stream *s = arg;
     bool full = json_array_size(events) == EVENTS_LIMIT_MAX;
@@ -253,7 +279,7 @@ static void stream_on_page(void *arg, json_t *events, bool gone)
 
         stream_drop(s);
         if (gone)
-            answer_gone(q);
+            answer_gone(q, gone);
         else
             http_answer_problem(q, 503, "unreadable", NULL, "the event log cannot be read now");
     } else if (gone || !events) {
@@ -319,7 +345,7 @@ void api_events(struct api_call *c)
     const struct core_job *j = NULL;
 
     if (job) {
-        j = core_find_job(app_core(c->app), job);
+        j = app_find_job(c->app, job);
         if (!j) {
             http_answer_problem(c->q, 404, "no_such_job", NULL, "there is no job '%s'", job);
             return;

@@ -270,7 +270,8 @@ void api_job_metrics(struct api_call *c)
         (void)close(fd);
     lh_buf_init(&out, METRICS_BYTES_MAX);
     if (!text || n < 0 ||
-        filter_lines(text, (size_t)n, types ? types : "step,eval", limit, &out, &used) < 0) {
+        filter_lines(text, (size_t)n, types ? types : "step,eval,passkey", limit, &out, &used) <
+            0) {
         http_answer_problem(c->q, 503, "unreadable", NULL, "the journal cannot be read");
     } else {
         set_number(c->q, "X-Longhaul-Offset", offset + used);

@@ -16,7 +16,7 @@
 
 const struct core_job *api_find_job(struct api_call *c)
 {
-    const struct core_job *j = core_find_job(app_core(c->app), c->segment[2]);
+    const struct core_job *j = app_find_job(c->app, c->segment[2]);
 
     if (!j)
         http_answer_problem(c->q, 404, "no_such_job", NULL, "there is no job '%s'", c->segment[2]);
@@ -42,7 +42,7 @@ static void answer_job(struct app *a, struct http_request *q, int status, const 
 static void wait_on_changed(void *arg)
 {
     struct job_wait *w = arg;
-    const struct core_job *j = core_find_job(app_core(w->app), w->id);
+    const struct core_job *j = app_find_job(w->app, w->id);
 
     if (j)
         answer_job(w->app, w->q, 200, j);
@@ -134,7 +134,7 @@ static json_t *jobs_of_ids(const struct change_call *k, const json_t *ids,
 
     json_array_foreach(ids, i, id)
     {
-        const struct core_job *j = core_find_job(app_core(k->app), json_string_value(id));
+        const struct core_job *j = app_find_job(k->app, json_string_value(id));
 
         if (j && !*ret_first)
             *ret_first = j;
@@ -253,7 +253,7 @@ static void action_on_done(void *arg, const struct app_answer *answer)
         free(k);
         return;
     }
-    j = core_find_job(app_core(k->app), k->id);
+    j = app_find_job(k->app, k->id);
     json_decref(answer->body);
     if (j)
         answer_job(k->app, k->q, answer->status, j);
@@ -319,19 +319,18 @@ static json_t *blocking_entry(const struct core_job *j)
                      lh_job_state_name(j->state));
 }
 
-/* The jobs that this one waits for: those it names in `after`, and for a queued one those that hold
+/* The jobs that this one waits for: those it comes after, and for a queued one those that hold
  * slots. */
 static json_t *blocking_jobs(const struct core *core, const struct core_job *j)
 {
+    const struct core_job *unmet[API_LIMIT_DEFAULT];
     json_t *list = json_array();
-    unsigned looked = 0;
+    unsigned looked = 0, n = 0;
 
-    for (unsigned i = 0; i < j->job->n_after; i++) {
-        const struct core_job *other = core_find_job(core, j->job->after[i].job);
-
-        if (other && !lh_job_is_final(other->state))
-            (void)json_array_append_new(list, blocking_entry(other));
-    }
+    if (!lh_job_is_final(j->state))
+        n = core_unmet(core, j, API_LIMIT_DEFAULT, unmet);
+    for (unsigned i = 0; i < n; i++)
+        (void)json_array_append_new(list, blocking_entry(unmet[i]));
     if (j->state != LH_JOB_QUEUED)
         return list;
     for (const struct core_job *other = core_next_job(core, 0, true);
@@ -348,14 +347,17 @@ void api_job_explain(struct api_call *c)
     const struct core_job *j = api_find_job(c);
     char reason[64], detail[320];
     uint64_t now = lh_now_ms();
+    unsigned position;
 
     if (!j || !api_only(c, "application/json"))
         return;
     core_explain(app_core(c->app), j, now, reason, detail);
-    http_answer_json(c->q, 200,
-                     json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "id", j->id, "state",
-                               lh_job_state_name(j->state), "reason", reason, "detail", detail,
-                               "blocking", blocking_jobs(app_core(c->app), j), "as_of",
-                               api_time(now)),
-                     NULL);
+    position = core_queue_position(app_core(c->app), j);
+    http_answer_json(
+        c->q, 200,
+        json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "id", j->id, "state",
+                  lh_job_state_name(j->state), "reason", reason, "detail", detail, "position",
+                  position ? json_integer((json_int_t)position) : json_null(), "blocking",
+                  blocking_jobs(app_core(c->app), j), "as_of", api_time(now)),
+        NULL);
 }

@@ -173,29 +173,44 @@ static void set_next_link(struct http_request *q, const char *cursor)
     http_set_header(q, "Link", link);
 }
 
+/* Jobs that the core has let go have all ended: a list that wants none of those looks at the core
+ * alone. */
+static const struct core_job *next_job(struct api_call *c, const struct list_filter *f,
+                                       uint64_t below, bool *ret_archived)
+{
+    static const unsigned ended = 1u << LH_JOB_SUCCEEDED | 1u << LH_JOB_FAILED |
+                                  1u << LH_JOB_CANCELLED | 1u << LH_JOB_TIMED_OUT;
+
+    *ret_archived = false;
+    return f->states && !(f->states & ended) ? core_next_job(app_core(c->app), below, true)
+                                             : app_next_job(c->app, below, ret_archived);
+}
+
 void api_jobs_list(struct api_call *c)
 {
-    const struct core *core = app_core(c->app);
     struct list_filter filter = {0};
     const struct core_job *j;
     uint64_t limit, after;
     char cursor[32] = "";
     unsigned looked = 0;
+    bool archived;
     json_t *jobs;
 
     if (!api_only(c, "application/json") || !take_filters(c, &filter) || !take_cursor(c, &after) ||
         !api_param_u64(c, "limit", 1, API_LIMIT_MAX, API_LIMIT_DEFAULT, &limit))
         return;
     jobs = json_array();
-    for (j = core_next_job(core, after, true); j; j = core_next_job(core, j->number, true)) {
-        if (json_array_size(jobs) == limit || looked == API_SCAN_MAX) {
+    while ((j = next_job(c, &filter, after, &archived))) {
+        if (json_array_size(jobs) == limit || looked >= API_SCAN_MAX) {
             (void)snprintf(cursor, sizeof(cursor), "c%llu", (unsigned long long)after);
             break;
         }
-        looked++;
+        looked += archived ? API_SCAN_MAX / API_ARCHIVED_MAX : 1;
         after = j->number;
         if (filter_admits(&filter, j))
             (void)json_array_append_new(jobs, api_job_json(c->app, j, !lh_job_is_final(j->state)));
+        if (after == 1)
+            break;
     }
     if (cursor[0])
         set_next_link(c->q, cursor);

@@ -21,9 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WALL_SLACK_MS                                                                              \
-    60000 /* the shim enforces the limit; the coordinator only when the shim does not */
-
 struct core_attempt *live_attempt(struct entry *e)
 {
     struct core_job *j = &e->pub;
@@ -105,7 +102,7 @@ void attempt_arm(struct core *c, struct entry *e)
     case LH_ATTEMPT_RUNNING:
         left = attempt_wall_left_ms(c, e);
         if (left != UINT64_MAX)
-            e->deadline_ms = c->now_ms + left + WALL_SLACK_MS;
+            e->deadline_ms = c->now_ms + left + c->config.wall_slack_ms; /* the shim goes first */
         break;
     default:
         break;
@@ -394,9 +391,8 @@ static void on_orted(struct core *c, struct entry *e, struct core_attempt *a, co
     if (!member || !command[0] ||
         (a->state != LH_ATTEMPT_LAUNCHING && a->state != LH_ATTEMPT_RUNNING))
         return;
-    json_array_foreach (e->orted, i, known)
-        if (strcmp(lh_json_str(known, "node", ""), node) == 0)
-            return;
+    json_array_foreach(e->orted, i,
+                       known) if (strcmp(lh_json_str(known, "node", ""), node) == 0) return;
     if (!e->orted)
         e->orted = json_array();
     (void)json_array_append_new(e->orted, json_pack("{s:s,s:s}", "node", node, "command", command));

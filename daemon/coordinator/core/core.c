@@ -1,4 +1,4 @@
-/* core.c - the tables themselves: making, finding, listing, loading; and the door, core_step.
+/* core.c - the tables themselves: making, their lists; and the door, core_step.
  *
  * core_step hands the event to the file that knows it, then lets queue.c act on what changed.
  * Memory: a failed allocation aborts, because a step that is half done can neither be undone nor go
@@ -92,7 +92,7 @@ void core_free(struct core *c)
     free(c);
 }
 
-static void tick(struct core *c)
+static void tick(struct core *c, const struct core_event *ev)
 {
     struct entry *next;
 
@@ -102,6 +102,7 @@ static void tick(struct core *c)
         attempt_tick(c, e);
     }
     idem_purge(c);
+    retire_tick(c, ev->u.tick.committed_seq);
     c->queue_changed = true; /* retries come of age */
     c->last_tick_ms = c->now_ms;
 }
@@ -118,7 +119,7 @@ void core_step(struct core *c, const struct core_event *ev, struct core_effects 
     c->fx = fx;
     switch (ev->type) {
     case CORE_EV_TICK:
-        tick(c);
+        tick(c, ev);
         break;
     case CORE_EV_SUBMIT:
         submit_step(c, ev);
@@ -198,12 +199,14 @@ uint64_t core_random(struct core *c)
     return z ^ (z >> 31);
 }
 
-/* ---- lists: the queue by priority, then number; the others by number ------------------------- */
+/* ---- lists: the queue by priority, then number; DONE as they come; the others by number ------ */
 
 static bool goes_before(enum list_id list, const struct entry *a, const struct entry *b)
 {
     if (list == LIST_QUEUE && a->pub.job->priority != b->pub.job->priority)
         return a->pub.job->priority > b->pub.job->priority;
+    if (list == LIST_DONE)
+        return false;
     return a->pub.number < b->pub.number;
 }
 
@@ -237,125 +240,8 @@ void list_move(struct core *c, struct entry *e, enum list_id to)
     }
 }
 
-/* ---- finding --------------------------------------------------------------------------------- */
-
-static uint64_t hash(const char *s)
-{
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-
-    for (; *s; s++)
-        h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    return h ^ (h >> 32);
-}
-
-static void hash_insert(struct core *c, struct entry *e)
-{
-    struct entry **id = &c->by_id[hash(e->pub.id) & (c->n_buckets - 1)];
-
-    e->hash_next = *id;
-    *id = e;
-    if (e->pub.job->name[0]) {
-        struct entry **name = &c->by_name[hash(e->pub.job->name) & (c->n_buckets - 1)];
-
-        e->name_next = *name;
-        *name = e;
-    }
-}
-
-static void grow_buckets(struct core *c)
-{
-    free(c->by_id);
-    free(c->by_name);
-    c->n_buckets *= 4;
-    c->by_id = core_alloc(c->n_buckets * sizeof(*c->by_id));
-    c->by_name = core_alloc(c->n_buckets * sizeof(*c->by_name));
-    for (unsigned i = 0; i < c->n_jobs;
-         i++) /* in order of number: the newest of a name comes first */
-        hash_insert(c, c->jobs[i]);
-}
-
-void entry_insert(struct core *c, struct entry *e)
-{
-    assert(c->n_jobs == 0 || c->jobs[c->n_jobs - 1]->pub.number < e->pub.number);
-    if (c->n_jobs == c->cap_jobs) {
-        c->cap_jobs = c->cap_jobs ? 2 * c->cap_jobs : 256;
-        c->jobs = core_grow(c->jobs, c->cap_jobs, sizeof(*c->jobs));
-    }
-    c->jobs[c->n_jobs++] = e;
-    c->last_number = e->pub.number;
-    c->count[e->pub.state]++;
-    if (c->n_jobs > 2 * c->n_buckets)
-        grow_buckets(c);
-    else
-        hash_insert(c, e);
-}
-
-struct entry *entry_of(const struct core_job *j)
-{
-    return (struct entry *)(uintptr_t)j; /* pub is the first member */
-}
-
-struct entry *find_id(const struct core *c, const char *id)
-{
-    for (struct entry *e = c->by_id[hash(id) & (c->n_buckets - 1)]; e; e = e->hash_next)
-        if (strcmp(e->pub.id, id) == 0)
-            return e;
-    return NULL;
-}
-
-/* The first job whose number is at least `number`. */
-static unsigned lower_bound(const struct core *c, uint64_t number)
-{
-    unsigned lo = 0, hi = c->n_jobs;
-
-    while (lo < hi) {
-        unsigned mid = lo + (hi - lo) / 2;
-
-        if (c->jobs[mid]->pub.number < number)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-struct entry *find_any(const struct core *c, const char *what)
-{
-    struct entry *e = find_id(c, what);
-    int64_t number;
-
-    if (e)
-        return e;
-    if (lh_parse_i64(what, 1, INT64_MAX, &number)) {
-        unsigned i = lower_bound(c, (uint64_t)number);
-
-        if (i < c->n_jobs && c->jobs[i]->pub.number == (uint64_t)number)
-            return c->jobs[i];
-    }
-    for (e = what[0] ? c->by_name[hash(what) & (c->n_buckets - 1)] : NULL; e; e = e->name_next)
-        if (strcmp(e->pub.job->name, what) == 0)
-            return e;
-    return NULL;
-}
-
-const struct core_job *core_find_job(const struct core *c, const char *id_or_number_or_name)
-{
-    struct entry *e = find_any(c, id_or_number_or_name);
-
-    return e ? &e->pub : NULL;
-}
-
-const struct core_job *core_next_job(const struct core *c, uint64_t after_number, bool descending)
-{
-    unsigned i;
-
-    if (descending) {
-        i = after_number ? lower_bound(c, after_number) : c->n_jobs;
-        return i > 0 ? &c->jobs[i - 1]->pub : NULL;
-    }
-    i = lower_bound(c, after_number + 1);
-    return i < c->n_jobs ? &c->jobs[i]->pub : NULL;
-}
+/* ---- numbers ----------------------------------------------------------------------------------
+ */
 
 unsigned core_count_jobs(const struct core *c, enum lh_job_state state)
 {
@@ -383,6 +269,11 @@ const struct core_node *core_find_node(const struct core *c, const char *name)
 uint64_t core_last_seq(const struct core *c)
 {
     return c->seq;
+}
+
+uint64_t core_last_number(const struct core *c)
+{
+    return c->last_number;
 }
 
 uint64_t core_oldest_queued_ms(const struct core *c)

@@ -28,11 +28,14 @@ struct core_config {
     uint64_t suspect_ms, down_ms, lease_ms; /* 15000, 60000, 1800000 */
     uint64_t prepare_ms;                    /* allocated to prepared deadline (staging): 3600000 */
     uint64_t launch_ms;                     /* launching to running deadline: 120000 */
+    uint64_t wall_slack_ms;                 /* beyond limits.wall_s, which the shim keeps by itself: 120000 */
     uint64_t stop_grace_ms;                 /* cancel: from stop to kill: 10000 */
     uint64_t retry_base_ms, retry_max_ms;   /* backoff of attempts: 10000, 600000 */
     uint64_t stall_ms;                      /* a tick later than this was our own pause: no node is blamed: 5000 */
     uint64_t idem_keep_ms;                  /* how long an Idempotency-Key is known: 7 days */
     unsigned queue_max;                     /* not final jobs: 1000000 */
+    uint64_t jobs_keep_ms;                  /* a job that ended leaves the core after so long; 0: never */
+    unsigned jobs_max;                      /* and the longest ended when there are more; 0: any number */
     const char *store;                      /* default upload URI prefix */
     const char *ports;                      /* "LOW-HIGH" */
 };
@@ -100,6 +103,7 @@ unsigned core_n_nodes(const struct core *c);
 const struct core_node *core_node_at(const struct core *c, unsigned i);
 const struct core_node *core_find_node(const struct core *c, const char *name);
 uint64_t core_last_seq(const struct core *c);
+uint64_t core_last_number(const struct core *c); /* of any job, also one that has left */
 uint64_t core_oldest_queued_ms(const struct core *c); /* wall clock of its submission; 0: none is queued */
 
 /* Checkpoints and outputs of all jobs by state ("written", "uploading", "done", "failed"), and their bytes. */
@@ -108,6 +112,12 @@ unsigned core_count_uploads(const struct core *c, const char *state, uint64_t *r
 /* Why a job does not run, as of now: reason (a word) and detail (a sentence). */
 void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms, char ret_reason[static 64],
                   char ret_detail[static 320]);
+
+/* Its place in the queue, from 1: the head; 0: it is not queued. A job that waits for its next attempt has a place, too. */
+unsigned core_queue_position(const struct core *c, const struct core_job *j);
+
+/* The jobs that have not ended and that this one comes after, by `after` or by a `job:` URI: at most max, their number. */
+unsigned core_unmet(const struct core *c, const struct core_job *j, unsigned max, const struct core_job **ret_jobs);
 
 /* ---- events ---------------------------------------------------------------------------------- */
 enum core_event_type {
@@ -137,6 +147,7 @@ struct core_event {
             bool dry_run;    /* answer with the placement, change nothing */
             const char *principal, *key, *fingerprint; /* key may be NULL */
         } submit;
+        struct { uint64_t committed_seq; } tick; /* the newest event that is on disk */
         struct {
             const char *job, *action, *principal;
             uint64_t if_match; /* 0: not given */
@@ -165,7 +176,9 @@ struct core_effects {
     const char *code;
     char detail[320];
     json_t *errors; /* array of {pointer, code, detail}, or NULL */
-    json_t *body;   /* submit: array of job ids (dry run: the placement); action: the job's id; register: {kill: [...]} */
+    /* submit: array of job ids; dry run: array of {spec, fits, now, placement, plan: null, problem, reason?, detail?,
+     * inputs?}, where inputs (NODE-9) stands when a preflight can be made; action: the job's id; register: {kill: [...]} */
+    json_t *body;
     bool replayed;
 };
 
@@ -179,7 +192,15 @@ void core_effects_release(struct core_effects *fx);
 /* Start: rows as the store holds them (change.h), tables in the order node, job, attempt, claim, checkpoint,
  * idem_key, then core_loaded. LH_ESTATE names the row that makes no sense. */
 LH_MUST_CHECK int core_load(struct core *c, const char *table, const json_t *row, struct lh_err *reterr);
-void core_loaded(struct core *c, uint64_t last_seq);
+void core_loaded(struct core *c, uint64_t last_seq, uint64_t last_number);
+
+/* Jobs that ended long ago leave (core_config.jobs_keep_ms, jobs_max) and are then found by none of the above, except
+ * while another job needs them. core_recall takes one back: after core_loaded, rows as core_load takes them, [table, row]
+ * with the job first. core_unknown_names calls fn for each job that `job` comes after and that is not here. */
+LH_MUST_CHECK int core_recall(struct core *c, const json_t *rows, struct lh_err *reterr);
+typedef void core_name_fn(void *arg, const char *name);
+void core_unknown_names(const struct core *c, const struct lh_job *job, core_name_fn *fn, void *arg);
+
 void core_configure(struct core *c, const struct core_config *config); /* new timers and limits, from now on */
 
 /* True when an agent id belongs to a node that has registered since this core was made (NODE-3). */

@@ -39,7 +39,8 @@ struct change_event *job_move(struct core *c, struct entry *e, enum lh_job_event
     if (lh_job_is_final(j->state)) {
         j->ended_ms = c->wall_ms;
         j->not_before_ms = 0;
-        list_move(c, e, LIST_NONE);
+        list_move(c, e, LIST_DONE);
+        retire_hold_deps(c, e, -1);
         c->deps_changed = c->queue_changed = true;
     }
     (void)snprintf(type, sizeof(type), "job.%s", lh_job_state_name(j->state));

@@ -44,7 +44,8 @@ static void load_deps(struct entry *e, const json_t *row)
     json_t *d;
 
     e->deps = core_alloc(json_array_size(all) * sizeof(*e->deps));
-    json_array_foreach (all, i, d) {
+    json_array_foreach(all, i, d)
+    {
         struct dep *dep = &e->deps[e->n_deps++];
         const char *when = lh_json_str(d, "when", "ok");
 
@@ -65,7 +66,8 @@ static int load_job(struct core *c, const json_t *row, struct lh_err *reterr)
     int state = lh_job_state_parse(lh_json_str(row, "state", ""));
     int rc;
 
-    if (state < 0 || !spec || u64(row, "number") <= c->last_number) {
+    if (state < 0 || !spec || u64(row, "number") == 0 || find_number(c, u64(row, "number")) ||
+        find_id(c, lh_json_str(row, "id", ""))) {
         entry_free(e);
         return bad(reterr, "job", row, "state, spec or number");
     }
@@ -227,6 +229,8 @@ static void place_loaded(struct core *c, struct entry *e)
 {
     struct core_job *j = &e->pub;
 
+    if (!lh_job_is_final(j->state))
+        retire_hold_deps(c, e, 1);
     for (unsigned i = 0; i < j->n_attempts; i++) {
         struct core_attempt *a = &j->attempts[i];
         bool lost = a->state == LH_ATTEMPT_LOST, dirty = false;
@@ -264,15 +268,58 @@ static void place_loaded(struct core *c, struct entry *e)
         list_move(c, e, LIST_ACTIVE);
         attempt_arm(c, e);
         break;
-    default:
+    default: /* ended */
         break;
     }
 }
 
-void core_loaded(struct core *c, uint64_t last_seq)
+static int by_end(const void *a, const void *b)
 {
+    const struct core_job *x = &(*(struct entry *const *)a)->pub,
+                          *y = &(*(struct entry *const *)b)->pub;
+
+    return x->ended_ms != y->ended_ms ? (x->ended_ms < y->ended_ms ? -1 : 1)
+                                      : (x->number < y->number ? -1 : x->number > y->number);
+}
+
+void core_loaded(struct core *c, uint64_t last_seq, uint64_t last_number)
+{
+    struct entry **done = core_alloc(c->n_jobs * sizeof(struct entry *));
+    unsigned n_done = 0;
+
     c->seq = last_seq;
-    for (unsigned i = 0; i < c->n_jobs; i++)
+    c->last_number = LH_MAX(c->last_number, last_number);
+    for (unsigned i = 0; i < c->n_jobs; i++) {
         place_loaded(c, c->jobs[i]);
+        if (lh_job_is_final(c->jobs[i]->pub.state))
+            done[n_done++] = c->jobs[i];
+    }
+    qsort(done, n_done, sizeof(struct entry *), by_end);
+    for (unsigned i = 0; i < n_done; i++)
+        list_move(c, done[i], LIST_DONE);
+    free(done);
     c->deps_changed = c->queue_changed = true;
+}
+
+int core_recall(struct core *c, const json_t *rows, struct lh_err *reterr)
+{
+    struct entry *e = NULL;
+    size_t i;
+    json_t *pair;
+
+    json_array_foreach(rows, i, pair)
+    {
+        const json_t *row = json_array_get(pair, 1);
+        int rc = core_load(c, json_string_value(json_array_get(pair, 0)), row, reterr);
+
+        if (rc < 0)
+            return rc;
+        if (i == 0)
+            e = find_id(c, lh_json_str(row, "id", ""));
+    }
+    if (e) {
+        place_loaded(c, e);
+        list_move(c, e, LIST_DONE);
+    }
+    return 0;
 }

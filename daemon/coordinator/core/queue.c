@@ -328,6 +328,38 @@ void queue_run(struct core *c)
     c->queue_changed = false;
 }
 
+unsigned core_queue_position(const struct core *c, const struct core_job *j)
+{
+    unsigned position = 1;
+
+    if (j->state != LH_JOB_QUEUED)
+        return 0;
+    for (const struct entry *e = c->lists[LIST_QUEUE].first; e; e = e->next, position++)
+        if (&e->pub == j)
+            return position;
+    return 0;
+}
+
+unsigned core_unmet(const struct core *c, const struct core_job *j, unsigned max,
+                    const struct core_job **ret_jobs)
+{
+    const struct entry *e = entry_of(j);
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < e->n_deps && n < max; i++) {
+        const struct core_job *job;
+        bool seen = false;
+
+        if (dep_state(c, &e->deps[i], &job) != DEPS_WAIT)
+            continue;
+        for (unsigned k = 0; k < n; k++)
+            seen = seen || ret_jobs[k] == job;
+        if (!seen)
+            ret_jobs[n++] = job;
+    }
+    return n;
+}
+
 void core_explain(const struct core *c, const struct core_job *j, uint64_t wall_ms,
                   char ret_reason[static 64], char ret_detail[static 320])
 {

@@ -179,7 +179,11 @@ json_t *row_node(const struct core_node *n)
 struct change_event *log_event(struct core *c, const char *type, const char *job, uint64_t attempt,
                                json_t *data)
 {
+    struct entry *e = job ? find_id(c, job) : NULL;
+
     assert(c->fx);
+    if (e)
+        e->last_seq = c->seq + 1;
     return change_event_add(&c->fx->changes, ++c->seq, c->wall_ms, type, job, attempt, data);
 }
 

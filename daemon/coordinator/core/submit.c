@@ -285,6 +285,7 @@ static void insert(struct core *c, struct entry *e)
         copy_text(j->detail, sizeof(j->detail), "Submitted on hold; waits until it is released.");
     }
     entry_insert(c, e);
+    retire_hold_deps(c, e, 1);
     if (j->state == LH_JOB_HELD)
         list_move(c, e, LIST_HELD);
     else if (!(doomed = queue_is_doomed(c, e)))
@@ -298,37 +299,6 @@ static void insert(struct core *c, struct entry *e)
     change_row_add(ev, "job", row_job(e));
     if (doomed)
         queue_enter(c, e);
-}
-
-/* Where the jobs would go on the cluster as it is; nothing is changed. */
-static json_t *dry_run(struct core *c, struct entry *const *batch, unsigned n)
-{
-    json_t *all = json_array();
-
-    for (unsigned i = 0; i < n; i++) {
-        const struct lh_job *job = batch[i]->pub.job;
-        json_t *o = json_object(), *placement = json_array();
-        bool now = place_gang(c, job, PLACE_FREE, NULL);
-        struct gang g = {.n = 0};
-
-        if (place_gang(c, job, now ? PLACE_FREE : PLACE_UP, &g)) {
-            for (unsigned k = 0; k < g.n; k++)
-                (void)json_array_append_new(placement,
-                                            json_pack("{s:s,s:i}", "node", g.at[k].node->pub.name,
-                                                      "slots", (int)g.at[k].slots));
-            gang_release(&g);
-        }
-        (void)json_object_set(o, "spec", job->spec);
-        (void)json_object_set_new(o, "fits", json_boolean(json_array_size(placement) > 0));
-        (void)json_object_set_new(o, "now", json_boolean(now && c->lists[LIST_QUEUE].n == 0));
-        if (json_array_size(placement) == 0)
-            (void)json_object_set_new(
-                o, "reason",
-                json_string(place_gang(c, job, PLACE_ANY, NULL) ? "nodes_down" : "infeasible"));
-        (void)json_object_set_new(o, "placement", placement);
-        (void)json_array_append_new(all, o);
-    }
-    return all;
 }
 
 void submit_step(struct core *c, const struct core_event *ev)

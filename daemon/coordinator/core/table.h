@@ -1,9 +1,9 @@
 /* table.h - what the files of core/ share and nobody else sees: the tables behind core.h.
  *
- * Each job stands in exactly one list that says what it waits for (final jobs in none), so that a step looks only
+ * Each job stands in exactly one list that says what it waits for (final jobs for their leaving memory), so that a step looks only
  * at jobs that it can move:
  *
- *     HELD ─ AFTER ─ PARKED (fits no node that is up) ─ PREFLIGHT_WAIT ─ PREFLIGHT ─ QUEUE ─ ACTIVE
+ *     HELD ─ AFTER ─ PARKED (fits no node that is up) ─ PREFLIGHT_WAIT ─ PREFLIGHT ─ QUEUE ─ ACTIVE ─ DONE
  *
  * and CANCEL: cancelled while it waited, but an attempt that was lost may still run on a node that is down.
  */
@@ -12,7 +12,7 @@
 
 enum list_id {
     LIST_NONE, LIST_HELD, LIST_AFTER, LIST_PARKED, LIST_PREFLIGHT_WAIT, LIST_PREFLIGHT, LIST_QUEUE, LIST_ACTIVE,
-    LIST_CANCEL,
+    LIST_CANCEL, LIST_DONE,
     LIST_COUNT,
 };
 
@@ -37,6 +37,8 @@ struct entry {
     struct entry *hash_next, *name_next; /* name_next: an older job of the same name */
     struct dep *deps;
     unsigned n_deps;
+    unsigned n_dependents; /* jobs that have not ended and come after this one */
+    uint64_t last_seq;     /* the newest event about it */
 
     struct preflight_node *preflight; /* nodes asked, while in LIST_PREFLIGHT */
     unsigned n_preflight, preflight_tries;
@@ -110,12 +112,16 @@ void *core_alloc(size_t n);                /* zeroed; aborts when memory is exha
 char *core_strdup(const char *s);          /* aborts likewise */
 void *core_grow(void *p, size_t n, size_t size);
 void list_move(struct core *c, struct entry *e, enum list_id to);
-struct entry *entry_of(const struct core_job *j);
-struct entry *find_id(const struct core *c, const char *id);
-struct entry *find_any(const struct core *c, const char *what);
-void entry_insert(struct core *c, struct entry *e); /* takes the next place by number */
 void entry_free(struct entry *e);
 uint64_t core_random(struct core *c); /* the next number from the event's random */
+
+/* ---- find.c */
+struct entry *entry_of(const struct core_job *j);
+struct entry *find_id(const struct core *c, const char *id);
+struct entry *find_number(const struct core *c, uint64_t number);
+struct entry *find_any(const struct core *c, const char *what);
+void entry_insert(struct core *c, struct entry *e); /* takes the next place by number */
+void hash_remove(struct core *c, struct entry *e);
 
 /* ---- rows.c */
 json_t *row_job(const struct entry *e);        /* "job": everything */
@@ -143,8 +149,13 @@ void job_cancel_waiting(struct core *c, struct entry *e); /* of LIST_CANCEL: can
 void submit_step(struct core *c, const struct core_event *ev);
 void submit_find_deps(struct core *c, struct entry *e, json_t *errors, const char *prefix,
                       struct entry *const *batch, unsigned n_batch);
+json_t *dry_run(struct core *c, struct entry *const *batch, unsigned n); /* dry.c: of jobs that are not inserted */
 void idem_load(struct core *c, const json_t *row);
 void idem_purge(struct core *c);
+
+/* ---- retire.c: from ended to forgotten */
+void retire_hold_deps(struct core *c, struct entry *e, int by); /* +1: the jobs before it are needed, -1: no longer */
+void retire_tick(struct core *c, uint64_t committed_seq);
 
 /* ---- queue.c: from submitted to placed */
 void queue_enter(struct core *c, struct entry *e); /* looks at a blocked job afresh */

@@ -38,6 +38,8 @@ typedef void http_handler_fn(void *arg, struct http_request *q);
 
 LH_MUST_CHECK int http_server_new(uv_loop_t *loop, const struct http_config *config, http_handler_fn *handler, void *arg,
                                   struct http_server **ret_server, struct lh_err *reterr); /* -EADDRINUSE names the port */
+/* Whether the address can be listened on now: opens the socket and closes it. */
+LH_MUST_CHECK int http_server_try(const struct http_config *config, struct lh_err *reterr);
 void http_server_stop(struct http_server *s); /* no new connections; answers what is waiting with 503 */
 void http_server_free(struct http_server *s);
 int http_server_port(const struct http_server *s);

@@ -256,6 +256,21 @@ int http_server_new(uv_loop_t *loop, const struct http_config *config, http_hand
     return 0;
 }
 
+int http_server_try(const struct http_config *config, struct lh_err *reterr)
+{
+    struct http_server s = {.config = *config, .listen_fd = -1};
+    int r;
+
+    s.tls_cert = (char *)(uintptr_t)config->tls_cert; /* only looked at: not plain */
+    r = config->listen_fd > 2 ? 0 : listen_open(&s, &s.listen_fd, reterr);
+    if (s.listen_fd >= 0)
+        (void)close(s.listen_fd);
+    if (s.unix_path)
+        (void)unlink(s.unix_path);
+    free(s.unix_path);
+    return r;
+}
+
 void http_server_stop(struct http_server *s)
 {
     struct connection *c, *next;

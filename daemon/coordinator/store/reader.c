@@ -15,7 +15,7 @@ struct read {
     unsigned limit;
     char job[CHANGE_ID_MAX];
     json_t *events;
-    bool gone;
+    uint64_t gone;
     char problem[256];
     store_events_fn *events_done;
     store_checked_fn *check_done;
@@ -54,6 +54,7 @@ static void read_events(uv_work_t *work)
               " ORDER BY seq LIMIT ?2";
 
     (void)pthread_mutex_lock(&s->reader_lock);
+    (void)sqlite3_exec(s->reader, "BEGIN", NULL, NULL, NULL); /* page and snapshot of one moment */
     if (sqlite3_prepare_v2(s->reader, sql, -1, &stmt, NULL) == SQLITE_OK) {
         (void)sqlite3_bind_int64(stmt, 1, (sqlite3_int64)r->after_seq);
         (void)sqlite3_bind_int(stmt, 2, (int)r->limit);
@@ -64,10 +65,11 @@ static void read_events(uv_work_t *work)
     }
     (void)sqlite3_finalize(stmt);
     stmt = NULL;
-    if (sqlite3_prepare_v2(s->reader, "SELECT min(seq) FROM event", -1, &stmt, NULL) == SQLITE_OK &&
-        sqlite3_step(stmt) == SQLITE_ROW && sqlite3_column_type(stmt, 0) == SQLITE_INTEGER)
-        r->gone = (uint64_t)sqlite3_column_int64(stmt, 0) > r->after_seq + 1;
+    if (sqlite3_prepare_v2(s->reader, "SELECT seq FROM snapshot", -1, &stmt, NULL) == SQLITE_OK &&
+        sqlite3_step(stmt) == SQLITE_ROW && (uint64_t)sqlite3_column_int64(stmt, 0) > r->after_seq)
+        r->gone = (uint64_t)sqlite3_column_int64(stmt, 0) + 1;
     (void)sqlite3_finalize(stmt);
+    (void)sqlite3_exec(s->reader, "COMMIT", NULL, NULL, NULL);
     (void)pthread_mutex_unlock(&s->reader_lock);
 }
 

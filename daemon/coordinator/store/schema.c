@@ -1,8 +1,10 @@
 /* schema.c - the tables. The database itself guards what must never be: STRICT types, CHECKs on
  * states, and UNIQUE indexes for a slot in two live claims and a job with two live attempts.
  *
- * Everything but cluster, event and idem_key follows from the event log (store_replay_check). A
- * migration is one more entry of `steps`; user_version counts them.
+ * Everything but cluster, event, idem_key and the snapshot follows from the snapshot and the event
+ * log (store_replay_check). The snapshot's tables have the columns of the others in the same order,
+ * and no guards: what is folded into them has passed those. A migration is one more entry of
+ * `steps`; user_version counts them.
  */
 #include "daemon/coordinator/store/schema.h"
 #include <assert.h>
@@ -84,6 +86,35 @@ static const char *const steps[STORE_SCHEMA_VERSION] = {
     "CREATE INDEX event_job ON event (job, seq) WHERE job IS NOT NULL;"
     "CREATE TRIGGER event_is_a_log BEFORE UPDATE ON event BEGIN"
     "  SELECT RAISE(ABORT, 'events are never changed'); END;",
+
+    "CREATE TABLE snapshot ("
+    "  one INTEGER PRIMARY KEY CHECK (one = 1),"
+    "  seq INTEGER NOT NULL, time_ms INTEGER NOT NULL) STRICT;"
+    "INSERT INTO snapshot VALUES (1, 0, 0);"
+
+    "CREATE TABLE snapshot_job ("
+    "  id TEXT PRIMARY KEY, number INTEGER, revision INTEGER, name TEXT, kind TEXT, principal TEXT,"
+    "  spec TEXT, deps TEXT, state TEXT, reason TEXT, detail TEXT, submitted_ms INTEGER,"
+    "  started_ms INTEGER, ended_ms INTEGER, not_before_ms INTEGER, cancel INTEGER, plan TEXT,"
+    "  result TEXT, error TEXT) STRICT;"
+    "CREATE TABLE snapshot_attempt ("
+    "  job TEXT, number INTEGER, state TEXT, outcome TEXT, class TEXT, stop_reason TEXT,"
+    "  allocated_ms INTEGER, started_ms INTEGER, ended_ms INTEGER, exit TEXT, failure TEXT,"
+    "  orted TEXT, PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE snapshot_claim ("
+    "  job TEXT, attempt INTEGER, node TEXT, slot INTEGER, position INTEGER, prepared INTEGER,"
+    "  cleaned INTEGER, PRIMARY KEY (job, attempt, node, slot)) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE snapshot_node ("
+    "  name TEXT PRIMARY KEY, agent_id TEXT, boot_id TEXT, version TEXT, hostname TEXT,"
+    "  address TEXT, device TEXT, state TEXT, reason TEXT, slots INTEGER, cores INTEGER,"
+    "  memory_bytes INTEGER, registered_ms INTEGER) STRICT;"
+    "CREATE TABLE snapshot_checkpoint ("
+    "  job TEXT, attempt INTEGER, step INTEGER, output TEXT, state TEXT, uri TEXT,"
+    "  manifest_sha256 TEXT, bytes INTEGER, time_ms INTEGER, error TEXT,"
+    "  PRIMARY KEY (job, attempt, step, output)) STRICT, WITHOUT ROWID;"
+
+    "CREATE INDEX job_name ON job (name, number) WHERE name <> '';"
+    "CREATE INDEX job_ended ON job (ended_ms) WHERE ended_ms > 0;",
 };
 
 static const char *const job_columns[] = {
@@ -109,21 +140,21 @@ static const char *const node_columns[] = {
 
 const struct schema_row schema_rows[STORE_ROW_TABLES] = {
     {"job",
-     "INSERT INTO job (id, number, revision, name, kind, principal, spec, deps, state, reason, "
+     "INSERT INTO %sjob (id, number, revision, name, kind, principal, spec, deps, state, reason, "
      "detail, submitted_ms,"
      " started_ms, ended_ms, not_before_ms, cancel, error) VALUES "
      "(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,"
      "?15,?16,?17)",
      job_columns},
     {"job_update",
-     "UPDATE job SET revision=?2, state=?3, reason=?4, detail=?5, started_ms=?6, ended_ms=?7, "
+     "UPDATE %sjob SET revision=?2, state=?3, reason=?4, detail=?5, started_ms=?6, ended_ms=?7, "
      "not_before_ms=?8,"
      " cancel=?9, error=?10 WHERE id=?1",
      job_update_columns},
-    {"job_plan", "UPDATE job SET plan=?2 WHERE id=?1", job_plan_columns},
-    {"job_result", "UPDATE job SET result=?2 WHERE id=?1", job_result_columns},
+    {"job_plan", "UPDATE %sjob SET plan=?2 WHERE id=?1", job_plan_columns},
+    {"job_result", "UPDATE %sjob SET result=?2 WHERE id=?1", job_result_columns},
     {"attempt",
-     "INSERT INTO attempt (job, number, state, outcome, class, stop_reason, allocated_ms, "
+     "INSERT INTO %sattempt (job, number, state, outcome, class, stop_reason, allocated_ms, "
      "started_ms, ended_ms, exit,"
      " failure, orted) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12) ON CONFLICT (job, number) "
      "DO UPDATE SET"
@@ -131,19 +162,19 @@ const struct schema_row schema_rows[STORE_ROW_TABLES] = {
      "failure=?11, orted=?12",
      attempt_columns},
     {"claim",
-     "INSERT INTO claim (job, attempt, node, slot, position, prepared, cleaned) VALUES "
+     "INSERT INTO %sclaim (job, attempt, node, slot, position, prepared, cleaned) VALUES "
      "(?1,?2,?3,?4,?5,?6,?7)"
      " ON CONFLICT (job, attempt, node, slot) DO UPDATE SET prepared=?6, cleaned=?7",
      claim_columns},
     {"checkpoint",
-     "INSERT INTO checkpoint (job, attempt, step, output, state, uri, manifest_sha256, bytes, "
+     "INSERT INTO %scheckpoint (job, attempt, step, output, state, uri, manifest_sha256, bytes, "
      "time_ms, error)"
      " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10) ON CONFLICT (job, attempt, step, output) DO UPDATE "
      "SET state=?5,"
      " uri=?6, manifest_sha256=?7, bytes=?8, time_ms=?9, error=?10",
      checkpoint_columns},
     {"node",
-     "INSERT INTO node (name, agent_id, boot_id, version, hostname, address, device, state, "
+     "INSERT INTO %snode (name, agent_id, boot_id, version, hostname, address, device, state, "
      "reason, slots, cores,"
      " memory_bytes, registered_ms) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13) ON "
      "CONFLICT (name)"
@@ -189,18 +220,23 @@ int schema_error(sqlite3 *db, struct lh_err *reterr, const char *what)
                       db ? sqlite3_errmsg(db) : "out of memory", rc);
 }
 
-int schema_writer_init(struct schema_writer *w, sqlite3 *db, struct lh_err *reterr)
+int schema_writer_init(struct schema_writer *w, sqlite3 *db, const char *prefix,
+                       struct lh_err *reterr)
 {
     memset(w, 0, sizeof(*w));
     w->db = db;
-    for (int i = 0; i < STORE_ROW_TABLES; i++)
-        if (sqlite3_prepare_v3(db, schema_rows[i].sql, -1, SQLITE_PREPARE_PERSISTENT, &w->rows[i],
-                               NULL) != SQLITE_OK) {
-            int rc = schema_error(db, reterr, "prepare a statement of the database");
+    for (int i = 0; i < STORE_ROW_TABLES; i++) {
+        char *sql = sqlite3_mprintf(schema_rows[i].sql, prefix);
+        int rc = sql ? sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, &w->rows[i], NULL)
+                     : SQLITE_NOMEM;
 
+        sqlite3_free(sql);
+        if (rc != SQLITE_OK) {
+            rc = schema_error(db, reterr, "prepare a statement of the database");
             schema_writer_release(w);
             return rc;
         }
+    }
     return 0;
 }
 

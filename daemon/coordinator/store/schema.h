@@ -8,13 +8,15 @@
 #include <stdint.h>
 
 #define STORE_APPLICATION_ID 0x6c68646c /* "lhdl" */
-#define STORE_SCHEMA_VERSION 1
+#define STORE_SCHEMA_VERSION 2
 #define STORE_ROW_TABLES 8
+
+#define SCHEMA_SNAPSHOT "snapshot_" /* prefix of the tables as they were when the log begins */
 
 /* One statement for each kind of row that the core makes; parameters are the columns in their order. */
 struct schema_row {
     const char *name; /* as in change_row.table */
-    const char *sql;
+    const char *sql;  /* %s: the prefix of the table */
     const char *const *columns;
 };
 extern const struct schema_row schema_rows[STORE_ROW_TABLES];
@@ -25,12 +27,12 @@ struct schema_table {
 };
 extern const struct schema_table schema_tables[5]; /* node, job, attempt, claim, checkpoint */
 
-/* Prepared statements of schema_rows on one connection. */
+/* Prepared statements of schema_rows on one connection, for the tables (prefix "") or those of the snapshot. */
 struct schema_writer {
     sqlite3 *db;
     sqlite3_stmt *rows[STORE_ROW_TABLES];
 };
-LH_MUST_CHECK int schema_writer_init(struct schema_writer *w, sqlite3 *db, struct lh_err *reterr);
+LH_MUST_CHECK int schema_writer_init(struct schema_writer *w, sqlite3 *db, const char *prefix, struct lh_err *reterr);
 void schema_writer_release(struct schema_writer *w);
 
 /* 0 or an SQLite result code. */

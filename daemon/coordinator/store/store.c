@@ -1,4 +1,5 @@
-/* store.c - opening, loading, a connection's settings, and the loop's side of the writer's queue. */
+/* store.c - opening, a connection's settings, and the loop's side of the writer's queue.
+ */
 #include "daemon/coordinator/store/internal.h"
 #include "daemon/coordinator/store/lock.h"
 #include "proto/base/clock.h"
@@ -115,6 +116,8 @@ int store_open(const struct store_config *config, struct store **ret_store, stru
     if (!s->dir || asprintf(&s->path, "%s/longhauld.db", config->dir) < 0)
         return lh_err_set(reterr, -ENOMEM, "open the store");
     s->config.dir = s->dir;
+    s->events_keep_ms = config->events_keep_ms;
+    s->events_max = config->events_max;
     rc = lock_take(s->dir, &s->lock_fd, reterr);
     if (rc < 0)
         return rc;
@@ -132,58 +135,13 @@ int store_open(const struct store_config *config, struct store **ret_store, stru
         rc = load_cluster(s, reterr);
     if (rc == 0)
         rc = connection_open(s->path, false, &s->reader, reterr);
+    if (rc == 0)
+        rc = connection_open(s->path, false, &s->finder, reterr);
     if (rc < 0)
         return rc;
     *ret_store = s;
     s = NULL;
     return 0;
-}
-
-/* ---- loading --------------------------------------------------------------------------------- */
-
-static int load_table(struct store *s, const char *table, const char *order, store_row_fn *fn,
-                      void *arg, struct lh_err *reterr)
-{
-    sqlite3_stmt *stmt = NULL;
-    char sql[200];
-    int rc = 0, step;
-
-    (void)sqlite3_snprintf(sizeof(sql), sql, "SELECT * FROM %s ORDER BY %s", table, order);
-    if (sqlite3_prepare_v2(s->db, sql, -1, &stmt, NULL) != SQLITE_OK)
-        return schema_error(s->db, reterr, "load the database");
-    while (rc == 0 && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
-        json_t *row = schema_row_json(stmt);
-
-        rc = fn(arg, table, row, reterr);
-        json_decref(row);
-    }
-    if (rc == 0 && step != SQLITE_DONE)
-        rc = schema_error(s->db, reterr, "load the database");
-    (void)sqlite3_finalize(stmt);
-    return rc;
-}
-
-int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq,
-               struct lh_err *reterr)
-{
-    sqlite3_stmt *stmt = NULL;
-    int rc = 0;
-
-    assert(!s->started);
-    for (size_t i = 0; i < LH_ARRAY_LEN(schema_tables) && rc == 0; i++)
-        rc = load_table(s, schema_tables[i].name, schema_tables[i].order, row, arg, reterr);
-    if (rc == 0)
-        rc = load_table(s, "idem_key", "time_ms", row, arg, reterr);
-    if (rc < 0)
-        return rc;
-    if (sqlite3_prepare_v2(s->db, "SELECT coalesce(max(seq), 0) FROM event", -1, &stmt, NULL) !=
-            SQLITE_OK ||
-        sqlite3_step(stmt) != SQLITE_ROW)
-        rc = schema_error(s->db, reterr, "load the database");
-    else
-        *ret_seq = (uint64_t)sqlite3_column_int64(stmt, 0);
-    (void)sqlite3_finalize(stmt);
-    return rc;
 }
 
 /* ---- the writer, from the loop --------------------------------------------------------------- */
@@ -260,6 +218,14 @@ void store_put(struct store *s, struct change_set *set, store_done_fn *done, voi
     queue_push(&s->queue, op);
     if (s->queue.n == 1)
         (void)pthread_cond_signal(&s->work);
+    (void)pthread_mutex_unlock(&s->lock);
+}
+
+void store_retain(struct store *s, uint64_t keep_ms, uint64_t max)
+{
+    (void)pthread_mutex_lock(&s->lock);
+    s->events_keep_ms = keep_ms;
+    s->events_max = max;
     (void)pthread_mutex_unlock(&s->lock);
 }
 
@@ -350,6 +316,7 @@ void store_close(struct store *s)
     }
     writer_finalize(s);
     (void)sqlite3_close(s->reader);
+    (void)sqlite3_close(s->finder);
     (void)sqlite3_close(s->db); /* last: it checkpoints and removes the WAL */
     if (s->started)
         uv_close((uv_handle_t *)&s->wake, on_wake_closed); /* the caller runs the loop once more */

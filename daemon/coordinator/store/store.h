@@ -23,6 +23,8 @@ struct store_config {
     const char *dir;        /* STATE; made when absent */
     uint64_t reserve_bytes; /* below so many free bytes no new work is taken */
     uint64_t idem_keep_ms;
+    uint64_t jobs_keep_ms, jobs_max;     /* store_load: jobs that ended before, or in excess, may be left out; 0: none */
+    uint64_t events_keep_ms, events_max; /* store_retain; both 0: every event is kept */
     bool realtime; /* the writer asks for SCHED_RR; without the right it stays as it is */
 };
 
@@ -33,10 +35,23 @@ enum store_mode { STORE_OK, STORE_LOW /* below the reserve */, STORE_FULL /* the
  * (network file system, newer schema, damaged), other -errno cannot be made or written. */
 LH_MUST_CHECK int store_open(const struct store_config *config, struct store **ret_store, struct lh_err *reterr);
 
-/* Calls row for every row of node, job, attempt, claim, checkpoint, idem_key, in that order; then gives the
- * newest seq. row returning negative stops the load with that code. */
+/* Calls row for every row of node, job, attempt, claim, checkpoint, idem_key, in that order, that the core needs:
+ * jobs that ended long ago (store_config) are left out. Then gives the newest numbers of the whole database. row
+ * returning negative stops the load with that code. */
+struct store_newest {
+    uint64_t seq;    /* of an event */
+    uint64_t number; /* of a job */
+};
 typedef int store_row_fn(void *arg, const char *table, const json_t *row, struct lh_err *reterr);
-LH_MUST_CHECK int store_load(struct store *s, store_row_fn *row, void *arg, uint64_t *ret_seq, struct lh_err *reterr);
+LH_MUST_CHECK int store_load(struct store *s, store_row_fn *row, void *arg, struct store_newest *ret_newest,
+                             struct lh_err *reterr);
+
+/* Single jobs, whatever their age; on the loop, by an index: some 0.1 ms. By id, number or name (the newest of a name);
+ * the newest with a lower number. false: there is none. */
+bool store_find_job(struct store *s, const char *what, char ret_id[static CHANGE_ID_MAX]);
+bool store_job_below(struct store *s, uint64_t number, char ret_id[static CHANGE_ID_MAX]);
+/* Calls row for the job itself and for its attempts, claims and checkpoints. */
+LH_MUST_CHECK int store_load_job(struct store *s, const char *id, store_row_fn *row, void *arg, struct lh_err *reterr);
 
 /* Adds one to the epoch (the first transaction of a start) and starts the writer. */
 LH_MUST_CHECK int store_start(struct store *s, uv_loop_t *loop, struct lh_err *reterr);
@@ -47,8 +62,13 @@ uint64_t store_epoch(const struct store *s);
 typedef void store_done_fn(void *arg);
 void store_put(struct store *s, struct change_set *set, store_done_fn *done, void *arg);
 
-/* Events after seq, oldest first; only of one job when job is not NULL. gone: seq is before what is kept. */
-typedef void store_events_fn(void *arg, json_t *events /* to be owned */, bool gone);
+/* Events older than keep_ms, and those beyond the newest max, leave the log, some at a time: in one transaction they
+ * are folded into a snapshot of the tables, with which the log then begins. */
+void store_retain(struct store *s, uint64_t keep_ms, uint64_t max);
+
+/* Events after seq, oldest first; only of one job when job is not NULL. gone: some after seq are no longer kept;
+ * the oldest that is has this number. 0: none is missing. */
+typedef void store_events_fn(void *arg, json_t *events /* to be owned */, uint64_t gone);
 void store_events(struct store *s, uint64_t after_seq, unsigned limit, const char *job, store_events_fn *done,
                   void *arg);
 
@@ -66,6 +86,7 @@ struct store_stats {
     uint64_t queued;                    /* sets that wait for the writer */
     double last_commit_s, max_commit_s; /* max: since the last call */
     uint64_t beat;                      /* grows as long as the writer moves */
+    uint64_t snapshot_seq;              /* the newest event that is folded into the snapshot; 0: none is */
 };
 void store_stats(struct store *s, struct store_stats *ret_stats);
 

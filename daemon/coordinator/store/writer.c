@@ -17,6 +17,8 @@
 #include <string.h>
 #include <time.h>
 
+#define COMPACT_EVERY_MS 100 /* a step takes some 10 ms: a tenth of the writer's time at most */
+
 static int on_wal(void *arg, sqlite3 *db, const char *name, int pages)
 {
     struct store *s = arg;
@@ -51,7 +53,9 @@ int writer_prepare(struct store *s, struct lh_err *reterr)
                                NULL) != SQLITE_OK)
             return schema_error(s->db, reterr, "prepare a statement of the database");
     (void)sqlite3_wal_hook(s->db, on_wal, s);
-    return schema_writer_init(&s->rows, s->db, reterr);
+    if (schema_writer_init(&s->rows, s->db, "", reterr) < 0)
+        return reterr ? reterr->code : LH_ESTATE;
+    return compact_prepare(s, reterr);
 }
 
 void writer_finalize(struct store *s)
@@ -61,9 +65,10 @@ void writer_finalize(struct store *s)
     for (size_t i = 0; i < LH_ARRAY_LEN(all); i++)
         (void)sqlite3_finalize(all[i]);
     schema_writer_release(&s->rows);
+    compact_finalize(s);
 }
 
-static int run(struct store *s, sqlite3_stmt *stmt)
+int writer_run(struct store *s, sqlite3_stmt *stmt)
 {
     int rc = sqlite3_step(stmt) == SQLITE_DONE ? SQLITE_OK : sqlite3_extended_errcode(s->db);
 
@@ -92,7 +97,7 @@ static int write_event(struct store *s, const struct change_event *e)
         (void)sqlite3_bind_int64(s->event, 5, (sqlite3_int64)e->attempt);
     (void)sqlite3_bind_text(s->event, 6, data ? data : "{}", -1, SQLITE_STATIC);
     (void)sqlite3_bind_text(s->event, 7, rows, -1, SQLITE_STATIC);
-    rc = run(s, s->event);
+    rc = writer_run(s, s->event);
     free(rows);
     free(data);
     return rc;
@@ -108,12 +113,12 @@ static int write_idem(struct store *s, const json_t *row)
     (void)sqlite3_bind_text(s->idem, 4, lh_json_str(row, "jobs", "[]"), -1, SQLITE_STATIC);
     (void)sqlite3_bind_int64(s->idem, 5, now);
     (void)sqlite3_bind_int64(s->idem, 6, now - (int64_t)s->config.idem_keep_ms);
-    return run(s, s->idem);
+    return writer_run(s, s->idem);
 }
 
 static int write_batch(struct store *s, const struct store_queue *batch)
 {
-    int rc = run(s, s->begin);
+    int rc = writer_run(s, s->begin);
 
     for (const struct store_op *op = batch->first; op && rc == SQLITE_OK; op = op->next) {
         for (unsigned i = 0; i < op->set.n_events && rc == SQLITE_OK; i++)
@@ -123,13 +128,13 @@ static int write_batch(struct store *s, const struct store_queue *batch)
     }
     lh_fault("store.commit");
     if (rc == SQLITE_OK)
-        rc = run(s, s->commit);
+        rc = writer_run(s, s->commit);
     if (rc != SQLITE_OK)
         (void)snprintf(s->problem, sizeof(s->problem), "%s (SQLite %d)", sqlite3_errmsg(s->db), rc);
     else
         lh_fault("store.committed");
     if (rc != SQLITE_OK && !sqlite3_get_autocommit(s->db))
-        (void)run(s, s->rollback);
+        (void)writer_run(s, s->rollback);
     return rc;
 }
 
@@ -211,10 +216,49 @@ static void checkpoint(struct store *s, uint64_t *idle_ms)
     } else if (*idle_ms >= 30000) { /* nothing to do: give the space back, forget old keys */
         (void)sqlite3_bind_int64(s->idem_purge, 1,
                                  (sqlite3_int64)(lh_now_ms() - s->config.idem_keep_ms));
-        (void)run(s, s->idem_purge);
+        (void)writer_run(s, s->idem_purge);
         (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
         *idle_ms = 0;
     }
+}
+
+/* Between batches. Returns an SQLite code that is final, or SQLITE_OK. */
+static int tidy(struct store *s, uint64_t *idle_ms)
+{
+    int rc = SQLITE_OK;
+
+    checkpoint(s, idle_ms);
+    if (lh_mono_ms() - s->compacted_ms >= COMPACT_EVERY_MS) {
+        rc = compact_step(s);
+        s->compacted_ms = lh_mono_ms();
+    }
+    return (rc & 0xff) == SQLITE_FULL ? SQLITE_OK : rc; /* it is tried again */
+}
+
+/* Commits a batch and hands it to the loop; when it cannot be committed, back to the queue. */
+static int write_and_hand_over(struct store *s, struct store_queue *batch)
+{
+    uint64_t begin = lh_mono_ns(), n_events = 0;
+    struct store_op *op;
+    int rc = commit_batch(s, batch);
+
+    for (op = batch->first; op && rc == SQLITE_OK; op = op->next) {
+        n_events += op->set.n_events;
+        change_set_release(&op->set); /* here, not on the loop */
+    }
+    (void)pthread_mutex_lock(&s->lock);
+    if (rc == SQLITE_OK) {
+        count(s, batch->n, n_events, (double)(lh_mono_ns() - begin) / 1e9);
+        s->full = false;
+        while ((op = queue_pop(batch)))
+            queue_push(&s->done, op);
+    } else {
+        while ((op = queue_pop(batch)))
+            queue_push(&s->queue, op);
+    }
+    (void)pthread_mutex_unlock(&s->lock);
+    (void)uv_async_send(&s->wake);
+    return rc;
 }
 
 void *writer_main(void *arg)
@@ -222,43 +266,26 @@ void *writer_main(void *arg)
     struct store *s = arg;
     struct store_queue batch;
     uint64_t idle_ms = 0;
+    int rc = SQLITE_OK;
 
     if (s->config.realtime) {
         struct sched_param first = {.sched_priority = 1};
 
         (void)sched_setscheduler(0 /* this thread */, SCHED_RR | SCHED_RESET_ON_FORK, &first);
     }
-    while (take_batch(s, &batch, &idle_ms)) {
-        uint64_t begin = lh_mono_ns(), n_events = 0;
-        struct store_op *op;
-        int rc;
-
-        if (batch.n == 0) {
-            checkpoint(s, &idle_ms);
-            continue;
+    while (rc == SQLITE_OK && take_batch(s, &batch, &idle_ms)) {
+        if (batch.n > 0) {
+            idle_ms = 0;
+            rc = write_and_hand_over(s, &batch);
         }
-        idle_ms = 0;
-        rc = commit_batch(s, &batch);
-        for (op = batch.first; op && rc == SQLITE_OK; op = op->next) {
-            n_events += op->set.n_events;
-            change_set_release(&op->set); /* here, not on the loop */
-        }
+        if (rc == SQLITE_OK)
+            rc = tidy(s, &idle_ms);
+    }
+    if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_FULL) {
         (void)pthread_mutex_lock(&s->lock);
-        if (rc == SQLITE_OK) {
-            count(s, batch.n, n_events, (double)(lh_mono_ns() - begin) / 1e9);
-            s->full = false;
-            while ((op = queue_pop(&batch)))
-                queue_push(&s->done, op);
-        } else {
-            s->failed = (rc & 0xff) != SQLITE_FULL;
-            while ((op = queue_pop(&batch)))
-                queue_push(&s->queue, op);
-        }
+        s->failed = true;
         (void)pthread_mutex_unlock(&s->lock);
         (void)uv_async_send(&s->wake);
-        if (rc != SQLITE_OK)
-            break;
-        checkpoint(s, &idle_ms);
     }
     return NULL;
 }

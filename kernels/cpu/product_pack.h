@@ -1,0 +1,22 @@
+/* product_pack.h - operands in the order that tile registers want, for product_amx.c and head.c. */
+#pragma once
+#include "kernels/tensor.h"
+#include <stdbool.h>
+
+#define AMX_STEP 32  /* rows of a strip, columns of a panel, elements of K in one step */
+#define AMX_TILE 512 /* elements of one tile register: 16 rows of 32 */
+
+/* Tile registers 0 to 7 of 16 rows of 64 bytes, from begin to end; one thread's. */
+void product_amx_begin(void);
+void product_amx_end(void);
+
+/* Rows [m, m + rows) and columns [k0, k1) of op(a), as AMX_STEP rows of lda elements; zeros
+ * outside. ta: a is stored transposed. lda: k1 - k0 as whole steps. */
+void product_pack_a(uint16_t *to, int64_t lda, struct kn_mat a, bool ta, int64_t m, int64_t rows,
+                    int64_t k0, int64_t k1);
+
+/* The panel of columns [n, n + cols), cols <= AMX_STEP, and rows [k0, k1) of op(b): step after step
+ * of K two tiles of 16 columns, each 16 rows of pairs (b[2k][.], b[2k + 1][.]); zeros outside. tb:
+ * b is stored transposed. */
+void product_pack_b(uint16_t *to, struct kn_mat b, bool tb, int64_t n, int64_t cols, int64_t k0,
+                    int64_t k1);

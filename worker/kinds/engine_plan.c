@@ -1,0 +1,202 @@
+/* engine_plan.c - memory, work and time of what engine.c opens: the plan that `--plan` prints and
+ * that a run allocates by. See engine.h.
+ */
+#include "proto/base/json.h"
+#include "worker/kinds/batches.h"
+#include "worker/kinds/engine.h"
+#include "worker/model/keep.h"
+#include "worker/model/rates.h"
+#include "worker/model/rehearse.h"
+#include "worker/model/rope.h"
+#include <assert.h>
+#include <errno.h>
+
+/* The program, its tables and what its libraries keep, beyond what MPI_Init leaves: 6 MB measured
+ * where products are our own, 13 to 16 MB where oneDNN makes them. */
+#define PROGRAM_BYTES ((uint64_t)10 << 20)
+/* What a process holds when MPI_Init returns, 25 to 35 MB: not planned, but taken off a limit
+ * before anything is kept. */
+#define START_BYTES ((uint64_t)32 << 20)
+
+static void count_flops(struct engine *e, const struct lh_job *job)
+{
+    bool train = e->model.dims.backward;
+
+    e->model.plan.flops_step = llama_flops(&e->model, train ? job->optim.batch_sequences : 1,
+                                           job->context.length, train ? engine_group(job) : 0);
+}
+
+/* What a rank may plan with, when its machine runs local_ranks of them. Half of what is free:
+ * others take memory later, and the page cache that serves the data needs room too. */
+static uint64_t memory_budget(const struct lh_job *job, int local_ranks)
+{
+    uint64_t limit = (uint64_t)job->limits.memory_bytes;
+
+    if (limit == 0)
+        limit = plan_machine_free() / 2 / (uint64_t)plan_machine_ranks(local_ranks);
+    return limit - LH_MIN(limit, START_BYTES);
+}
+
+static int choose_kept(struct engine *e, const struct lh_job *job, uint64_t budget,
+                       struct lh_err *reterr)
+{
+    int rc = keep_choose(&e->model, job->context.length, engine_group(job), budget, reterr);
+
+    if (rc == 0)
+        count_flops(e, job);
+    return rc;
+}
+
+int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
+                 struct lh_err *reterr)
+{
+    const struct kn_ops *ops;
+    uint64_t scratch = 0;
+    int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
+
+    if (rc == 0)
+        rc = rehearse_scratch(&e->model, ops, place->threads, &scratch, reterr);
+    if (rc < 0)
+        return rc;
+    llama_add_outside(&e->model, PLAN_SCRATCH, scratch);
+    llama_add_outside(&e->model, PLAN_COMMUNICATION,
+                      comm_bytes(place->ranks, (uint64_t)e->model.params.n_region * sizeof(float)));
+    llama_add_outside(&e->model, PLAN_HOST, PROGRAM_BYTES);
+    count_flops(e, job);
+    return 0;
+}
+
+int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr)
+{
+    int64_t least =
+        -(int64_t)LH_MIN(memory_budget(r->job, r->comm->local_size), (uint64_t)INT64_MAX);
+    int rc = r->comm->ops->max_i64(r->comm, &least, 1, reterr);
+
+    return rc < 0 ? rc : choose_kept(e, r->job, (uint64_t)-least, reterr);
+}
+
+static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
+                        struct lh_err *reterr)
+{
+    uint64_t limit = (uint64_t)job->limits.memory_bytes;
+
+    assert(local_ranks > 0);
+    if (limit > 0)
+        return plan_check(&e->model.plan, limit, "/limits/memory_bytes", reterr);
+    return plan_check(&e->model.plan, plan_machine_total() / (uint64_t)local_ranks,
+                      "/context/length", reterr);
+}
+
+/* What the machine can never hold is the job's fault; what others hold now is not: it may fit
+ * later, or on another node. */
+int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
+{
+    struct lh_err err = {0};
+    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
+
+    if (rc < 0 || r->job->limits.memory_bytes > 0)
+        return rc;
+    rc = plan_check(&e->model.plan, plan_machine_free() / (uint64_t)r->comm->local_size, "", &err);
+    return rc < 0 ? lh_err_set(reterr, LH_ETRYAGAIN, "memory is taken by others now: %s", err.text)
+                  : 0;
+}
+
+json_t *engine_kept_json(const struct engine *e)
+{
+    json_t *kept = json_pack("{s:I}", "layers", (json_int_t)e->model.dims.L);
+
+    for (int i = 0; i < WORK_KEEPS; i++)
+        (void)json_object_set_new(kept, keep_name((enum work_keep)i),
+                                  json_integer((json_int_t)e->model.dims.keep[i]));
+    return kept;
+}
+
+int engine_plan_json(const struct engine *e, const struct lh_job *job, int local_ranks,
+                     json_t **ret_plan, struct lh_err *reterr)
+{
+    int rc = check_memory(e, job, local_ranks, reterr);
+    json_t *plan = rc == 0 ? plan_json(&e->model.plan) : NULL;
+
+    if (rc < 0)
+        return rc;
+    if (!plan)
+        return lh_err_set(reterr, -ENOMEM, "the plan");
+    (void)json_object_set_new(plan, "parameters",
+                              json_integer((json_int_t)e->model.params.n_total));
+    (void)json_object_set_new(plan, "trainable",
+                              json_integer((json_int_t)e->model.params.n_trainable));
+    (void)json_object_set_new(plan, "rope", rope_json(&e->rope));
+    if (e->model.dims.backward)
+        (void)json_object_set_new(plan, "kept", engine_kept_json(e));
+    *ret_plan = plan;
+    return 0;
+}
+
+/* Bytes that zeroing, summing up and updating an fp32 parameter move. */
+#define UPDATE_BYTES 38
+
+/* The slowest rank's time of a step, without communication. */
+static double step_seconds(const struct engine *e, const struct lh_job *job, int ranks,
+                           const struct rates *rates)
+{
+    bool train = e->model.dims.backward;
+    int64_t batches = train ? batches_count(job, ranks) : 1;
+    double seconds = (double)e->model.params.n_trainable * UPDATE_BYTES / rates->bytes;
+
+    for (int64_t batch = 0; batch < batches; batch++) {
+        int64_t first, rows = 1;
+        struct llama_work work;
+
+        if (train)
+            batches_part(job, batch, 0, ranks, &first, &rows); /* rank 0 has most */
+        if (rows == 0)
+            continue;
+        llama_count(&e->model, rows, job->context.length, train ? engine_group(job) : 0, &work);
+        seconds += rates_seconds(rates, &work);
+    }
+    return seconds;
+}
+
+static int tell_time(const struct engine *e, const struct lh_job *job,
+                     const struct engine_place *place, json_t *plan, struct lh_err *reterr)
+{
+    const struct kn_ops *ops;
+    struct rates r = {0};
+    int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
+
+    if (rc == 0)
+        rc = rates_measure(&e->model, ops, place->threads,
+                           e->model.dims.backward ? engine_group(job) : 0, &r, reterr);
+    if (rc < 0)
+        return rc;
+    (void)json_object_set_new(plan, "step_s", json_real(step_seconds(e, job, place->ranks, &r)));
+    (void)json_object_set_new(plan, "rates",
+                              json_pack("{s:f, s:f, s:f, s:f, s:i}", "product", r.product,
+                                        "attention", r.attention, "attention_backward",
+                                        r.attention_bwd, "bytes", r.bytes, "threads",
+                                        place->threads));
+    return 0;
+}
+
+int engine_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
+                struct lh_err *reterr)
+{
+    LH_CLEANUP(lh_json_decrefp) json_t *plan = NULL;
+    struct engine e = {0};
+    int rc = engine_open(job, place->ranks, &e, reterr);
+
+    if (rc == 0)
+        rc = engine_count(&e, job, place, reterr);
+    if (rc == 0)
+        rc = choose_kept(&e, job, memory_budget(job, place->local_ranks), reterr);
+    if (rc == 0)
+        rc = engine_plan_json(&e, job, 1, &plan, reterr);
+    if (rc == 0 && place->measure)
+        rc = tell_time(&e, job, place, plan, reterr);
+    engine_close(&e);
+    if (rc == 0) {
+        *ret_plan = plan;
+        plan = NULL;
+    }
+    return rc;
+}

@@ -1,0 +1,57 @@
+/* rehearse.c - a pass through the model that does not compute; see rehearse.h. */
+#include "worker/model/rehearse.h"
+#include "worker/model/cache.h"
+#include <errno.h>
+#include <stdlib.h>
+
+/* As many rows as there may be. */
+static int run_batch(struct llama *m, const int32_t *zeros, struct lh_err *reterr)
+{
+    int64_t row = LH_MIN(m->dims.T, m->dims.positions);
+    struct llama_batch b = {
+        .rows = m->dims.T / row, .row_tokens = row, .ids = zeros, .labels = zeros};
+    double sum = 0;
+    int rc;
+
+    if (!m->dims.backward)
+        return llama_eval(m, &b, reterr);
+    rc = llama_train(m, &b, 1, &sum, reterr);
+    m->device.ops->sum_squares(m->device.stream, &sum, m->params.grad, m->params.n_region);
+    return rc < 0 ? rc : m->device.ops->sync(m->device.stream, reterr);
+}
+
+/* The last tokens that a cache has room for see the most; and one token alone. */
+static int run_cache(struct llama *m, const int32_t *zeros, struct lh_err *reterr)
+{
+    int64_t T = LH_MIN(m->dims.T, m->dims.cache);
+    struct cache c = {.model = m, .used = m->dims.cache - T};
+    int rc = cache_append(&c, zeros, T, NULL, reterr);
+
+    cache_rewind(&c, m->dims.cache - 1);
+    return rc < 0 ? rc : cache_append(&c, zeros, 1, NULL, reterr);
+}
+
+int rehearse_scratch(struct llama *m, const struct kn_ops *ops, int threads, uint64_t *ret_bytes,
+                     struct lh_err *reterr)
+{
+    int32_t *zeros = calloc((size_t)m->dims.T, sizeof(*zeros));
+    struct kn_stream *stream = NULL;
+    int rc = zeros ? ops->stream_new(threads, &stream, reterr)
+                   : lh_err_set(reterr, -ENOMEM, "tokens for a rehearsal");
+
+    if (rc == 0) {
+        ops->rehearse(stream);
+        rc = llama_bind(m, ops, stream, reterr);
+    }
+    if (rc == 0)
+        rc = run_batch(m, zeros, reterr);
+    if (rc == 0 && m->dims.cache > 0)
+        rc = run_cache(m, zeros, reterr);
+    if (rc == 0)
+        *ret_bytes = ops->scratch_bytes(stream);
+    llama_unbind(m);
+    if (stream)
+        ops->stream_free(stream);
+    free(zeros);
+    return rc;
+}
