@@ -47,6 +47,18 @@ static int choose_kept(struct engine *e, const struct lh_job *job, uint64_t budg
     return rc;
 }
 
+static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
+                        struct lh_err *reterr)
+{
+    uint64_t limit = (uint64_t)job->limits.memory_bytes;
+
+    assert(local_ranks > 0);
+    if (limit > 0)
+        return plan_check(&e->model.plan, limit, "/limits/memory_bytes", reterr);
+    return plan_check(&e->model.plan, plan_machine_total() / (uint64_t)local_ranks,
+                      "/context/length", reterr);
+}
+
 int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
                  struct lh_err *reterr)
 {
@@ -54,6 +66,8 @@ int engine_count(struct engine *e, const struct lh_job *job, const struct engine
     uint64_t scratch = 0;
     int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
 
+    if (rc == 0)
+        rc = check_memory(e, job, place->local_ranks, reterr); /* a rehearsal takes memory */
     if (rc == 0)
         rc = rehearse_scratch(&e->model, ops, place->threads, &scratch, reterr);
     if (rc < 0)
@@ -73,18 +87,6 @@ int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr)
     int rc = r->comm->ops->max_i64(r->comm, &least, 1, reterr);
 
     return rc < 0 ? rc : choose_kept(e, r->job, (uint64_t)-least, reterr);
-}
-
-static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr)
-{
-    uint64_t limit = (uint64_t)job->limits.memory_bytes;
-
-    assert(local_ranks > 0);
-    if (limit > 0)
-        return plan_check(&e->model.plan, limit, "/limits/memory_bytes", reterr);
-    return plan_check(&e->model.plan, plan_machine_total() / (uint64_t)local_ranks,
-                      "/context/length", reterr);
 }
 
 /* What the machine can never hold is the job's fault; what others hold now is not: it may fit
