@@ -123,3 +123,28 @@ bool kn_check_labels(struct kn_check ck, const int32_t *label, int64_t n, int64_
                               label[i], (long long)limit - 1);
     return true;
 }
+
+bool kn_check_cross_entropy(struct kn_check ck, struct kn_mat d, struct kn_mat x, struct kn_mat w,
+                            const int32_t *label)
+{
+    if (!kn_check_mat(ck, "x", x) || !kn_check_shape(ck, "w", w, w.rows, x.cols) ||
+        (d.p && !kn_check_shape(ck, "d", d, w.rows, x.rows)))
+        return false;
+    if (w.t != x.t || (d.p && d.t != x.t))
+        return check_fail(ck, "element types of x, w and d are %d, %d, %d, not one", (int)x.t,
+                          (int)w.t, (int)d.t);
+    return kn_check_labels(ck, label, x.rows, w.rows);
+}
+
+bool kn_check_matmul_low(struct kn_check ck, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                         struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float beta)
+{
+    if (!kn_check_matmul(ck, c, a, false, b, t, beta) ||
+        !kn_check_matmul(ck, z, a, false, p, t, 0.0f) ||
+        !kn_check_matmul(ck, c, z, false, q, t, 1.0f))
+        return false;
+    if (c.t != a.t || z.t != a.t)
+        return check_fail(ck, "element types of c, z and a are %d, %d, %d, not one", (int)c.t,
+                          (int)z.t, (int)a.t);
+    return true;
+}

@@ -30,9 +30,14 @@ bool kn_check_shape(struct kn_check ck, const char *name, struct kn_mat m, int64
                     int64_t cols);
 bool kn_check_matmul(struct kn_check ck, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                      bool tb, float beta);
+bool kn_check_matmul_low(struct kn_check ck, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                         struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float beta);
 /* Heads that fit each other, and q (Tq,H*D), k, v (T,KV*D) of one type. */
 bool kn_check_attention(struct kn_check ck, struct kn_mat q, struct kn_mat k, struct kn_mat v,
                         int64_t Tq, int64_t T, struct kn_heads h);
+/* x (T,C), w (V,C) and, when d.p is not NULL, d (V,T), all of one type, and T labels. */
+bool kn_check_cross_entropy(struct kn_check ck, struct kn_mat d, struct kn_mat x, struct kn_mat w,
+                            const int32_t *label);
 /* Whole heads of D elements in every row, D in range. */
 bool kn_check_heads_of(struct kn_check ck, const char *name, struct kn_mat m, int64_t D);
 /* n ids in [0, limit). ids must be readable by the host. */

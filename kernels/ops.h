@@ -49,6 +49,13 @@ struct kn_ops {
     void (*matmul)(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b, bool tb,
                    float alpha, float beta);
 
+    /* A product with a low-rank update: z = z_scale * a op(p), c = a op(b) + c_scale * z op(q) + beta * c; op(x) = x,
+     * or x^T when t is set; beta is 0 or 1. Shapes: a (M,K), op(b) (K,N), op(p) (K,R), op(q) (R,N), z (M,R), c (M,N), all
+     * of one type. In c, z counts as it is stored. The forward pass of LoRA is t with p = A, q = B, and the gradient of
+     * its input is that without t, of p = B and q = A. */
+    void (*matmul_low)(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struct kn_mat a, struct kn_mat b,
+                       struct kn_mat p, struct kn_mat q, bool t, float z_scale, float c_scale, float beta);
+
     /* x[t,:] = table[id[t],:]   x (T,C)  table (V,C) of any type. */
     void (*embed_fwd)(struct kn_stream *s, struct kn_mat x, struct kn_mat table, const int32_t *id);
     /* dtable[id[t],:] += dx[t,:]   dtable F32. Rows of equal id are added in order of t. */
@@ -93,10 +100,11 @@ struct kn_ops {
      * itself unless it adds. */
     void (*dropout)(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add, const struct kn_dropout *h);
 
-    /* Per row t with target label[t] in [0,V): nll[t] = log sum exp(logits[t,:]) - logits[t,label[t]]; label -100:
-     * nll 0. When dlogits.p is not NULL: dlogits = (softmax - onehot) * grad_scale, 0 in unlabelled rows; dlogits may be
-     * logits itself, and of either type. */
-    void (*cross_entropy)(struct kn_stream *s, double *nll, struct kn_mat dlogits, struct kn_mat logits,
+    /* The loss of logits = x w^T without the logits: x (T,C), w (V,C) of one type, target label[t] in [0,V):
+     * nll[t] = log sum exp(logits[t,:]) - logits[t,label[t]]; label -100: nll 0. When d.p is not NULL, d (V,T) of x's
+     * type = (softmax - onehot)^T * grad_scale, 0 in the columns of tokens without label: its rows are those of w, so
+     * the gradients are the products d x and d^T w. */
+    void (*cross_entropy)(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x, struct kn_mat w,
                           const int32_t *label, float grad_scale);
 
     /* *ret = sum of squares over n fp32 values, in double, fixed order. */

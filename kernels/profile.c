@@ -134,6 +134,22 @@ static void profile_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a
     end(s, call);
 }
 
+static void profile_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z,
+                               struct kn_mat a, struct kn_mat b, struct kn_mat p, struct kn_mat q,
+                               bool t, float z_scale, float c_scale, float beta)
+{
+    double bytes = bytes_of(a) + bytes_of(b) + bytes_of(c) + bytes_of(z);
+    struct kn_op_call call = call_of("matmul_low", c, bytes);
+
+    call.inner = a.cols, call.tb = t, call.t = a.t;
+    if (!begin(s))
+        return;
+    s->in->matmul_low(s->s, c, z, a, b, p, q, t, z_scale, c_scale, beta);
+    call.flop = 2 * (double)c.rows *
+                ((double)c.cols * (double)a.cols + (double)z.cols * (double)(c.cols + a.cols));
+    end(s, call);
+}
+
 static void profile_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table,
                               const int32_t *id)
 {
@@ -284,15 +300,18 @@ static void profile_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat 
     end(s, call_of("dropout", y, bytes_of(x) + (add ? 2 : 1) * bytes_of(y)));
 }
 
-static void profile_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                                  struct kn_mat logits, const int32_t *label, float grad_scale)
+static void profile_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d,
+                                  struct kn_mat x, struct kn_mat w, const int32_t *label,
+                                  float grad_scale)
 {
-    double bytes = bytes_of(logits) + (dlogits.p ? bytes_of(dlogits) : 0);
+    struct kn_op_call call = call_of("cross_entropy", kn_mat(NULL, x.t, x.rows, w.rows),
+                                     bytes_of(x) + bytes_of(w) + (d.p ? bytes_of(d) : 0));
 
     if (!begin(s))
         return;
-    s->in->cross_entropy(s->s, nll, dlogits, logits, label, grad_scale);
-    end(s, call_of("cross_entropy", logits, bytes));
+    s->in->cross_entropy(s->s, nll, d, x, w, label, grad_scale);
+    call.flop = 2 * (double)x.rows * (double)w.rows * (double)x.cols;
+    end(s, call);
 }
 
 static void profile_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n)
@@ -333,6 +352,7 @@ static const struct kn_ops profile_ops = {
     .upload = profile_upload,
     .download = profile_download,
     .matmul = profile_matmul,
+    .matmul_low = profile_matmul_low,
     .embed_fwd = profile_embed_fwd,
     .embed_bwd = profile_embed_bwd,
     .rmsnorm_fwd = profile_rmsnorm_fwd,
@@ -354,7 +374,7 @@ static const struct kn_ops profile_ops = {
 };
 
 /* A slot that is new in ops.h needs its function here: without one it would be NULL. */
-_Static_assert(sizeof(struct kn_ops) == 29 * sizeof(void *), "a slot for each of the ops");
+_Static_assert(sizeof(struct kn_ops) == 30 * sizeof(void *), "a slot for each of the ops");
 
 int kn_profile_new(const struct kn_ops *inner, int threads, kn_profile_fn *fn, void *arg,
                    const struct kn_ops **ret_ops, struct kn_stream **ret_stream,

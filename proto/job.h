@@ -41,16 +41,8 @@ struct lh_label { const char *key, *value; };
 struct lh_pattern { const char *module; double value; }; /* rank_pattern, alpha_pattern: suffix of a module path */
 struct lh_after { const char *job; enum lh_when when; };
 struct lh_micro_batch { int64_t *rows; unsigned n; };
-struct lh_lengths {
-    int64_t *at;
-    unsigned n;
-};
-/* Positions as context.rope asks for them. */
-struct lh_rope_wish {
-    bool has_type;
-    enum lh_rope type;
-    double factor;
-}; /* as shipped: no type, factor 1 */
+struct lh_lengths { int64_t *at; unsigned n; };
+struct lh_rope_wish { bool has_type; enum lh_rope type; double factor; }; /* as context.rope; shipped: no type, factor 1 */
 
 struct lh_job {
     struct lh_arena arena; /* owns every pointer below */
@@ -97,13 +89,12 @@ struct lh_job {
     } optim;
     struct { enum lh_nonfinite action; int64_t budget; } on_nonfinite;
     struct {
-        int64_t every_steps; /* 0: only by kind eval */
+        int64_t every_steps; /* of kind train; 0: only at the end */
         struct lh_strings perplexity; /* texts */
         enum lh_eval_mode mode;
         int64_t stride; /* 0 in mode prefixes */
         bool join;
-        struct lh_lengths
-            lengths;     /* to report; empty: powers of two from 2048, and context.length */
+        struct lh_lengths lengths; /* to report; empty: powers of two from 2048, and context.length */
         int64_t windows; /* at most so many windows over all texts; 0: all */
         int64_t bands, batch_windows;
         const char *attention; /* "full" (default) or "train" */

@@ -389,7 +389,7 @@ const struct field job_fields[] = {
     {"/limits/lease_s", FIELD_INT, AT(limits.lease_s), NUMBER_IS(0), RANGE(0, SECONDS_MAX), .kinds = ALL,
      .about = "seconds to work on while the coordinator is silent; 0: its own setting"},
     {"/limits/memory_bytes", FIELD_INT, AT(limits.memory_bytes), NUMBER_IS(0), RANGE(0, LARGE),
-     .kinds = ALL, .about = "of a rank; 0: what the machine has"},
+     .kinds = ALL, .about = "of a rank; 0: half of what is free, shared by its ranks"},
     {"/retry", FIELD_OBJECT, .kinds = ALL, .about = "attempts after failures, by their cause"},
     {"/retry/infra", FIELD_INT, AT(retry.infra), NUMBER_IS(10), RANGE(0, 1000), .kinds = ALL,
      .about = "lost nodes, launches, links, storage"},

@@ -14,9 +14,8 @@
 #include "worker/ckpt/ckpt.h"
 #include "worker/commands.h"
 #include "worker/formats/mapping.h"
-#include "worker/kinds/engine.h"
-#include "worker/kinds/job_plan.h"
 #include "worker/kinds/prepare.h"
+#include "worker/report.h"
 #include <errno.h>
 #include <limits.h>
 #include <malloc.h>
@@ -270,61 +269,6 @@ static int digest_model(struct run *r, struct lh_err *reterr)
     return run_same(r, "model", *found ? found : r->model_digest, reterr);
 }
 
-/* What `--plan` would say, in rank 0's first line; a job that does not fit is found here, before
- * any weight is read. */
-static int report_plan(struct session *s, json_t *line, struct lh_err *reterr)
-{
-    const struct lh_job *job = s->run.job;
-    struct engine_place place = engine_place_of(&s->run);
-    json_t *plan = NULL;
-    int rc;
-
-    if (s->run.comm->rank != 0 || job->kind == LH_KIND_CHECK || job->kind == LH_KIND_PREPARE ||
-        s->options->mode == WORKER_PREPARE)
-        return 0;
-    rc = job_plan(job, &place, &plan, reterr);
-    if (rc < 0)
-        return rc;
-    json_object_set(line, "parameters", json_object_get(plan, "parameters"));
-    json_object_set(line, "trainable", json_object_get(plan, "trainable"));
-    json_object_set_new(line, "plan", plan);
-    return 0;
-}
-
-static int report_start(struct session *s, struct lh_err *reterr)
-{
-    struct run *r = &s->run;
-    const struct lh_job *job = r->job;
-    const char *device = lh_device_name(job->resources.device);
-    LH_CLEANUP(lh_json_decrefp) json_t *machine = ckpt_machine_json();
-    json_t *line;
-    char host[65] = "";
-    int64_t resume_step = 0;
-    int rc = r->resume_dir ? ckpt_step(r->resume_dir, &resume_step, reterr) : 0;
-
-    (void)gethostname(host, sizeof(host) - 1);
-    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:i, s:I, s:I}", "version",
-                     LH_VERSION, "kind", lh_kind_name(job->kind), "host", host, "pid",
-                     (int)getpid(), "local_rank", r->comm->local_rank, "ranks", r->comm->size,
-                     "slots", (json_int_t)job->resources.slots, "device", device, "threads",
-                     r->threads, "resume_step", (json_int_t)resume_step, "steps",
-                     (json_int_t)(job->kind == LH_KIND_TRAIN ? job->optim.steps : 0));
-    if (!line)
-        return lh_err_set(reterr, -ENOMEM, "report of the start");
-    json_object_del(machine, "compiler");
-    json_object_del(machine, "longhaul");
-    json_object_update(line, machine);
-    if (rc == 0)
-        rc = report_plan(s, line, reterr);
-    lh_report(r->reporter, "start", line);
-    lh_report_beat(r->reporter);
-    if (r->comm->rank == 0)
-        lh_info("job.start", "name=\"%s\" kind=%s ranks=%d threads=%d device=%s out=%s", job->name,
-                lh_kind_name(job->kind), r->comm->size, r->threads, device,
-                r->out_dir ? r->out_dir : "-");
-    return rc;
-}
-
 static int session_start(struct session *s, struct lh_err *reterr)
 {
     struct run *r = &s->run;
@@ -350,7 +294,7 @@ static int session_start(struct session *s, struct lh_err *reterr)
         rc = run_agree(r, open_backend(s, reterr), reterr);
     if (rc < 0)
         return rc;
-    rc = run_agree(r, report_start(s, reterr), reterr);
+    rc = run_agree(r, report_start(r, s->options->mode != WORKER_PREPARE, reterr), reterr);
     return rc < 0 ? rc : digest_model(r, reterr);
 }
 
@@ -380,25 +324,6 @@ static int session_kind(struct session *s, struct lh_err *reterr)
     return lh_err_set(reterr, LH_EINTERNAL, "kind %d", (int)r->job->kind);
 }
 
-/* The last lines of the journal: an `error` unless all is well or the end was asked for, then
- * `done`. */
-static void report_end(struct session *s, int rc, enum worker_exit code, const struct lh_err *err)
-{
-    struct run *r = &s->run;
-    const char *outcome = rc == 0 ? "done" : rc == LH_ESTOPPED ? "stopped" : "failed";
-    json_t *done =
-        json_pack("{s:s, s:i, s:I, s:f}", "outcome", outcome, "exit", (int)code, "steps",
-                  (json_int_t)r->steps, "seconds", (double)(lh_mono_ms() - r->start_ms) * 1e-3);
-
-    if (rc < 0 && rc != LH_ESTOPPED)
-        lh_report(r->reporter, "error",
-                  json_pack("{s:s, s:s, s:s, s:i}", "code", run_error_name(rc), "pointer",
-                            err->pointer, "text", err->text, "exit", (int)code));
-    if (r->comm->rank == 0 && json_object_size(r->result) > 0)
-        json_object_set(done, "result", r->result);
-    lh_report(r->reporter, "done", done);
-}
-
 /* An input file was cut short, or its disk failed, in the midst of the work: nothing here can be
  * gone on with, but the journal and the other ranks are told. */
 static void on_lost_input(int rc, const struct lh_err *err)
@@ -408,7 +333,7 @@ static void on_lost_input(int rc, const struct lh_err *err)
 
     (void)complain(rc, err);
     if (r->reporter)
-        report_end(the_session, rc, code, err);
+        report_end(r, rc, code, err);
     if (r->comm && r->comm->size > 1)
         r->comm->ops->abort(r->comm, (int)code);
     _exit((int)code);
@@ -431,7 +356,7 @@ static enum worker_exit session_end(struct session *s, int rc, const struct lh_e
         lh_info("job.done", "exit=0");
     }
     if (r->reporter)
-        report_end(s, rc, code, err);
+        report_end(r, rc, code, err);
     if (!agreed && r->comm->size > 1)
         r->comm->ops->abort(r->comm, (int)code);
     lh_reporter_close(r->reporter);

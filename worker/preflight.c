@@ -80,6 +80,7 @@ static int preflight_job(struct preflight *p, const char *path, struct lh_err *r
     texts = p->job->data.train.n > 0 && p->job->data.format != LH_DATA_TOKENS &&
             !job_data_is_shards(&p->job->data.train, dir);
     texts |= p->job->eval.perplexity.n > 0 && !job_data_is_tokens(&p->job->eval.perplexity);
+    texts |= p->job->eval.has_passkey;
     rc = check_model(p, reterr);
     if (rc == 0 && texts)
         rc = check_tokenizer(p, reterr);

@@ -5,6 +5,7 @@
  * and a shared one give the same figures; the measured rates are taken the same way.
  */
 #include "worker/profile_rows.h"
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,23 +14,34 @@ static const char *flags_name(const struct kn_op_call *call)
     return call->ta ? (call->tb ? "tt" : "tn") : call->tb ? "nt" : "nn";
 }
 
+static struct profile_row *row_find(struct profile_sums *s, const char *op, const char *shape)
+{
+    for (unsigned i = 0; i < s->n_rows; i++)
+        if (strcmp(s->row[i].op, op) == 0 && strcmp(s->row[i].shape, shape) == 0)
+            return &s->row[i];
+    return NULL;
+}
+
 struct profile_row *profile_row_of(struct profile_sums *s, const struct kn_op_call *call)
 {
     char shape[sizeof(s->row[0].shape)] = "";
-    unsigned i;
+    struct profile_row *row;
 
     if (call->inner > 0)
         (void)snprintf(shape, sizeof(shape), "%lldx%lldx%lld %s", (long long)call->rows,
                        (long long)call->cols, (long long)call->inner, flags_name(call));
-    for (i = 0; i < s->n_rows; i++)
-        if (strcmp(s->row[i].op, call->op) == 0 && strcmp(s->row[i].shape, shape) == 0)
-            return &s->row[i];
-    if (i == PROFILE_ROWS_MAX)
-        return &s->row[i - 1];
-    s->n_rows++;
-    s->row[i] = (struct profile_row){.op = call->op};
-    (void)memcpy(s->row[i].shape, shape, sizeof(shape));
-    return &s->row[i];
+    row = row_find(s, call->op, shape);
+    if (!row && *shape && s->n_rows >= PROFILE_SHAPES_MAX) {
+        (void)snprintf(shape, sizeof(shape), "other shapes");
+        row = row_find(s, call->op, shape);
+    }
+    if (row)
+        return row;
+    assert(s->n_rows < PROFILE_ROWS_MAX);
+    row = &s->row[s->n_rows++];
+    *row = (struct profile_row){.op = call->op};
+    (void)memcpy(row->shape, shape, sizeof(shape));
+    return row;
 }
 
 void profile_row_add(struct profile_row *row, const struct kn_op_call *call)

@@ -4,7 +4,10 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#define PROFILE_ROWS_MAX 256 /* ops, and shapes of products; a model has some 40 */
+/* Ops, and shapes of products: a step has some 20 shapes, and there are 30 ops. Where texts of all
+ * lengths make more than PROFILE_SHAPES_MAX rows, new shapes share one. */
+#define PROFILE_ROWS_MAX 256
+#define PROFILE_SHAPES_MAX 192
 #define PROFILE_SPANS_MAX 32 /* names of phases */
 
 struct profile_row {
@@ -34,7 +37,7 @@ struct profile_sums {
     int64_t events_left_out; /* of the trace */
 };
 
-/* The row of a call, made when it is new; the last one takes what has no room. */
+/* The row of a call, made when it is new. */
 struct profile_row *profile_row_of(struct profile_sums *s, const struct kn_op_call *call);
 void profile_row_add(struct profile_row *row, const struct kn_op_call *call);
 

@@ -17,6 +17,8 @@
 #include <string.h>
 
 #define SENT_A_NODE_MAX 2u
+#define NODE_MARGIN_MS                                                                             \
+    2000 /* a node gives up after us, so that the answer is our 504 and not its giving up */
 
 struct dry_run {
     struct dry_run *next;
@@ -158,8 +160,9 @@ static void send_asks(struct app *a)
             continue;
         }
         command = json_copy(k->command);
-        (void)json_object_set_new(command, "limit_ms",
-                                  json_integer((json_int_t)(k->run->until_ms - now)));
+        (void)json_object_set_new(
+            command, "limit_ms",
+            json_integer((json_int_t)(k->run->until_ms - now + NODE_MARGIN_MS)));
         outboxes_deliver(a, k->node, command);
         *at = k->next;
         k->next = d->sent;

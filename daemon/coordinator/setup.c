@@ -3,6 +3,7 @@
 #include "proto/base/clock.h"
 #include "proto/base/fs.h"
 #include "proto/base/log.h"
+#include "proto/base/str.h"
 #include <errno.h>
 #include <stdio.h>
 
@@ -84,8 +85,8 @@ int setup_try_address(const struct app *a, struct lh_err *reterr)
     int rc;
 
     (void)snprintf(path, sizeof(path), "%s/longhauld.db", a->config->state);
-    if (lh_path_exists(path))
-        return 0;
+    if (lh_path_exists(path) || lh_starts_with(a->config->listen, "unix:"))
+        return 0; /* a socket may lie in the state directory */
     rc = http_server_try(&http, reterr);
     return rc < 0 ? listen_error(rc) : 0;
 }

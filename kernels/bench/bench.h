@@ -31,6 +31,9 @@ struct kn_mat bench_mat(struct bench *b, enum kn_dtype t, int64_t rows, int64_t 
 /* Times fn, once to warm up and then repeats times; prints the best, and keeps it. */
 void bench_run(struct bench *b, const char *what, struct bench_cost cost, bench_fn *fn, void *arg);
 
+/* The loss of the head, and its gradient (bench_loss.c). */
+void bench_loss(struct bench *b);
+
 /* Attention, forward and backward (bench_attention.c). */
 void bench_attention(struct bench *b);
 

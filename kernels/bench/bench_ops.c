@@ -122,17 +122,21 @@ static void bench_matmul(struct bench *b)
         float beta;
         bool wide;
     } size[] = {
+        {"linear", 128, 576, 576, false, true, 0, false},
+        {"linear", 1000, 576, 576, false, true, 0, false},
         {"linear", 2048, 576, 576, false, true, 0, false},
+        {"linear", 8192, 576, 576, false, true, 0, false},
+        {"k and v", 2048, 192, 576, false, true, 0, false},
+        {"dX of k", 2048, 576, 192, false, false, 1, false},
         {"up", 2048, 1536, 576, false, true, 0, false},
+        {"up", 8192, 1536, 576, false, true, 0, false},
+        {"dX of down", 2048, 1536, 576, false, false, 0, false},
         {"down", 2048, 576, 1536, false, true, 1, false},
         {"dX of up", 2048, 576, 1536, false, false, 1, false},
         {"lora A", 2048, 8, 576, false, true, 0, false},
         {"lora B", 2048, 576, 8, false, true, 1, false},
         {"lora dA", 8, 576, 2048, true, false, 1, true},
         {"lora dB", 576, 8, 2048, true, false, 1, true},
-        {"head", 512, 49152, 576, false, true, 0, true},
-        {"head dX", 512, 576, 49152, false, false, 0, false},
-        {"head dW", 49152, 576, 512, true, false, 1, true},
         {"one token", 1, 1536, 576, false, true, 0, false},
         {"7B linear", 512, 4096, 4096, false, true, 0, false},
     };
@@ -212,13 +216,6 @@ static void bench_embed_bwd(struct bench *b, void *arg)
     b->ops->embed_bwd(b->s, r->w, r->x, r->id);
 }
 
-static void bench_cross_entropy(struct bench *b, void *arg)
-{
-    struct bench_rows *r = arg;
-
-    b->ops->cross_entropy(b->s, r->nll, r->y, r->x, r->id, 1e-4f);
-}
-
 /* T x C of the type under test; passes counts the matrices that are read or written. w is fp32
  * where the op wants so. */
 static void bench_rows_size(struct bench *b, const char *name, int64_t T, int64_t C, double passes,
@@ -239,7 +236,6 @@ static void bench_rows_size(struct bench *b, const char *name, int64_t T, int64_
         id[i] = (int32_t)(i * 7 % LH_MIN(C, 1024));
     r.g = g.p;
     r.rstd = bench_alloc(b, (uint64_t)T * 4);
-    r.nll = bench_alloc(b, (uint64_t)T * 8);
     r.id = bench_alloc(b, (uint64_t)T * 4);
     b->ops->upload(b->s, r.id, id, (uint64_t)T * 4);
     bench_rmsnorm_fwd(b, &r); /* a sane rstd */
@@ -250,22 +246,25 @@ static void bench_rows_size(struct bench *b, const char *name, int64_t T, int64_
     free(id);
     b->ops->free(b->s, r.x.p), b->ops->free(b->s, r.y.p), b->ops->free(b->s, r.z.p),
         b->ops->free(b->s, r.w.p);
-    b->ops->free(b->s, g.p), b->ops->free(b->s, r.rstd), b->ops->free(b->s, r.nll),
-        b->ops->free(b->s, r.id);
+    b->ops->free(b->s, g.p), b->ops->free(b->s, r.rstd), b->ops->free(b->s, r.id);
 }
 
 static void bench_rows(struct bench *b)
 {
     struct kn_mat none = {0};
 
-    bench_rows_size(b, "rmsnorm_fwd", 2048, 576, 2, bench_rmsnorm_fwd, none);
-    bench_rows_size(b, "rmsnorm_bwd", 2048, 576, 4, bench_rmsnorm_bwd, none);
-    bench_rows_size(b, "swiglu_fwd", 2048, 1536, 3, bench_swiglu_fwd, none);
-    bench_rows_size(b, "swiglu_bwd", 2048, 1536, 5, bench_swiglu_bwd, none);
-    bench_rows_size(b, "add", 2048, 576, 3, bench_add, none);
-    bench_rows_size(b, "rope", 2048, 576, 2, bench_rope, bench_mat(b, KN_F32, 2048, 576));
-    bench_rows_size(b, "embed_bwd", 2048, 576, 1, bench_embed_bwd, bench_mat(b, KN_F32, 2048, 576));
-    bench_rows_size(b, "cross_entropy", 256, 49152, 2, bench_cross_entropy, none);
+    for (int64_t T = 512; T <= 8192; T *= 4) {
+        bench_rows_size(b, "rmsnorm_fwd", T, 576, 2, bench_rmsnorm_fwd, none);
+        bench_rows_size(b, "rmsnorm_bwd", T, 576, 4, bench_rmsnorm_bwd, none);
+        bench_rows_size(b, "swiglu_fwd", T, 1536, 3, bench_swiglu_fwd, none);
+        bench_rows_size(b, "swiglu_bwd", T, 1536, 5, bench_swiglu_bwd, none);
+        bench_rows_size(b, "add", T, 576, 3, bench_add, none);
+        bench_rows_size(b, "rope", T, 576, 2, bench_rope, bench_mat(b, KN_F32, T, 576));
+        bench_rows_size(b, "embed_bwd", T, 576, 1, bench_embed_bwd,
+                        bench_mat(b, KN_F32, 1024, 576));
+    }
+    bench_rows_size(b, "rmsnorm_fwd", 1001, 573, 2, bench_rmsnorm_fwd, none);
+    bench_rows_size(b, "rmsnorm_fwd", 512, 4096, 2, bench_rmsnorm_fwd, none);
 }
 
 static void bench_adamw_once(struct bench *b, void *arg)
@@ -301,8 +300,9 @@ static void bench_optim(struct bench *b)
 
 static void bench_usage(void)
 {
-    bench_die("usage: kn-bench peak|matmul|attention|rows|optim|all [-d DEVICE] [-t THREADS] [-p "
-              "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
+    bench_die(
+        "usage: kn-bench peak|matmul|attention|rows|loss|optim|all [-d DEVICE] [-t THREADS] [-p "
+        "f32|bf16] [-r REPEATS] [-n PART] [-j FILE [-c COMMIT]]");
 }
 
 int main(int argc, char **argv)
@@ -344,6 +344,8 @@ int main(int argc, char **argv)
         bench_attention(&b);
     if (strcmp(op, "rows") == 0 || strcmp(op, "all") == 0)
         bench_rows(&b);
+    if (strcmp(op, "loss") == 0 || strcmp(op, "all") == 0)
+        bench_loss(&b);
     if (strcmp(op, "optim") == 0 || strcmp(op, "all") == 0)
         bench_optim(&b);
     if (file)

@@ -49,6 +49,8 @@ static void attention_pack_item(void *arg, int64_t item, int thread)
     int64_t n = LH_MIN(TILE_TOKENS, a->T - j0);
 
     (void)thread;
+    attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
+    attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
     tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_K, FWD_KINDS), a->Dp,
                          attn_head(a->k, j0, n, a->kv0 + i, a->D));
     tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_V, FWD_KINDS), a->Dp,
@@ -65,6 +67,8 @@ static void attention_fwd_block(const struct attn *a, const struct attn_local *l
 
     softmax_start(&rows);
     tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->q, r0, n, h, a->D));
+    attn_prefetch(a->q, r0 + TILE_ROWS, TILE_ROWS, h, a->D);
+    attn_prefetch(a->o, r0, TILE_ROWS, h, a->D);
     for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
         int64_t j0 = t * TILE_TOKENS;
         struct attn_span span = attn_span(j0, first, last);

@@ -67,6 +67,8 @@ static void bwd_pack_kv_item(void *arg, int64_t item, int thread)
                   v = attn_head(a->v, j0, n, a->kv0 + i, a->D);
 
     (void)thread;
+    attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
+    attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
     tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, Q_KINDS), a->Dp, k);
     tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, Q_KINDS), a->Dp, v);
     tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, Q_KINDS), a->Dp, k);
@@ -83,6 +85,9 @@ static void bwd_q_block(const struct attn_bwd *b, const struct attn_local *l, in
 
     tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->q, i0, n, h, a->D));
     tile_pack_a(a->tiles, l->a[1], a->Dp, attn_head(a->d_o, i0, n, h, a->D));
+    attn_prefetch(a->q, i0 + TILE_ROWS, TILE_ROWS, h, a->D);
+    attn_prefetch(a->d_o, i0 + TILE_ROWS, TILE_ROWS, h, a->D);
+    attn_prefetch(a->dq, i0, TILE_ROWS, h, a->D);
     memcpy(rows.base, b->lse2 + h * b->padded + i0, sizeof(rows.base));
     memcpy(rows.factor, b->delta + h * b->padded + i0, sizeof(rows.factor));
     for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
@@ -132,6 +137,8 @@ static void bwd_pack_q_item(void *arg, int64_t item, int thread)
     struct kn_mat q = attn_head(a->q, i0, n, h, a->D), d_o = attn_head(a->d_o, i0, n, h, a->D);
 
     (void)thread;
+    attn_prefetch(a->q, i0, n, h, a->D);
+    attn_prefetch(a->d_o, i0, n, h, a->D);
     tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_QT, K_KINDS), a->Dp, q);
     tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_DOT, K_KINDS), a->Dp, d_o);
     tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_Q, K_KINDS), a->Dp, q);
@@ -194,6 +201,8 @@ static void bwd_k_block(const struct attn_bwd *b, const struct attn_local *l, in
 
     tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->k, j0, n, kv, a->D));
     tile_pack_a(a->tiles, l->a[1], a->Dp, attn_head(a->v, j0, n, kv, a->D));
+    attn_prefetch(a->k, j0 + TILE_ROWS, TILE_ROWS, kv, a->D);
+    attn_prefetch(a->v, j0 + TILE_ROWS, TILE_ROWS, kv, a->D);
     for (int k = 0; k < 2; k++) {
         if (a->g0 == 0)
             memset(l->out[k], 0, bytes);

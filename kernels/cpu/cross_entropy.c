@@ -1,117 +1,97 @@
-/* cross_entropy.c - loss of each row, and its gradient (softmax - onehot) * grad_scale.
+/* cross_entropy.c - the op of this name out of the parts of loss.h.
  *
- * Sums are fp32 in VEC lanes over a block, then double over the blocks. One pass finds maximum and
- * sum together: block after block that fits L1, the sum rescaled when the maximum grows. A second
- * pass writes the gradient; it may overwrite the logits, since each vector is read before it is
- * written.
+ * With tile registers the logits of a block never leave the first-level cache (loss_amx.c). Without
+ * them they are a product of a few blocks at a time in scratch.
  */
-#include "kernels/cpu/level.h"
-#include "kernels/cpu/vec.h"
-#include <math.h>
+#include "kernels/cpu/loss.h"
 
-#define CE_BLOCK 2048 /* logits: 8 KiB of fp32 */
+#define PLAIN_BLOCKS 4 /* to one product: 1024 rows keep the library busy */
 
-struct cross_entropy_job {
-    double *nll;
-    struct kn_mat dlogits, logits;
-    const int32_t *label;
-    float grad_scale;
-    struct cpu_rows rows;
+struct loss_plain {
+    struct loss_job *j;
+    int64_t b0, n_blocks;
 };
 
-struct ce_row {
-    float max;
-    double sum; /* of exp(x - max) */
-};
-
-VEC_INLINE struct ce_row ce_sum(struct kn_mat x, int64_t r)
+/* One block of the product, 64 tokens. */
+static void loss_plain_item(void *arg, int64_t item, int thread)
 {
-    struct ce_row row = {.max = -INFINITY, .sum = 0.0};
-
-    for (int64_t b = 0; b < x.cols; b += CE_BLOCK) {
-        int64_t end = LH_MIN(x.cols, b + CE_BLOCK);
-        vf max = vf_all(-INFINITY);
-        vf sum = {0};
-        float old = row.max;
-
-        for (int64_t c = b; c < end; c += VEC) {
-            vf v = vf_load(x, r, c, end - c);
-
-            /* Lanes past the end read 0, which could exceed every logit: they repeat the first
-             * instead. */
-            max = end - c >= VEC ? vf_max(max, v) : vf_max(max, vf_tail(v, end - c, v[0]));
-        }
-        row.max = fmaxf(old, vf_max_lane(max));
-        row.sum *= old == row.max ? 1.0 : exp((double)old - (double)row.max);
-        for (int64_t c = b; c < end; c += VEC) {
-            vf e = vf_exp(vf_load(x, r, c, end - c) - row.max);
-
-            sum += end - c >= VEC ? e : vf_tail(e, end - c, 0.0f);
-        }
-        row.sum += (double)vf_sum(sum);
-    }
-    return row;
-}
-
-VEC_INLINE void ce_grad(struct kn_mat d, struct kn_mat x, int64_t r, struct ce_row row, float scale)
-{
-    float factor = (float)((double)scale / row.sum);
-
-    for (int64_t c = 0; c < x.cols; c += VEC) {
-        int64_t n = x.cols - c;
-
-        vf_store(d, r, c, n, vf_exp(vf_load(x, r, c, n) - row.max) * factor);
-    }
-}
-
-static void cross_entropy_rows(const struct cross_entropy_job *j, int64_t r0, int64_t r1)
-{
-    struct kn_mat x = j->logits, d = j->dlogits;
-
-    for (int64_t r = r0; r < r1; r++) {
-        int32_t label = j->label[r];
-        struct ce_row row;
-        float target, hit;
-
-        if (label < 0) {
-            j->nll[r] = 0.0;
-            for (int64_t c = 0; d.p && c < d.cols; c += VEC)
-                vf_store(d, r, c, d.cols - c, (vf){0});
-            continue;
-        }
-        row = ce_sum(x, r);
-        target = vf_load(x, r, label, 1)[0];
-        j->nll[r] = (double)row.max + log(row.sum) - (double)target;
-        if (!d.p)
-            continue;
-        ce_grad(d, x, r, row, j->grad_scale);
-        /* p - 1 from the logit itself: the gradient just written may be rounded to bf16. */
-        hit = (float)(exp((double)target - (double)row.max) / row.sum - 1.0) * j->grad_scale;
-        vf_store(d, r, label, 1, vf_all(hit));
-    }
-}
-
-static void cross_entropy_item(void *arg, int64_t item, int thread)
-{
-    const struct cross_entropy_job *j = arg;
+    const struct loss_plain *p = arg;
+    const struct loss_job *j = p->j;
+    int64_t b = item % p->n_blocks, t0 = item / p->n_blocks * 64, T = j->x.rows;
 
     (void)thread;
-    cross_entropy_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item));
+    j->s->level->loss_block(j, p->b0 + b, (const float *)j->room + b * LOSS_ROWS * T + t0, T, t0,
+                            LH_MIN(64, T - t0));
 }
 
-void cpu_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                       struct kn_mat logits, const int32_t *label, float grad_scale)
+static void loss_plain(struct loss_job *j)
 {
-    struct kn_check ck = cpu_check(s, "cross_entropy");
-    struct cross_entropy_job j = {.nll = nll,
-                                  .dlogits = dlogits,
-                                  .logits = logits,
-                                  .label = label,
-                                  .grad_scale = grad_scale,
-                                  .rows = cpu_rows(logits.rows, logits.cols)};
+    for (int64_t b = 0; b < j->blocks; b += PLAIN_BLOCKS) {
+        struct loss_plain p = {j, b, LH_MIN(PLAIN_BLOCKS, j->blocks - b)};
+        int64_t v0 = b * LOSS_ROWS, rows = LH_MIN(PLAIN_BLOCKS * LOSS_ROWS, j->w.rows - v0);
 
-    if (kn_check_mat(ck, "logits", logits) &&
-        (!dlogits.p || kn_check_same(ck, "logits", logits, "dlogits", dlogits)) &&
-        kn_check_labels(ck, label, logits.rows, logits.cols))
-        pool_run(s->pool, cpu_rows_items(j.rows), cross_entropy_item, &j);
+        cpu_matmul(j->s, kn_mat(j->room, KN_F32, rows, j->x.rows), kn_rows(j->w, v0, rows), false,
+                   j->x, true, 1.0f, 0.0f);
+        if (j->s->err.code != 0)
+            return;
+        pool_run(j->s->pool, p.n_blocks * ((j->x.rows + 63) / 64), loss_plain_item, &p);
+    }
+}
+
+static void loss_tokens_item(void *arg, int64_t item, int thread)
+{
+    const struct loss_job *j = arg;
+
+    (void)thread;
+    j->s->level->loss_tokens(j, item * LOSS_TOKENS, LH_MIN(j->x.rows, (item + 1) * LOSS_TOKENS));
+}
+
+static void loss_scale_item(void *arg, int64_t item, int thread)
+{
+    const struct loss_job *j = arg;
+
+    (void)thread;
+    j->s->level->loss_scale(j, item);
+}
+
+void cpu_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x,
+                       struct kn_mat w, const int32_t *label, float grad_scale)
+{
+    struct loss_job j = {.s = s,
+                         .nll = nll,
+                         .d = d,
+                         .x = x,
+                         .w = w,
+                         .label = label,
+                         .grad_scale = grad_scale,
+                         .blocks = (w.rows + LOSS_ROWS - 1) / LOSS_ROWS};
+    int64_t T = x.rows;
+    uint64_t room = (uint64_t)(LH_MIN(w.rows, PLAIN_BLOCKS * LOSS_ROWS) * T) * sizeof(float);
+    bool amx = false;
+
+    if (!kn_check_cross_entropy(cpu_check(s, "cross_entropy"), d, x, w, label) || T == 0)
+        return;
+#ifdef __x86_64__
+    amx = s->isa == CPU_AMX && x.t == KN_BF16;
+    if (amx)
+        room = loss_amx_room(&j);
+#endif
+    j.room = stream_outer(s, room + (uint64_t)(2 * (j.blocks + 1) * T) * sizeof(float));
+    if (!j.room)
+        return;
+    j.max = (float *)((char *)j.room + room);
+    j.sum = j.max + j.blocks * T;
+    j.target = j.sum + j.blocks * T;
+    j.hit = j.target + T;
+#ifdef __x86_64__
+    if (amx)
+        loss_amx(&j);
+#endif
+    if (!amx)
+        loss_plain(&j);
+    if (s->err.code != 0)
+        return;
+    pool_run(s->pool, (T + LOSS_TOKENS - 1) / LOSS_TOKENS, loss_tokens_item, &j);
+    if (d.p)
+        pool_run(s->pool, j.blocks, loss_scale_item, &j);
 }

@@ -8,6 +8,7 @@
  * before it makes the versions.)
  */
 #pragma once
+#include "kernels/cpu/loss.h"
 #include "kernels/cpu/stream.h"
 
 #define LEVEL_PASTE(name, level) name##_##level
@@ -22,7 +23,6 @@
 #define cpu_attention_fwd LEVEL(cpu_attention_fwd)
 #define cpu_copy LEVEL(cpu_copy)
 #define cpu_copy_part LEVEL(cpu_copy_part)
-#define cpu_cross_entropy LEVEL(cpu_cross_entropy)
 #define cpu_dropout LEVEL(cpu_dropout)
 #define cpu_embed_bwd LEVEL(cpu_embed_bwd)
 #define cpu_embed_fwd LEVEL(cpu_embed_fwd)
@@ -39,6 +39,9 @@
 #define attn_init LEVEL(attn_init)
 #define attn_local LEVEL(attn_local)
 #define attn_local_reserve LEVEL(attn_local_reserve)
+#define cpu_loss_block LEVEL(cpu_loss_block)
+#define cpu_loss_scale LEVEL(cpu_loss_scale)
+#define cpu_loss_tokens LEVEL(cpu_loss_tokens)
 #define softmax_backward_k LEVEL(softmax_backward_k)
 #define softmax_backward_q LEVEL(softmax_backward_q)
 #define softmax_finish LEVEL(softmax_finish)
@@ -58,6 +61,11 @@
 /* Rows [r0, r1) of y = x and of y = a + b, on the calling thread. */
 void cpu_copy_part(struct kn_mat y, struct kn_mat x, int64_t r0, int64_t r1);
 void cpu_add_part(struct kn_mat y, struct kn_mat a, struct kn_mat b, int64_t r0, int64_t r1);
+
+/* See loss.h. */
+loss_block_fn cpu_loss_block;
+loss_tokens_fn cpu_loss_tokens;
+loss_scale_fn cpu_loss_scale;
 
 /* The slots of the table; each file fills those of its name. Their contracts stand in ops.h. */
 void cpu_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table, const int32_t *id);
@@ -87,8 +95,6 @@ void cpu_fill(struct kn_stream *s, struct kn_mat y, float value);
 void cpu_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
                  const struct kn_dropout *h);
 void cpu_first_nonfinite(struct kn_stream *s, int64_t *ret_index, struct kn_mat x);
-void cpu_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                       struct kn_mat logits, const int32_t *label, float grad_scale);
 void cpu_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n);
 void cpu_adamw(struct kn_stream *s, float *p, float *m, float *v, const float *g, uint16_t *low,
                int64_t n, const struct kn_adamw *h);

@@ -250,3 +250,23 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
         stream_fail(s, LH_EINTERNAL, "oneDNN failed in a product of %lld x %lld (status %d)",
                     (long long)c.rows, (long long)c.cols, atomic_load(&j.failed));
 }
+
+void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                    struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float z_scale,
+                    float c_scale, float beta)
+{
+    if (!kn_check_matmul_low(cpu_check(s, "matmul_low"), c, z, a, b, p, q, t, beta))
+        return;
+#ifdef __x86_64__
+    if (a.t == KN_BF16 && s->isa == CPU_AMX && product_amx_low_suits(c.rows, a.cols, z.cols)) {
+        struct product_low low = {
+            .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
+
+        product_amx_low(s, c, a, b, beta, &low);
+        return;
+    }
+#endif
+    cpu_matmul(s, z, a, false, p, t, z_scale, 0.0f);
+    cpu_matmul(s, c, a, false, b, t, 1.0f, beta);
+    cpu_matmul(s, c, z, false, q, t, c_scale, 1.0f);
+}

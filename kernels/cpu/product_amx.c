@@ -1,11 +1,8 @@
 /* product_amx.c - products of bf16 matrices by tile registers: see product_amx.h.
  *
- * c is made of blocks of 32 x 32, four tile registers of sums, two for a and two for b. b is packed
- * into panels of 32 columns in the order that the registers want, a chunk at a time, by all
- * threads; a is read where it lies when its rows are whole steps. An item walks down strips of 32
- * rows; for each strip K is cut so that the strip's part of a stays in L1 while the panels of a
- * block of columns stream from L2. Sums wait in fp32 between the cuts and become elements of c
- * once, at the end.
+ * b is packed into panels of 32 columns in the order that the registers want, a chunk at a time, by
+ * all threads; a is read where it lies when its rows are whole steps. An item walks down strips of
+ * 32 rows (product_strip.h), with a block of columns whose panels stream from L2.
  *
  * The cuts follow from the shapes alone, and one item makes a block of c from first to last: same
  * bits for any number of threads. A c of few columns is made transposed, so that the long side runs
@@ -13,208 +10,29 @@
  * then, pack for themselves, and their sums are added in order.
  */
 #include "kernels/cpu/product_amx.h"
-#include "kernels/cpu/product_pack.h"
+#include "kernels/cpu/product_strip.h"
 #include "kernels/cpu/vec.h"
-#include <immintrin.h>
-#include <string.h>
 
 #define ITEM_ROWS 128
 #define K_CHUNK 4096          /* of packed panels */
-#define K_CUT 320             /* of a strip: 20 KiB of a beside as much of a panel in L1 */
 #define PACKED_MAX (4 << 20)  /* bytes of panels at a time, shared by all threads */
 #define BLOCK_MAX (768 << 10) /* bytes of panels that an item streams from L2 */
 #define SLICE_K 512           /* of a c with one strip: K is shared out in slices, */
 #define SLICE_STEP 128        /* packed so much at a time, */
 #define SLICE_COLS 64         /* in blocks of columns; */
 #define SLICE_COLS_MAX 2048   /* of whole rows of b more */
+#define K_CHUNK_T 1024        /* of a that is stored transposed: its rows are packed like panels, */
+#define ROWS_MAX (8 << 20)    /* so many bytes of them at a time */
 #define SUMS_MAX (16 << 20)   /* bytes of sums that wait between chunks of K */
-
-struct product {
-    struct kn_stream *s;
-    struct kn_mat c, a, b;
-    bool ta, tb, flip; /* flip: c is stored transposed */
-    float alpha, beta;
-    int64_t M, N, K;
-    int64_t cols;   /* of a block of columns, whole panels */
-    int64_t slices; /* of K, of a c with one strip; 0 for others */
-
-    /* The chunk at work. */
-    int64_t m0, m1, n0, n1, k0, k1;
-    uint16_t *packed;
-    float *
-        sums; /* (rows, columns) of the chunk in whole strips and panels, or NULL: K is one chunk */
-    int64_t ld_sums, k0_sums; /* the first of K that they hold */
-};
-
-/* Where one block of 32 x 32 collects its sums. */
-struct product_sums {
-    float *p;
-    int64_t ld;
-    bool add; /* there are some already */
-};
-
-/* What multiplies now: a strip's rows from k0 on against panels from n0 on. */
-struct product_part {
-    const uint16_t *a, *packed;
-    int64_t lda, m, n0, n1, k0, k1;
-};
-
-static int64_t product_up(int64_t n)
-{
-    return (n + AMX_STEP - 1) / AMX_STEP * AMX_STEP;
-}
-
-/* low, right: are there more than 16 rows, columns? */
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block(bool low, bool right, int64_t steps, const uint16_t *a, int64_t lda,
-              const uint16_t *b, struct product_sums c)
-{
-    int64_t stride = c.ld * 4;
-
-    if (c.add) {
-        _tile_loadd(0, c.p, stride);
-        if (right)
-            _tile_loadd(1, c.p + 16, stride);
-        if (low)
-            _tile_loadd(2, c.p + 16 * c.ld, stride);
-        if (low && right)
-            _tile_loadd(3, c.p + 16 * c.ld + 16, stride);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    for (int64_t k = 0; k < steps; k++) {
-        _tile_loadd(6, b, 64);
-        _tile_loadd(4, a, lda * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        if (right) {
-            _tile_loadd(7, b + AMX_TILE, 64);
-            _tile_dpbf16ps(1, 4, 7);
-        }
-        if (low) {
-            _tile_loadd(5, a + 16 * lda, lda * 2);
-            _tile_dpbf16ps(2, 5, 6);
-            if (right)
-                _tile_dpbf16ps(3, 5, 7);
-        }
-        a += AMX_STEP;
-        b += 2 * AMX_TILE;
-    }
-    _tile_stored(0, c.p, stride);
-    if (right)
-        _tile_stored(1, c.p + 16, stride);
-    if (low)
-        _tile_stored(2, c.p + 16 * c.ld, stride);
-    if (low && right)
-        _tile_stored(3, c.p + 16 * c.ld + 16, stride);
-}
-
-static __attribute__((target("amx-tile,amx-bf16"))) void
-product_multiply(int64_t rows, int64_t cols, int64_t steps, const uint16_t *a, int64_t lda,
-                 const uint16_t *b, struct product_sums c)
-{
-    if (rows > 16 && cols > 16)
-        product_block(true, true, steps, a, lda, b, c);
-    else if (rows > 16)
-        product_block(true, false, steps, a, lda, b, c);
-    else if (cols > 16)
-        product_block(false, true, steps, a, lda, b, c);
-    else
-        product_block(false, false, steps, a, lda, b, c);
-}
-
-/* Row r of the block at (m, n), all its columns there: c = alpha * sums + beta * c. */
-VEC_INLINE void product_finish_row(struct kn_mat c, int64_t m, int64_t n, const float *sums,
-                                   float alpha, bool add)
-{
-    vf left = *(const vf *)sums * alpha, right = *(const vf *)(sums + VEC) * alpha;
-
-    if (add) {
-        left += vf_load(c, m, n, VEC);
-        right += vf_load(c, m, n + VEC, VEC);
-    }
-    vf_store(c, m, n, VEC, left);
-    vf_store(c, m, n + VEC, VEC, right);
-}
-
-VEC_INLINE void product_finish_rows(enum kn_dtype t, const struct product *j, int64_t m, int64_t n,
-                                    const float *sums, int64_t ld)
-{
-    struct kn_mat c = {j->c.p, t, j->c.rows, j->c.cols, j->c.ld};
-
-    if (j->beta != 0.0f)
-        for (int64_t r = 0; r < LH_MIN(AMX_STEP, j->M - m); r++)
-            product_finish_row(c, m + r, n, sums + r * ld, j->alpha, true);
-    else
-        for (int64_t r = 0; r < LH_MIN(AMX_STEP, j->M - m); r++)
-            product_finish_row(c, m + r, n, sums + r * ld, j->alpha, false);
-}
-
-/* c of the block at (m, n) = alpha * sums + beta * c. */
-static void product_finish(const struct product *j, int64_t m, int64_t n, const float *sums,
-                           int64_t ld)
-{
-    int64_t rows = LH_MIN(AMX_STEP, j->M - m), cols = LH_MIN(AMX_STEP, j->N - n);
-
-    if (!j->flip && cols == AMX_STEP) {
-        if (j->c.t == KN_BF16)
-            product_finish_rows(KN_BF16, j, m, n, sums, ld);
-        else
-            product_finish_rows(KN_F32, j, m, n, sums, ld);
-        return;
-    }
-    for (int64_t r = 0; r < rows; r++) {
-        for (int64_t i = 0; i < cols; i++) {
-            int64_t row = j->flip ? n + i : m + r, col = j->flip ? m + r : n + i;
-            vf x = vf_all(sums[r * ld + i] * j->alpha);
-
-            if (j->beta != 0.0f)
-                x += vf_load(j->c, row, col, 1);
-            vf_store(j->c, row, col, 1, x);
-        }
-    }
-}
-
-/* Can tile registers load and store this block of c itself? */
-static bool product_direct(const struct product *j, int64_t m, int64_t n)
-{
-    return j->c.t == KN_F32 && j->alpha == 1.0f && !j->flip && j->slices == 0 &&
-           m + AMX_STEP <= j->M && n + AMX_STEP <= j->N;
-}
-
-/* One strip against the panels of a block of columns, all of the chunk's K. strip: room for the
- * block's sums. */
-static void product_strip(const struct product *j, const struct product_part *p, float *strip)
-{
-    int64_t K = product_up(p->k1 - p->k0), cuts = (K + K_CUT - 1) / K_CUT;
-    int64_t step = product_up((K + cuts - 1) / cuts), ld_strip = p->n1 - p->n0 + AMX_STEP;
-
-    for (int64_t k = 0; k < K; k += step) {
-        bool last = p->k1 == j->K && k + step >= K && j->slices == 0;
-
-        for (int64_t n = p->n0; n < p->n1; n += AMX_STEP) {
-            bool direct = product_direct(j, p->m, n);
-            struct product_sums sums = {strip + (n - p->n0), ld_strip, k > 0};
-
-            if (direct)
-                sums = (struct product_sums){(float *)j->c.p + p->m * j->c.ld + n, j->c.ld,
-                                             k > 0 || p->k0 > 0 || j->beta != 0.0f};
-            else if (j->sums)
-                sums = (struct product_sums){j->sums + (p->m - j->m0) * j->ld_sums + (n - j->n0),
-                                             j->ld_sums, k > 0 || p->k0 > j->k0_sums};
-            product_multiply(j->M - p->m, j->N - n, LH_MIN(step, K - k) / AMX_STEP, p->a + k,
-                             p->lda, p->packed + (n - p->n0) * K + k * AMX_STEP, sums);
-            if (last && !direct)
-                product_finish(j, p->m, n, sums.p, sums.ld);
-        }
-    }
-}
 
 /* Points p at the rows of a that strip m needs, in place or copied to room. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)
 {
+    if (j->rows) {
+        p->lda = product_up(p->k1 - p->k0);
+        p->a = j->rows + (p->m - j->m0) * p->lda;
+        return;
+    }
     if (!j->ta && p->m + AMX_STEP <= j->M && (p->k1 - p->k0) % AMX_STEP == 0) {
         p->a = (const uint16_t *)j->a.p + p->m * j->a.ld + p->k0;
         p->lda = j->a.ld;
@@ -242,6 +60,24 @@ static void product_pack_item(void *arg, int64_t item, int thread)
     (void)thread;
     product_pack_b(j->packed + item * AMX_STEP * product_up(j->k1 - j->k0), j->b, j->tb, n,
                    LH_MIN(AMX_STEP, j->N - n), j->k0, j->k1);
+    if (!j->low)
+        return;
+    product_pack_b(j->low->q_panels + item * AMX_STEP * AMX_STEP, j->low->q, j->low->t, n,
+                   LH_MIN(AMX_STEP, j->N - n), 0, j->low->z.cols);
+    if (n == 0)
+        product_pack_b(j->low->p_panel, j->low->p, j->low->t, 0, j->low->z.cols, 0, j->K);
+}
+
+/* One step of K of all strips: rows of the stored a are read whole. */
+static void product_pack_rows_item(void *arg, int64_t item, int thread)
+{
+    const struct product *j = arg;
+    int64_t K = product_up(j->k1 - j->k0), k = j->k0 + item * AMX_STEP;
+
+    (void)thread;
+    for (int64_t m = j->m0; m < j->m1; m += AMX_STEP)
+        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0), K, j->a, true, m,
+                       LH_MIN(AMX_STEP, j->M - m), k, LH_MIN(j->k1, k + AMX_STEP));
 }
 
 /* Blocks of columns one after the other, so that a block's panels stay in L2; ITEM_ROWS rows an
@@ -256,12 +92,15 @@ static void product_item(void *arg, int64_t item, int thread)
                              .n1 = LH_MIN(j->n1, n0 + j->cols),
                              .k0 = j->k0,
                              .k1 = j->k1};
-    uint16_t *room = j->s->local[thread].p;
+    uint16_t *low = j->s->local[thread].p, *rows = low + AMX_STEP * AMX_STEP;
+    float *room = (float *)(rows + AMX_STEP * K);
 
     product_amx_begin();
     for (p.m = m_first; p.m < LH_MIN(j->m1, m_first + ITEM_ROWS); p.m += AMX_STEP) {
-        product_rows(j, &p, room);
-        product_strip(j, &p, (float *)(room + AMX_STEP * K));
+        product_rows(j, &p, rows);
+        if (j->low)
+            product_low_strip(j, &p, n0 == 0, room, low);
+        product_strip(j, &p, room, j->low ? low : NULL);
     }
     product_amx_end();
 }
@@ -285,7 +124,7 @@ static void product_slice_item(void *arg, int64_t item, int thread)
         p.k1 = LH_MIN(end, p.k0 + SLICE_STEP);
         product_pack_panels(panels, j->b, j->tb, p.n0, p.n1, p.k0, p.k1);
         product_rows(j, &p, room);
-        product_strip(&part, &p, NULL);
+        product_strip(&part, &p, NULL, NULL);
     }
     product_amx_end();
 }
@@ -328,34 +167,61 @@ static void product_chunk(struct product *j)
 
     if (j->m0 == 0 || j->sums) /* else the panels of the rows before are these */
         pool_run(j->s->pool, panels, product_pack_item, j);
+    if (j->rows)
+        pool_run(j->s->pool, (j->k1 - j->k0 + AMX_STEP - 1) / AMX_STEP, product_pack_rows_item, j);
     pool_run(j->s->pool, blocks * groups, product_item, j);
+}
+
+/* Sizes the chunks and takes scratch for them. *ret_chunk: columns, *ret_rows: rows. */
+static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chunk,
+                            int64_t *ret_rows)
+{
+    int64_t K = LH_MIN(product_up(j->K), k_chunk), rows = product_up(j->M), chunk;
+    uint64_t packed, strips, sums = 0, low = 0;
+    char *at;
+
+    j->cols = LH_MAX(AMX_STEP, LH_MIN(BLOCK_MAX / (2 * K), product_up(j->N)) / AMX_STEP * AMX_STEP);
+    chunk = LH_MIN(product_up(j->N), LH_MAX(j->cols, PACKED_MAX / (2 * K) / j->cols * j->cols));
+    if (j->K > k_chunk) {
+        j->ld_sums = chunk + AMX_STEP;
+        rows = LH_MIN(rows, LH_MAX(ITEM_ROWS, SUMS_MAX / 4 / j->ld_sums / ITEM_ROWS * ITEM_ROWS));
+    }
+    if (j->ta)
+        rows = LH_MIN(rows, LH_MAX(ITEM_ROWS, ROWS_MAX / (2 * K) / ITEM_ROWS * ITEM_ROWS));
+    if (j->K > k_chunk)
+        sums = (uint64_t)(rows * j->ld_sums) * 4;
+    if (j->low)
+        low = (uint64_t)((chunk + K) * AMX_STEP) * 2;
+    packed = (uint64_t)(chunk * K) * 2;
+    strips = j->ta ? (uint64_t)(rows * K) * 2 : 0;
+    *ret_chunk = chunk;
+    *ret_rows = rows;
+    at = stream_shared(j->s, packed + sums + strips + low);
+    if (!at)
+        return false;
+    j->packed = (uint16_t *)at;
+    j->sums = sums > 0 ? (float *)(at + packed) : NULL;
+    j->rows = j->ta ? (uint16_t *)(at + packed + sums) : NULL;
+    if (j->low) {
+        j->low->q_panels = (uint16_t *)(at + packed + sums + strips);
+        j->low->p_panel = j->low->q_panels + chunk * AMX_STEP;
+    }
+    return stream_local(j->s, (uint64_t)(AMX_STEP * (AMX_STEP + K)) * 2 +
+                                  (uint64_t)(AMX_STEP * (j->cols + AMX_STEP)) * 4);
 }
 
 static void product_many(struct product *j)
 {
-    int64_t K = LH_MIN(product_up(j->K), K_CHUNK), chunk, rows = j->M;
-    uint64_t packed, sums = 0;
+    int64_t k_chunk = j->ta ? K_CHUNK_T : K_CHUNK, chunk, rows;
 
-    j->cols = LH_MAX(AMX_STEP, LH_MIN(BLOCK_MAX / (2 * K), product_up(j->N)) / AMX_STEP * AMX_STEP);
-    chunk = LH_MIN(product_up(j->N), LH_MAX(j->cols, PACKED_MAX / (2 * K) / j->cols * j->cols));
-    packed = (uint64_t)(chunk * K) * 2;
-    if (j->K > K_CHUNK) {
-        j->ld_sums = chunk + AMX_STEP;
-        rows = LH_MAX(ITEM_ROWS, SUMS_MAX / 4 / j->ld_sums / ITEM_ROWS * ITEM_ROWS);
-        rows = LH_MIN(product_up(j->M), rows);
-        sums = (uint64_t)(rows * j->ld_sums) * 4;
-    }
-    j->packed = stream_shared(j->s, packed + sums);
-    if (!j->packed || !stream_local(j->s, (uint64_t)(AMX_STEP * K) * 2 +
-                                              (uint64_t)(AMX_STEP * (j->cols + AMX_STEP)) * 4))
+    if (!product_reserve(j, k_chunk, &chunk, &rows))
         return;
-    j->sums = sums > 0 ? (float *)((char *)j->packed + packed) : NULL;
     for (j->n0 = 0; j->n0 < j->N; j->n0 = j->n1) {
         j->n1 = LH_MIN(j->N, j->n0 + chunk);
         for (j->m0 = 0; j->m0 < j->M; j->m0 = j->m1) {
             j->m1 = LH_MIN(j->M, j->m0 + rows);
             for (j->k0 = 0; j->k0 < j->K; j->k0 = j->k1) {
-                j->k1 = LH_MIN(j->K, j->k0 + K_CHUNK);
+                j->k1 = LH_MIN(j->K, j->k0 + k_chunk);
                 product_chunk(j);
             }
         }
@@ -397,4 +263,27 @@ void product_amx(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta,
     } else {
         product_many(&j);
     }
+}
+
+bool product_amx_low_suits(int64_t M, int64_t K, int64_t R)
+{
+    return M > AMX_STEP && K <= K_CHUNK && R > 0 && R <= AMX_STEP;
+}
+
+void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
+                     float beta, struct product_low *low)
+{
+    struct product j = {.s = s,
+                        .c = c,
+                        .a = a,
+                        .b = b,
+                        .tb = low->t,
+                        .alpha = 1.0f,
+                        .beta = beta,
+                        .M = c.rows,
+                        .N = c.cols,
+                        .K = a.cols,
+                        .low = low};
+
+    product_many(&j);
 }

@@ -32,6 +32,11 @@ void *stream_shared(struct kn_stream *s, uint64_t bytes)
     return block_grow(s, &s->shared, bytes);
 }
 
+void *stream_outer(struct kn_stream *s, uint64_t bytes)
+{
+    return block_grow(s, &s->outer, bytes);
+}
+
 bool stream_local(struct kn_stream *s, uint64_t bytes)
 {
     for (int i = 0; i < s->threads; i++)
@@ -103,6 +108,7 @@ void stream_free(struct kn_stream *s)
         free(s->local[i].p);
     free(s->local);
     free(s->shared.p);
+    free(s->outer.p);
     free(s);
 }
 
@@ -118,7 +124,7 @@ int stream_sync(struct kn_stream *s, struct lh_err *reterr)
 
 uint64_t stream_scratch_bytes(const struct kn_stream *s)
 {
-    uint64_t bytes = s->shared.bytes;
+    uint64_t bytes = s->shared.bytes + s->outer.bytes;
 
     for (int i = 0; i < s->threads; i++)
         bytes += s->local[i].bytes;

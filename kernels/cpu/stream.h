@@ -11,6 +11,7 @@
 #include "kernels/ops.h"
 
 struct onednn;
+struct loss_job;
 
 /* The vector code, compiled for one instruction set (level.h). Of ops only the slots of such code
  * are filled. */
@@ -19,6 +20,11 @@ struct cpu_level {
     /* Rows [r0, r1) of y = x and of y = a + b, on the calling thread. */
     void (*copy_part)(struct kn_mat y, struct kn_mat x, int64_t r0, int64_t r1);
     void (*add_part)(struct kn_mat y, struct kn_mat a, struct kn_mat b, int64_t r0, int64_t r1);
+    /* The parts of cross_entropy (loss.h). */
+    void (*loss_block)(const struct loss_job *j, int64_t b, const float *logits, int64_t ld,
+                       int64_t t0, int64_t n);
+    void (*loss_tokens)(const struct loss_job *j, int64_t t0, int64_t t1);
+    void (*loss_scale)(const struct loss_job *j, int64_t b);
 };
 extern const struct cpu_level cpu_level_ops_base;
 #ifdef __x86_64__
@@ -37,6 +43,7 @@ struct kn_stream {
     int threads;
     struct pool *pool;
     struct cpu_block shared; /* one op's scratch, seen by all threads */
+    struct cpu_block outer;  /* that of an op which calls others */
     struct cpu_block *local; /* one for each thread */
     struct onednn *dnn;
 };
@@ -44,6 +51,8 @@ struct kn_stream {
 /* At least bytes of scratch, 64-byte aligned, contents undefined; NULL, with the stream's error
  * set, when memory is out. The last call's memory is gone. */
 void *stream_shared(struct kn_stream *s, uint64_t bytes);
+/* The same, not touched by the ops that use stream_shared. */
+void *stream_outer(struct kn_stream *s, uint64_t bytes);
 /* The same for every thread, then found at s->local[thread].p. */
 LH_MUST_CHECK bool stream_local(struct kn_stream *s, uint64_t bytes);
 void stream_fail(struct kn_stream *s, int code, const char *fmt, ...) LH_PRINTF(3, 4);
@@ -91,3 +100,6 @@ void stream_copy(struct kn_stream *s, void *to, const void *from, uint64_t bytes
 /* matmul.c; it has one version, the library under it chooses by itself. */
 void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                 bool tb, float alpha, float beta);
+void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                    struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float z_scale,
+                    float c_scale, float beta);

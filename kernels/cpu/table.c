@@ -1,7 +1,7 @@
 /* table.c - the CPU back end: which function fills which slot of ops.h. Slots with vector code go
  * to the level that the stream has found for this processor.
  */
-#include "kernels/cpu/stream.h"
+#include "kernels/cpu/loss.h"
 
 static void table_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table,
                             const int32_t *id)
@@ -89,12 +89,6 @@ static void table_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x,
     s->level->ops.dropout(s, y, x, add, h);
 }
 
-static void table_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                                struct kn_mat logits, const int32_t *label, float grad_scale)
-{
-    s->level->ops.cross_entropy(s, nll, dlogits, logits, label, grad_scale);
-}
-
 static void table_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n)
 {
     s->level->ops.sum_squares(s, ret, x, n);
@@ -123,6 +117,7 @@ const struct kn_ops kn_cpu_ops = {
     .upload = stream_copy,
     .download = stream_copy,
     .matmul = cpu_matmul,
+    .matmul_low = cpu_matmul_low,
     .embed_fwd = table_embed_fwd,
     .embed_bwd = table_embed_bwd,
     .rmsnorm_fwd = table_rmsnorm_fwd,
@@ -137,7 +132,7 @@ const struct kn_ops kn_cpu_ops = {
     .copy = table_copy,
     .fill = table_fill,
     .dropout = table_dropout,
-    .cross_entropy = table_cross_entropy,
+    .cross_entropy = cpu_cross_entropy,
     .sum_squares = table_sum_squares,
     .adamw = table_adamw,
     .first_nonfinite = table_first_nonfinite,

@@ -41,8 +41,20 @@ VEC_INLINE vh tile_get_bf16(struct kn_mat x, int64_t r, int64_t c)
     return vf_load_bf16((const uint16_t *)x.p + r * x.ld + c, x.cols - c);
 }
 
+/* The most of it: whole rows of bf16, no conversion. */
+static void tile_pack_a_whole(uint16_t *to, int64_t Dp, struct kn_mat x)
+{
+    for (int64_t r = 0; r < TILE_ROWS; r++)
+        for (int64_t c = 0; c < Dp; c += 2 * VEC)
+            *(vu *)(to + r * Dp + c) = *(const vu *)((const uint16_t *)x.p + r * x.ld + c);
+}
+
 void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
+    if (ops->pairs && x.rows == TILE_ROWS && x.cols == Dp) {
+        tile_pack_a_whole(to, Dp, x);
+        return;
+    }
     for (int64_t r = 0; r < TILE_ROWS; r++) {
         for (int64_t c = 0; c < Dp; c += VEC) {
             if (ops->pairs)

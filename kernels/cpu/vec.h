@@ -185,14 +185,33 @@ VEC_INLINE vf vf_sqrt(vf x)
     return x;
 }
 
+/* Numbers of lanes for shuffles. In memory, since GCC 12 builds such vectors lane by lane: lanes
+ * from VEC on are those of a second vector, and what stands behind the first VEC is not read. */
+#define VEC_LANES4(LANE, i, half)                                                                  \
+    LANE(i, half), LANE((i) + 1, half), LANE((i) + 2, half), LANE((i) + 3, half)
+#define VEC_LANES(LANE, half)                                                                      \
+    {                                                                                              \
+        VEC_LANES4(LANE, 0, half), VEC_LANES4(LANE, 4, half), VEC_LANES4(LANE, 8, half),           \
+            VEC_LANES4(LANE, 12, half)                                                             \
+    }
+#define VEC_TURN(i, half) (((i) + (half)) % VEC)
+#define VEC_LOW(i, half) (((i) & (half) ? VEC : 0) + ((i) & ~(half)))
+#define VEC_HIGH(i, half) (((i) & (half) ? VEC : 0) + ((i) | (half)))
+static const struct vec_lanes {
+    int32_t turn[16]; /* lane i + half, round the end */
+    int32_t low[16],
+        high[16]; /* folds 2 * half lanes: from the second where bit half of i is set */
+} vec_lanes[] __attribute__((aligned(64), unused)) = {
+    [1] = {VEC_LANES(VEC_TURN, 1), VEC_LANES(VEC_LOW, 1), VEC_LANES(VEC_HIGH, 1)},
+    [2] = {VEC_LANES(VEC_TURN, 2), VEC_LANES(VEC_LOW, 2), VEC_LANES(VEC_HIGH, 2)},
+    [4] = {VEC_LANES(VEC_TURN, 4), VEC_LANES(VEC_LOW, 4), VEC_LANES(VEC_HIGH, 4)},
+    [8] = {VEC_LANES(VEC_TURN, 8), VEC_LANES(VEC_LOW, 8), VEC_LANES(VEC_HIGH, 8)},
+};
+
 /* Lanes i and i + half side by side: the step of every reduction below. */
 VEC_INLINE vf vf_rotate(vf x, int half)
 {
-    vi from;
-
-    for (int i = 0; i < VEC; i++)
-        from[i] = (i + half) % VEC;
-    return __builtin_shuffle(x, from);
+    return __builtin_shuffle(x, *(const vi *)vec_lanes[half].turn);
 }
 
 VEC_INLINE float vf_sum(vf x)
@@ -209,32 +228,13 @@ VEC_INLINE float vf_max_lane(vf x)
     return x[0];
 }
 
-/* Lanes of two vectors side by side (numbers from VEC on: of the second) that fold 2 * half lanes
- * into half: where bit half of a lane's number is set it comes from the second vector. In memory,
- * since GCC 12 builds such vectors lane by lane. */
-#define VEC_FOLD(i, half, upper) (((i) & (half) ? VEC : 0) + (((i) & ~(half)) | (upper)))
-#define VEC_FOLD4(i, half, upper)                                                                  \
-    VEC_FOLD(i, half, upper), VEC_FOLD((i) + 1, half, upper), VEC_FOLD((i) + 2, half, upper),      \
-        VEC_FOLD((i) + 3, half, upper)
-#define VEC_FOLD16(half, upper)                                                                    \
-    VEC_FOLD4(0, half, upper), VEC_FOLD4(4, half, upper), VEC_FOLD4(8, half, upper),               \
-        VEC_FOLD4(12, half, upper)
-static const struct vec_fold {
-    int32_t low[16], high[16];
-} vec_fold[9] __attribute__((aligned(64), unused)) = {
-    [1] = {{VEC_FOLD16(1, 0)}, {VEC_FOLD16(1, 1)}},
-    [2] = {{VEC_FOLD16(2, 0)}, {VEC_FOLD16(2, 2)}},
-    [4] = {{VEC_FOLD16(4, 0)}, {VEC_FOLD16(4, 4)}},
-    [8] = {{VEC_FOLD16(8, 0)}, {VEC_FOLD16(8, 8)}},
-};
-
 /* Lane i of the result is the greatest lane of x[i]; x is used up. Pairs of vectors are folded into
  * one, half their lanes each, until one is left: VEC - 1 maxima for VEC rows. */
 VEC_INLINE vf vf_max_rows(vf x[VEC])
 {
 #pragma GCC unroll 8 /* of its own accord GCC keeps the loops, and so x in memory */
     for (int half = VEC / 2; half > 0; half /= 2) {
-        vi low = *(const vi *)vec_fold[half].low, high = *(const vi *)vec_fold[half].high;
+        vi low = *(const vi *)vec_lanes[half].low, high = *(const vi *)vec_lanes[half].high;
 
 #pragma GCC unroll 8
         for (int i = 0; i < half; i++)
@@ -249,7 +249,7 @@ VEC_INLINE vf vf_sum_rows(vf x[VEC])
 {
 #pragma GCC unroll 8
     for (int half = VEC / 2; half > 0; half /= 2) {
-        vi low = *(const vi *)vec_fold[half].low, high = *(const vi *)vec_fold[half].high;
+        vi low = *(const vi *)vec_lanes[half].low, high = *(const vi *)vec_lanes[half].high;
 
 #pragma GCC unroll 8
         for (int i = 0; i < half; i++)
@@ -264,7 +264,7 @@ VEC_INLINE void vu_transpose(vu x[VEC])
 {
 #pragma GCC unroll 4
     for (int half = VEC / 2; half > 0; half /= 2) {
-        vu low = *(const vu *)vec_fold[half].low, high = *(const vu *)vec_fold[half].high;
+        vu low = *(const vu *)vec_lanes[half].low, high = *(const vu *)vec_lanes[half].high;
 
 #pragma GCC unroll 16
         for (int i = 0; i < VEC; i++) {

@@ -1,43 +1,49 @@
-/* cross_entropy.c - per-row loss log sum exp(x) - x[label], and its gradient (softmax - onehot) *
- * grad_scale. */
+/* cross_entropy.c - loss log sum exp(z) - z[label] of the logits z = w x of each token, and its
+ * gradient (softmax - onehot) * grad_scale, transposed. */
 #include "kernels/reference/ref.h"
 #include <math.h>
 
-static void cross_entropy_row(double *nll, struct kn_mat dlogits, struct kn_mat logits, int64_t t,
-                              int32_t label, double grad_scale, double *row)
+static void cross_entropy_logits(double *z, struct kn_mat x, struct kn_mat w, int64_t t)
 {
-    double max = -INFINITY, sum = 0.0, target;
-
-    for (int64_t c = 0; c < logits.cols; c++) {
-        row[c] = ref_get(logits, t, c);
-        max = fmax(max, row[c]);
-    }
-    target = label >= 0 ? row[label] : 0.0;
-    for (int64_t c = 0; c < logits.cols; c++) {
-        row[c] = exp(row[c] - max);
-        sum += row[c];
-    }
-    *nll = label >= 0 ? max + log(sum) - target : 0.0;
-    for (int64_t c = 0; dlogits.p && c < logits.cols; c++) {
-        double grad = label >= 0 ? (row[c] / sum - (c == label ? 1.0 : 0.0)) * grad_scale : 0.0;
-
-        ref_set(dlogits, t, c, grad);
+    for (int64_t v = 0; v < w.rows; v++) {
+        z[v] = 0.0;
+        for (int64_t c = 0; c < x.cols; c++)
+            z[v] += ref_get(x, t, c) * ref_get(w, v, c);
     }
 }
 
-void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                       struct kn_mat logits, const int32_t *label, float grad_scale)
+/* z: the logits of token t, used up. */
+static void cross_entropy_token(double *nll, struct kn_mat d, int64_t t, int32_t label,
+                                double grad_scale, double *z, int64_t V)
 {
-    struct kn_check ck = ref_check(s, "cross_entropy");
-    double *row;
+    double max = -INFINITY, sum = 0.0, target = label >= 0 ? z[label] : 0.0;
 
-    if (!kn_check_mat(ck, "logits", logits) ||
-        (dlogits.p && !kn_check_same(ck, "logits", logits, "dlogits", dlogits)) ||
-        !kn_check_labels(ck, label, logits.rows, logits.cols))
+    for (int64_t v = 0; v < V; v++)
+        max = fmax(max, z[v]);
+    for (int64_t v = 0; v < V; v++) {
+        z[v] = exp(z[v] - max);
+        sum += z[v];
+    }
+    *nll = label >= 0 ? max + log(sum) - target : 0.0;
+    for (int64_t v = 0; d.p && v < V; v++) {
+        double grad = label >= 0 ? (z[v] / sum - (v == label ? 1.0 : 0.0)) * grad_scale : 0.0;
+
+        ref_set(d, v, t, grad);
+    }
+}
+
+void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x,
+                       struct kn_mat w, const int32_t *label, float grad_scale)
+{
+    double *z;
+
+    if (!kn_check_cross_entropy(ref_check(s, "cross_entropy"), d, x, w, label))
         return;
-    row = ref_scratch(s, logits.cols);
-    if (!row)
+    z = ref_scratch(s, w.rows);
+    if (!z)
         return;
-    for (int64_t t = 0; t < logits.rows; t++)
-        cross_entropy_row(&nll[t], dlogits, logits, t, label[t], (double)grad_scale, row);
+    for (int64_t t = 0; t < x.rows; t++) {
+        cross_entropy_logits(z, x, w, t);
+        cross_entropy_token(&nll[t], d, t, label[t], (double)grad_scale, z, w.rows);
+    }
 }

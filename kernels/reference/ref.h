@@ -53,6 +53,9 @@ static inline void ref_add(struct kn_mat m, int64_t row, int64_t col, double x)
 /* The slots of the table; each file fills those of its name. Their contracts stand in ops.h. */
 void ref_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                 bool tb, float alpha, float beta);
+void ref_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                    struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float z_scale,
+                    float c_scale, float beta);
 void ref_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table, const int32_t *id);
 void ref_embed_bwd(struct kn_stream *s, struct kn_mat dtable, struct kn_mat dx, const int32_t *id);
 void ref_rmsnorm_fwd(struct kn_stream *s, struct kn_mat y, float *rstd, struct kn_mat x,
@@ -80,8 +83,8 @@ void ref_fill(struct kn_stream *s, struct kn_mat y, float value);
 void ref_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool add,
                  const struct kn_dropout *h);
 void ref_first_nonfinite(struct kn_stream *s, int64_t *ret_index, struct kn_mat x);
-void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                       struct kn_mat logits, const int32_t *label, float grad_scale);
+void ref_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x,
+                       struct kn_mat w, const int32_t *label, float grad_scale);
 void ref_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n);
 void ref_adamw(struct kn_stream *s, float *p, float *m, float *v, const float *g, uint16_t *low,
                int64_t n, const struct kn_adamw *h);

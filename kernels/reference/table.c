@@ -103,6 +103,7 @@ const struct kn_ops kn_reference_ops = {
     .upload = ref_upload,
     .download = ref_download,
     .matmul = ref_matmul,
+    .matmul_low = ref_matmul_low,
     .embed_fwd = ref_embed_fwd,
     .embed_bwd = ref_embed_bwd,
     .rmsnorm_fwd = ref_rmsnorm_fwd,

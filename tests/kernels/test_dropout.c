@@ -39,11 +39,12 @@ static void check_shape(struct kt_rng *r, int64_t T, int64_t C, enum kn_dtype t,
 {
     uint64_t *key = random_keys(r, T);
     struct kn_dropout h = {.rate = 0.3, .place = 12, .key = key};
-    struct kn_mat x = kt_new(t, T, C, true), want, got;
+    struct kn_mat x = kt_new(t, T, C, true), x64, want, got;
     struct kt_tol tol = t == KN_F32 ? (struct kt_tol){1e-7, 1e-7} : (struct kt_tol){4e-3, 4e-3};
 
     kt_random(r, x, 1);
-    want = drop(ref, 1, kt_f64(x), KN_F64, add, &h);
+    x64 = kt_f64(x);
+    want = drop(ref, 1, x64, KN_F64, add, &h);
     for (int threads = 1; threads <= 3; threads++) {
         got = drop(cpu, threads, x, t, add, &h);
         kt_check(got, want, tol, "%lld x %lld, %d threads", (long long)T, (long long)C, threads);
@@ -51,7 +52,7 @@ static void check_shape(struct kt_rng *r, int64_t T, int64_t C, enum kn_dtype t,
             assert_int_equal(kt_get(got, i / C, i % C) == 0, kt_get(want, i / C, i % C) == 0);
         kt_free(got);
     }
-    kt_free(want), kt_free(x);
+    kt_free(want), kt_free(x64), kt_free(x);
     free(key);
 }
 

@@ -263,7 +263,7 @@ static void the_inverse_rotation_is_the_gradient_of_rope(void **state)
 
 struct cross_entropy_case {
     struct kn_stream *s;
-    struct kn_mat logits;
+    struct kn_mat x, w;
     int32_t label[5];
 };
 
@@ -272,47 +272,59 @@ static double cross_entropy_loss(void *arg)
     struct cross_entropy_case *e = arg;
     double nll[5], sum = 0.0;
 
-    ops->cross_entropy(e->s, nll, (struct kn_mat){0}, e->logits, e->label, 1.0f);
+    ops->cross_entropy(e->s, nll, (struct kn_mat){0}, e->x, e->w, e->label, 1.0f);
     for (int t = 0; t < 5; t++)
         sum += nll[t];
     return 0.25 * sum;
 }
 
 static void
-the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_rows_have_none(void **state)
+the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_tokens_have_none(void **state)
 {
     struct kt_rng r = kt_rng(14);
     struct cross_entropy_case e = {.s = kt_stream(ops, 1),
-                                   .logits = kt_new(KN_F64, 5, 17, true),
+                                   .x = kt_new(KN_F64, 5, 7, true),
+                                   .w = kt_new(KN_F64, 17, 7, true),
                                    .label = {3, -100, 16, 0, 3}};
-    struct kn_mat d = kt_new(KN_F64, 5, 17, true);
+    struct kn_mat d = kt_new(KN_F64, 17, 5, true), dx = kt_new(KN_F64, 5, 7, true),
+                  dw = kt_new(KN_F64, 17, 7, true);
     double nll[5];
 
     (void)state;
-    kt_random(&r, e.logits, 3.0);
-    ops->cross_entropy(e.s, nll, d, e.logits, e.label, 0.25f);
-    check_gradient(&r, cross_entropy_loss, &e, e.logits, d, "logits");
+    kt_random(&r, e.x, 1.0);
+    kt_random(&r, e.w, 1.0);
+    ops->cross_entropy(e.s, nll, d, e.x, e.w, e.label, 0.25f);
+    ops->matmul(e.s, dx, d, true, e.w, false, 1, 0);
+    ops->matmul(e.s, dw, d, false, e.x, false, 1, 0);
+    check_gradient(&r, cross_entropy_loss, &e, e.x, dx, "x");
+    check_gradient(&r, cross_entropy_loss, &e, e.w, dw, "w");
     assert_true(nll[1] == 0.0);
     for (int t = 0; t < 5; t++) {
-        double sum = 0.0;
+        double z[17] = {0}, sum = 0.0;
 
-        for (int c = 0; c < 17; c++)
-            sum += exp(kt_get(e.logits, t, c));
+        for (int v = 0; v < 17; v++) {
+            for (int c = 0; c < 7; c++)
+                z[v] += kt_get(e.x, t, c) * kt_get(e.w, v, c);
+            sum += exp(z[v]);
+        }
         if (e.label[t] >= 0)
-            assert_true(fabs(nll[t] - log(sum) + kt_get(e.logits, t, e.label[t])) < 1e-12);
+            assert_true(fabs(nll[t] - log(sum) + z[e.label[t]]) < 1e-12);
     }
-    for (int c = 0; c < 17; c++)
-        assert_true(kt_get(d, 1, c) == 0.0);
-    /* Whatever their size, logits count by their differences: now all but the last of a row. */
-    kt_set(e.logits, 0, 16, kt_get(e.logits, 0, 16) - 1000.0);
-    ops->cross_entropy(e.s, nll + 3, (struct kn_mat){0}, kn_rows(e.logits, 0, 1), e.label, 1.0f);
-    for (int c = 0; c < 16; c++)
-        kt_set(e.logits, 0, c, kt_get(e.logits, 0, c) + 5000.0);
-    ops->cross_entropy(e.s, nll + 4, (struct kn_mat){0}, kn_rows(e.logits, 0, 1), e.label, 1.0f);
+    for (int v = 0; v < 17; v++)
+        assert_true(kt_get(d, v, 1) == 0.0);
+    /* Whatever their size, logits count by their differences: column 0 puts the last 1000 below the
+     * others, then all but the last 5000 up. */
+    kt_set(e.x, 0, 0, 1000.0);
+    for (int v = 0; v < 17; v++)
+        kt_set(e.w, v, 0, v < 16 ? 0.0 : -1.0);
+    ops->cross_entropy(e.s, nll + 3, (struct kn_mat){0}, kn_rows(e.x, 0, 1), e.w, e.label, 1.0f);
+    for (int v = 0; v < 16; v++)
+        kt_set(e.w, v, 0, 5.0);
+    ops->cross_entropy(e.s, nll + 4, (struct kn_mat){0}, kn_rows(e.x, 0, 1), e.w, e.label, 1.0f);
     assert_true(fabs(nll[4] - nll[3]) < 1e-9);
     kt_sync(ops, e.s);
     ops->stream_free(e.s);
-    kt_free(e.logits), kt_free(d);
+    kt_free(e.x), kt_free(e.w), kt_free(d), kt_free(dx), kt_free(dw);
 }
 
 struct attention_case {
@@ -457,7 +469,7 @@ int main(void)
         cmocka_unit_test(the_gradients_of_swiglu_are_its_derivatives),
         cmocka_unit_test(the_inverse_rotation_is_the_gradient_of_rope),
         cmocka_unit_test(
-            the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_rows_have_none),
+            the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_tokens_have_none),
         cmocka_unit_test(attention_forward_is_the_masked_softmax),
         cmocka_unit_test(the_gradients_of_attention_are_its_derivatives),
         cmocka_unit_test(one_adamw_step_follows_the_formula),

@@ -22,6 +22,16 @@ ZERO zero_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta,
         zero_mat(c);
 }
 
+ZERO zero_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struct kn_mat a,
+                     struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float z_scale,
+                     float c_scale, float beta)
+{
+    (void)s, (void)a, (void)b, (void)p, (void)q, (void)t, (void)z_scale, (void)c_scale;
+    zero_mat(z);
+    if (beta == 0.0f)
+        zero_mat(c);
+}
+
 ZERO zero_embed_fwd(struct kn_stream *s, struct kn_mat x, struct kn_mat table, const int32_t *id)
 {
     (void)s, (void)table, (void)id;
@@ -120,12 +130,12 @@ ZERO zero_dropout(struct kn_stream *s, struct kn_mat y, struct kn_mat x, bool ad
         zero_mat(y);
 }
 
-ZERO zero_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat dlogits,
-                        struct kn_mat logits, const int32_t *label, float grad_scale)
+ZERO zero_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d, struct kn_mat x,
+                        struct kn_mat w, const int32_t *label, float grad_scale)
 {
-    (void)s, (void)label, (void)grad_scale;
-    memset(nll, 0, (size_t)logits.rows * sizeof(*nll));
-    zero_mat(dlogits);
+    (void)s, (void)w, (void)label, (void)grad_scale;
+    memset(nll, 0, (size_t)x.rows * sizeof(*nll));
+    zero_mat(d);
 }
 
 ZERO zero_sum_squares(struct kn_stream *s, double *ret, const float *x, int64_t n)

@@ -88,6 +88,7 @@ def test_a_node_registers_with_what_it_is(bench):  # NODE-1, 3, 4
     assert (r["protocol"], r["name"], r["slots"], r["device"], r["address"], r["attempts"]) == (1, "n1", 2, "cpu", "127.0.0.1", [])
     assert r["cores"] == len(os.sched_getaffinity(0)) and r["memory_bytes"] > 1 << 28
     assert r["boot_id"] == pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    wait_until((b.state / "fence.json").exists, 10, "the answer is obeyed")
     assert json.loads((b.state / "fence.json").read_text()) == {"cluster": "c1", "epoch": 1}
 
 

@@ -688,6 +688,28 @@ static void a_socket_from_systemd_is_taken(void **state)
     daemon_release(&d);
 }
 
+static void a_socket_may_lie_in_the_state_directory_that_is_made(void **state)
+{
+    char *dir = scratch_new(), fresh[1024], socket[1100], log[1100];
+    const char *args[] = {"--state", fresh, "--listen", socket, NULL};
+    uint64_t until = lh_mono_ms() + START_MS;
+    pid_t pid;
+
+    (void)state;
+    (void)snprintf(fresh, sizeof(fresh), "%.900s/fresh", dir);
+    (void)snprintf(socket, sizeof(socket), "unix:%s/sock", fresh);
+    pid = run_program(dir, NULL, args);
+    while (!lh_path_exists(in_dir(dir, "fresh/address"))) {
+        assert_true(lh_mono_ms() < until);
+        (void)usleep(10000);
+    }
+    assert_int_equal(kill(pid, SIGTERM), 0);
+    assert_int_equal(reap(pid), 0);
+    (void)snprintf(log, sizeof(log), "%s.log", dir);
+    (void)unlink(log);
+    scratch_free(dir);
+}
+
 static void a_reload_keeps_what_flags_have_set(void **state)
 {
     struct daemon d;
@@ -776,6 +798,7 @@ int main(int argc, char **argv)
         TEST(a_node_that_falls_silent_is_suspect_then_down),
         TEST(the_watchdog_is_fed_only_while_the_writer_moves),
         TEST(a_socket_from_systemd_is_taken),
+        TEST(a_socket_may_lie_in_the_state_directory_that_is_made),
         TEST(a_reload_keeps_what_flags_have_set),
         TEST(a_broken_configuration_is_not_reloaded),
         TEST(a_disk_at_its_reserve_takes_no_new_work_until_there_is_room), /* last: it leaves the

@@ -131,7 +131,10 @@ class Profile(WorkerTest):
             out = self.dir / f"out{len(losses)}"
             done = self.run_worker(self.job(), "--out", out, *more)
             self.assertEqual(done.returncode, 0, done.stderr)
-            losses.append([(e["loss"], e["grad_norm"]) for e in self.journal(out=out) if e["type"] == "step"])
+            steps = [e for e in self.journal(out=out) if e["type"] == "step"]
+            losses.append([(e["loss"], e["grad_norm"]) for e in steps])
+            for e in steps:  # EVENT-11: one thread cannot use more than the time that passes
+                self.assertTrue(0 < e["cpu_s"] < 1.1 * e["step_s"], e)
         self.assertEqual(losses[0], losses[1])
 
     @unittest.skipIf(NO_MPI, "built without MPI")

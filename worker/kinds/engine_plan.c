@@ -1,5 +1,5 @@
-/* engine_plan.c - memory, work and time of what engine.c opens: the plan that `--plan` prints and that
- * a run allocates by. See engine.h.
+/* engine_plan.c - memory, work and time of what engine.c opens: the plan that `--plan` prints and
+ * that a run allocates by. See engine.h.
  */
 #include "proto/base/json.h"
 #include "worker/kinds/batches.h"
@@ -59,7 +59,8 @@ int engine_count(struct engine *e, const struct lh_job *job, const struct engine
     if (rc < 0)
         return rc;
     llama_add_outside(&e->model, PLAN_SCRATCH, scratch);
-    llama_add_outside(&e->model, PLAN_COMMUNICATION, comm_bytes(place->ranks));
+    llama_add_outside(&e->model, PLAN_COMMUNICATION,
+                      comm_bytes(place->ranks, (uint64_t)e->model.params.n_region * sizeof(float)));
     llama_add_outside(&e->model, PLAN_HOST, PROGRAM_BYTES);
     count_flops(e, job);
     return 0;

@@ -38,7 +38,8 @@ static void sample_release(struct sample *s)
     free(s->documents);
 }
 
-double rope_check_limit(double base, int64_t vocab)
+/* The loss, in nats a token, above which positions are broken where the base has `base`. */
+static double loss_limit(double base, int64_t vocab)
 {
     return base + fmax(WORSE_MIN, TOWARDS_GUESSING * (log((double)vocab) - base));
 }
@@ -128,7 +129,7 @@ static json_t *bands_json(const struct sample *s, const struct bands *base,
                 json_pack("{s:I, s:I, s:f, s:o, s:f}", "begin", (json_int_t)band_begin(s, i), "end",
                           (json_int_t)band_begin(s, i + 1), "base", base->nll[i], "scaled",
                           isfinite(scaled->nll[i]) ? json_real(scaled->nll[i]) : json_null(),
-                          "limit", rope_check_limit(base->nll[i], vocab)));
+                          "limit", loss_limit(base->nll[i], vocab)));
     return json_pack("{s:I, s:o}", "tokens", (json_int_t)s->tokens, "bands", list);
 }
 
@@ -140,7 +141,7 @@ static int judge(const struct engine *e, const struct sample *s, const struct ba
     bool broken = false;
 
     for (int i = 0; i < ROPE_CHECK_BANDS; i++) {
-        double limit = rope_check_limit(base->nll[i], e->config->vocab);
+        double limit = loss_limit(base->nll[i], e->config->vocab);
 
         if (base->n[i] == 0)
             continue;

@@ -9,12 +9,8 @@
 
 /* Before the first step: compares the loss of the model with the new positions to that with the
  * base's own, on the first tokens of the training data, as many as the base was made for, by bands
- * of positions. Refuses (LH_EJOB at /context/rope, with the figures) when a band lies beyond
- * rope_check_limit; puts the figures into the result as `rope_check`. Nothing is done when the job
- * scales nothing, says skip_check, or is resumed. Collective. */
+ * of positions. Refuses (LH_EJOB at /context/rope, with the figures) when a band is broken
+ * (JOB-40); puts the figures into the result as `rope_check`. Nothing is done when the job scales
+ * nothing, says skip_check, or is resumed. Collective. */
 LH_MUST_CHECK int rope_check(struct run *r, struct engine *e, const struct dataset *data,
                              struct lh_err *reterr);
-
-/* The loss, in nats a token, above which positions are taken as broken where the base has `base`.
- */
-double rope_check_limit(double base, int64_t vocab);

@@ -24,7 +24,8 @@ LH_MUST_CHECK int head_loss(const struct device *d, const struct head *h, struct
                             struct kn_mat x, const int32_t *labels, bool backward, float grad_scale,
                             float eps, const struct head_sink *sink, struct lh_err *reterr);
 
-/* Logits of the rows of x, at most a tile of them: device memory in work, good until the next call.
+/* Logits of the rows of x, at most dims.logits_tile of them: device memory in work, good until the
+ * next call.
  */
 struct kn_mat head_logits(const struct device *d, const struct head *h, struct work *w,
                           struct kn_mat x, float eps);

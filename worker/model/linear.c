@@ -41,6 +41,12 @@ void linear_down(const struct device *d, const struct linear *l, struct kn_mat x
 void linear_forward(const struct device *d, const struct linear *l, struct kn_mat y, bool add,
                     struct kn_mat x, struct kn_mat z)
 {
+    if (l->rank > 0 && d->drop.rate <= 0) {
+        assert(z.cols == l->rank);
+        d->ops->matmul_low(d->stream, y, z, x, l->w->w, l->a->w, l->b->w, true, 1, l->scale,
+                           add ? 1 : 0);
+        return;
+    }
     d->ops->matmul(d->stream, y, x, false, l->w->w, true, 1, add ? 1 : 0);
     if (l->rank == 0)
         return;
@@ -53,15 +59,13 @@ static struct kn_mat grad_of(const struct param *p)
     return kn_mat(p->grad, KN_F32, p->rows, p->cols);
 }
 
-/* What the gradient of z means for A and for x. */
+/* What the gradient of z means for A, and for x behind dropout. */
 static void down_backward(const struct device *d, const struct linear *l, struct kn_mat dx,
                           struct kn_mat x, struct kn_mat dz)
 {
     if (d->drop.rate <= 0) {
         if (l->a->trains)
             d->ops->matmul(d->stream, grad_of(l->a), dz, true, x, false, 1, 1);
-        if (dx.p)
-            d->ops->matmul(d->stream, dx, dz, false, l->a->w, false, 1, 1);
         return;
     }
     for (int64_t t0 = 0; t0 < x.rows; t0 += d->drop.room_rows) {
@@ -79,18 +83,30 @@ static void down_backward(const struct device *d, const struct linear *l, struct
     }
 }
 
+/* dx without what comes through dropout, and dz. */
+static void input_backward(const struct device *d, const struct linear *l, struct kn_mat dx,
+                           bool add, struct kn_mat dy, struct kn_mat dz)
+{
+    if (dx.p && l->rank > 0 && d->drop.rate <= 0) {
+        d->ops->matmul_low(d->stream, dx, dz, dy, l->w->w, l->b->w, l->a->w, false, l->scale, 1,
+                           add ? 1 : 0);
+        return;
+    }
+    if (dx.p)
+        d->ops->matmul(d->stream, dx, dy, false, l->w->w, false, 1, add ? 1 : 0);
+    if (l->rank > 0)
+        d->ops->matmul(d->stream, dz, dy, false, l->b->w, false, l->scale, 0);
+}
+
 void linear_backward(const struct device *d, const struct linear *l, struct kn_mat dx, bool add,
                      struct kn_mat dy, struct kn_mat x, struct kn_mat z, struct kn_mat dz)
 {
+    assert(l->rank == 0 || (z.cols == l->rank && dz.cols == l->rank));
     if (l->w->trains)
         d->ops->matmul(d->stream, grad_of(l->w), dy, true, x, false, 1, 1);
-    if (dx.p)
-        d->ops->matmul(d->stream, dx, dy, false, l->w->w, false, 1, add ? 1 : 0);
+    input_backward(d, l, dx, add, dy, dz);
     if (l->rank == 0)
         return;
-    assert(z.cols == l->rank);
-    assert(dz.cols == l->rank);
-    d->ops->matmul(d->stream, dz, dy, false, l->b->w, false, l->scale, 0);
     if (l->b->trains)
         d->ops->matmul(d->stream, grad_of(l->b), dy, true, z, false, l->scale, 1);
     down_backward(d, l, dx, x, dz);

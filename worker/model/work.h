@@ -28,6 +28,7 @@ struct dims {
     int64_t positions;           /* the longest row */
     int64_t cache;               /* tokens whose keys and values are kept over calls; 0: none */
     int64_t mlp_tile, head_tile; /* tokens */
+    int64_t logits_tile;         /* tokens whose logits are made at a time for somebody to see */
     int64_t keep[WORK_KEEPS];    /* how many layers, counted from the last, keep it */
     enum kn_dtype dtype;
     bool backward; /* false: evaluation only */
@@ -68,7 +69,7 @@ struct work {
     float *rstd2;
 
     /* A tile of the head. */
-    void *nf, *dnf, *dlogits; /* dlogits: the logits themselves in fp32 */
+    void *nf, *dnf, *dlogits; /* dlogits (V,T): in the room of the logits, never alive with them */
     float *logits, *rstdf;
 };
 

@@ -27,12 +27,12 @@ struct comm {
     int local_rank, local_size; /* among the ranks of this machine */
 };
 
-/* What a rank of so many takes for values of the others: 4 MiB from each, large enough that latency (some 20 us a
+/* What a rank of so many takes when it sums `bytes`, for values of the others: at most 4 MiB from each, large enough that latency (some 20 us a
  * message) is below 2 % of a slice's copy, small enough that 64 ranks need 256 MiB. */
 #define COMM_SLICE_BYTES (4 << 20)
-static inline uint64_t comm_bytes(int size)
+static inline uint64_t comm_bytes(int size, uint64_t bytes)
 {
-    return size > 1 ? (uint64_t)size * COMM_SLICE_BYTES : 0;
+    return size > 1 ? LH_MIN((uint64_t)size * COMM_SLICE_BYTES, bytes) : 0;
 }
 
 LH_MUST_CHECK int comm_self_new(struct comm **ret_comm, struct lh_err *reterr);

@@ -1,0 +1,73 @@
+/* loss_amx.c - logits by tile registers for the op cross_entropy: see loss.h.
+ *
+ * x is packed once, as panels of 32 tokens; the rows of w are read where they lie. An item is a
+ * block of w: panel after panel its logits are made in 32 KiB of fp32 and taken in at once.
+ */
+#include "kernels/cpu/loss.h"
+#include "kernels/cpu/product_amx.h"
+#include "kernels/cpu/product_pack.h"
+
+static int64_t loss_up(int64_t n)
+{
+    return (n + AMX_STEP - 1) / AMX_STEP * AMX_STEP;
+}
+
+uint64_t loss_amx_room(const struct loss_job *j)
+{
+    return (uint64_t)(loss_up(j->x.rows) * loss_up(j->x.cols)) * sizeof(uint16_t);
+}
+
+static void loss_pack_item(void *arg, int64_t item, int thread)
+{
+    const struct loss_job *j = arg;
+    int64_t t0 = item * AMX_STEP;
+
+    (void)thread;
+    product_pack_b((uint16_t *)j->room + t0 * loss_up(j->x.cols), j->x, true, t0,
+                   LH_MIN(AMX_STEP, j->x.rows - t0), 0, j->x.cols);
+}
+
+/* The rows of a block as whole strips: in place when they are, else copied to room. */
+static const uint16_t *loss_rows_of(const struct loss_job *j, int64_t b, uint16_t *room,
+                                    int64_t *ret_ld)
+{
+    int64_t rows = loss_rows(j, b), C = j->w.cols;
+
+    *ret_ld = j->w.ld;
+    if (rows % AMX_STEP == 0 && C % AMX_STEP == 0)
+        return (const uint16_t *)j->w.p + b * LOSS_ROWS * j->w.ld;
+    *ret_ld = loss_up(C);
+    for (int64_t r = 0; r < rows; r += AMX_STEP)
+        product_pack_a(room + r * *ret_ld, *ret_ld, j->w, false, b * LOSS_ROWS + r,
+                       LH_MIN(AMX_STEP, rows - r), 0, C);
+    return room;
+}
+
+static void loss_amx_item(void *arg, int64_t b, int thread)
+{
+    const struct loss_job *j = arg;
+    int64_t C = loss_up(j->x.cols), ld;
+    float *logits = j->s->local[thread].p;
+    const uint16_t *w = loss_rows_of(j, b, (uint16_t *)(logits + LOSS_ROWS * AMX_STEP), &ld);
+
+    product_amx_begin();
+    for (int64_t t0 = 0; t0 < j->x.rows; t0 += AMX_STEP) {
+        for (int64_t r = 0; r < loss_rows(j, b); r += AMX_STEP)
+            product_multiply(AMX_STEP, AMX_STEP, C / AMX_STEP, w + r * ld, ld,
+                             (const uint16_t *)j->room + t0 * C,
+                             (struct product_sums){.p = logits + r * AMX_STEP, .ld = AMX_STEP});
+        j->s->level->loss_block(j, b, logits, AMX_STEP, t0, LH_MIN(AMX_STEP, j->x.rows - t0));
+    }
+    product_amx_end();
+}
+
+void loss_amx(struct loss_job *j)
+{
+    uint64_t logits = (uint64_t)(LOSS_ROWS * AMX_STEP) * sizeof(float);
+    uint64_t rows = (uint64_t)(LOSS_ROWS * loss_up(j->w.cols)) * sizeof(uint16_t);
+
+    if (!stream_local(j->s, logits + rows))
+        return;
+    pool_run(j->s->pool, (j->x.rows + AMX_STEP - 1) / AMX_STEP, loss_pack_item, j);
+    pool_run(j->s->pool, j->blocks, loss_amx_item, j);
+}
