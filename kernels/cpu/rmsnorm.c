@@ -21,73 +21,114 @@ struct rmsnorm_job {
     int64_t items;
 };
 
-static void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1)
+/* One vector of each loop below: n columns from c on. */
+VEC_INLINE vf rmsnorm_square(const struct rmsnorm_job *j, int64_t r, int64_t c, int64_t n)
 {
-    struct kn_mat x = j->x, y = j->y;
+    vf v = vf_load(j->x, r, c, n);
+
+    return v * v;
+}
+
+VEC_INLINE void rmsnorm_scale(const struct rmsnorm_job *j, float rstd, int64_t r, int64_t c,
+                              int64_t n)
+{
+    vf_store(j->y, r, c, n, vf_load(j->x, r, c, n) * rstd * vf_load_f32(j->g + c, n));
+}
+
+VEC_INLINE vf rmsnorm_dot(const struct rmsnorm_job *j, float *dg, float rstd, int64_t r, int64_t c,
+                          int64_t n)
+{
+    vf part = vf_load(j->dy, r, c, n) * (vf_load(j->x, r, c, n) * rstd);
+
+    if (dg)
+        vf_store_f32(dg + c, n, vf_load_f32(dg + c, n) + part);
+    return part * vf_load_f32(j->g + c, n);
+}
+
+VEC_INLINE void rmsnorm_add(const struct rmsnorm_job *j, float rstd, float mean, int64_t r,
+                            int64_t c, int64_t n)
+{
+    vf xhat = vf_load(j->x, r, c, n) * rstd;
+    vf d = rstd * (vf_load(j->dy, r, c, n) * vf_load_f32(j->g + c, n) - xhat * mean);
+
+    vf_store(j->dx, r, c, n, vf_load(j->dx, r, c, n) + d);
+}
+
+VEC_INLINE void rmsnorm_fwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1)
+{
+    int64_t C = j->x.cols, whole = C / VEC * VEC;
 
     for (int64_t r = r0; r < r1; r++) {
         vf squares = {0};
         float rstd;
 
-        for (int64_t c = 0; c < x.cols; c += VEC) {
-            vf v = vf_load(x, r, c, x.cols - c);
-
-            squares += v * v;
-        }
-        rstd = (float)(1.0 / sqrt((double)vf_sum(squares) / (double)x.cols + (double)j->eps));
+        for (int64_t c = 0; c < whole; c += VEC)
+            squares += rmsnorm_square(j, r, c, VEC);
+        if (whole < C)
+            squares += rmsnorm_square(j, r, whole, C - whole);
+        rstd = (float)(1.0 / sqrt((double)vf_sum(squares) / (double)C + (double)j->eps));
         j->rstd[r] = rstd;
-        for (int64_t c = 0; c < x.cols; c += VEC) {
-            int64_t n = x.cols - c;
-
-            vf_store(y, r, c, n, vf_load(x, r, c, n) * rstd * vf_load_f32(j->g + c, n));
-        }
+        for (int64_t c = 0; c < whole; c += VEC)
+            rmsnorm_scale(j, rstd, r, c, VEC);
+        if (whole < C)
+            rmsnorm_scale(j, rstd, r, whole, C - whole);
     }
 }
 
-static void rmsnorm_bwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1, float *dg)
+VEC_INLINE void rmsnorm_bwd_rows(const struct rmsnorm_job *j, int64_t r0, int64_t r1, float *dg)
 {
-    struct kn_mat x = j->x, dx = j->dx, dy = j->dy;
+    int64_t C = j->x.cols, whole = C / VEC * VEC;
 
     for (int64_t r = r0; r < r1; r++) {
         vf dots = {0};
         float rstd = j->rstd_in[r], mean;
 
-        for (int64_t c = 0; c < x.cols; c += VEC) {
-            int64_t n = x.cols - c;
-            vf part = vf_load(dy, r, c, n) * (vf_load(x, r, c, n) * rstd);
-
-            dots += part * vf_load_f32(j->g + c, n);
-            if (dg)
-                vf_store_f32(dg + c, n, vf_load_f32(dg + c, n) + part);
-        }
-        mean = (float)((double)vf_sum(dots) / (double)x.cols);
-        for (int64_t c = 0; c < x.cols; c += VEC) {
-            int64_t n = x.cols - c;
-            vf xhat = vf_load(x, r, c, n) * rstd;
-            vf d = rstd * (vf_load(dy, r, c, n) * vf_load_f32(j->g + c, n) - xhat * mean);
-
-            vf_store(dx, r, c, n, vf_load(dx, r, c, n) + d);
-        }
+        for (int64_t c = 0; c < whole; c += VEC)
+            dots += rmsnorm_dot(j, dg, rstd, r, c, VEC);
+        if (whole < C)
+            dots += rmsnorm_dot(j, dg, rstd, r, whole, C - whole);
+        mean = (float)((double)vf_sum(dots) / (double)C);
+        for (int64_t c = 0; c < whole; c += VEC)
+            rmsnorm_add(j, rstd, mean, r, c, VEC);
+        if (whole < C)
+            rmsnorm_add(j, rstd, mean, r, whole, C - whole);
     }
+}
+
+/* The job with bf16 as constants: the loops exist a second time for it, with no branch in them. */
+VEC_INLINE struct rmsnorm_job rmsnorm_bf16(const struct rmsnorm_job *j)
+{
+    struct rmsnorm_job b = *j;
+
+    b.x.t = b.y.t = b.dx.t = b.dy.t = KN_BF16;
+    return b;
 }
 
 static void rmsnorm_fwd_item(void *arg, int64_t item, int thread)
 {
     const struct rmsnorm_job *j = arg;
+    struct rmsnorm_job b = rmsnorm_bf16(j);
 
     (void)thread;
-    rmsnorm_fwd_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item));
+    if (j->x.t == KN_BF16 && j->y.t == KN_BF16)
+        rmsnorm_fwd_rows(&b, item * j->rows.per, cpu_rows_end(j->rows, item));
+    else
+        rmsnorm_fwd_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item));
 }
 
 static void rmsnorm_bwd_item(void *arg, int64_t item, int thread)
 {
     const struct rmsnorm_job *j = arg;
+    struct rmsnorm_job b = rmsnorm_bf16(j);
     float *dg = j->partial ? j->partial + item * j->x.cols : NULL;
 
     (void)thread;
     if (dg)
         memset(dg, 0, (size_t)j->x.cols * sizeof(*dg));
-    rmsnorm_bwd_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item), dg);
+    if (j->x.t == KN_BF16 && j->dx.t == KN_BF16 && j->dy.t == KN_BF16)
+        rmsnorm_bwd_rows(&b, item * j->rows.per, cpu_rows_end(j->rows, item), dg);
+    else
+        rmsnorm_bwd_rows(j, item * j->rows.per, cpu_rows_end(j->rows, item), dg);
 }
 
 static void rmsnorm_dg_item(void *arg, int64_t item, int thread)

@@ -348,6 +348,16 @@ VEC_INLINE vf vf_exp2_coarse(vf x)
 #endif
 }
 
+/* 1 / x with a relative error of 7e-5. */
+VEC_INLINE vf vf_reciprocal_coarse(vf x)
+{
+#ifdef __AVX512F__
+    return (vf)_mm512_rcp14_ps((__m512)x);
+#else
+    return 1.0f / x;
+#endif
+}
+
 /* log2 of a positive x that is no denormal, to within 1e-7 of it or of 1; NaN stays NaN. With m in
  * [sqrt(1/2), sqrt(2)) the rest of the series of ln((1 + s) / (1 - s)), s = (m - 1) / (m + 1), is
  * below 1e-9. */

@@ -175,6 +175,43 @@ static void attention_stays_exact_when_scores_are_large(void **state)
     check_problem(&r, KN_F32, (struct heads){2, 2, 16}, &spec, 4.5);
 }
 
+/* Scores that grow along the keys, slowly and fast: the running base of a row stays behind the
+ * greatest score for a while, or moves in every tile. */
+static void scores_that_grow_along_the_keys_match_the_reference(void **state)
+{
+    struct kt_rng r = kt_rng(38);
+    const double growth[] = {0.004, 0.02, 0.15};
+    struct kn_segments_spec spec = {.rows = 1, .row_tokens = 700, .heads = 2};
+
+    (void)state;
+    for (unsigned i = 0; i < 2 * sizeof(growth) / sizeof(growth[0]); i++) {
+        enum kn_dtype t = i % 2 ? KN_F32 : KN_BF16;
+        struct problem p = problem_new(&r, t, (struct heads){2, 1, 16}, &spec, 1.0), want;
+
+        /* One element of q is 4, so that a score is that of chance and growth * key on top. */
+        for (int64_t j = 0; j < p.T; j++) {
+            kt_set(p.q, j, 0, 4.0), kt_set(p.q, j, 16, 4.0);
+            kt_set(p.k, j, 0, growth[i / 2] * (double)j);
+        }
+        want = problem_f64(&p);
+        run(ref, &want, 1);
+        run(cpu, &p, 2);
+        kt_check(p.o, want.o, tol_o(t), "o, growth %g", growth[i / 2]);
+        /* In bf16 the rounding of o, as delta feels it, counts as often as keys are large. */
+        if (t == KN_F32) {
+            kt_check(p.dq, want.dq, tol_grad(t), "dq, growth %g", growth[i / 2]);
+            kt_check(p.dk, want.dk, tol_grad(t), "dk, growth %g", growth[i / 2]);
+        }
+        kt_check(p.dv, want.dv, tol_grad(t), "dv, growth %g", growth[i / 2]);
+        for (int64_t h = 0; h < 2; h++)
+            for (int64_t j = 0; j < p.T; j++)
+                assert_true(fabs(kt_get(p.lse, h, j) - kt_get(want.lse, h, j)) <
+                            1e-4 + 2e-7 * fabs(kt_get(want.lse, h, j)));
+        problem_free(&p);
+        problem_free(&want);
+    }
+}
+
 static void long_segments_and_their_tails_match_the_reference(void **state)
 {
     struct kt_rng r = kt_rng(33);
@@ -306,6 +343,7 @@ int main(void)
         cmocka_unit_test(attention_matches_the_reference_over_random_segments),
         cmocka_unit_test(attention_matches_the_reference_at_the_greatest_head_size),
         cmocka_unit_test(attention_stays_exact_when_scores_are_large),
+        cmocka_unit_test(scores_that_grow_along_the_keys_match_the_reference),
         cmocka_unit_test(long_segments_and_their_tails_match_the_reference),
         cmocka_unit_test(cuts_inside_a_block_hold_for_queries_far_behind_them),
         cmocka_unit_test(no_row_feels_a_later_token_or_another_segment),

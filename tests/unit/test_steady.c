@@ -1,6 +1,6 @@
 /* test_steady.c - nothing is allocated after the first step: counted by wrapping the allocators of
- * everything that is linked in (not those of shared libraries), and by the back end's own account of
- * its scratch, in which oneDNN's scratchpads are.
+ * everything that is linked in (not those of shared libraries), and by the back end's own account
+ * of its scratch, in which oneDNN's scratchpads are.
  *
  * step_run is wrapped as well, so that a whole training can be run and only its steps be counted.
  */

@@ -85,7 +85,8 @@ LH_MUST_CHECK int llama_load(struct llama *m, const struct kn_ops *ops, struct k
                              uint64_t seed, const double *inv_freq, double scaling,
                              struct lh_err *reterr);
 
-/* Other angles for the same weights. Keys that a cache holds keep those that they were made with. */
+/* Other angles for the same weights. Keys that a cache holds keep those that they were made with.
+ */
 LH_MUST_CHECK int llama_angles(struct llama *m, const double *inv_freq, double scaling,
                                struct lh_err *reterr);
 
