@@ -23,13 +23,11 @@ static struct drop_tile tile_at(const struct device *d, const struct linear *l, 
     };
 }
 
-void linear_down(const struct device *d, const struct linear *l, struct kn_mat x, struct kn_mat z)
+/* z = what dropout leaves of x, times A^T. */
+static void dropped_down(const struct device *d, const struct linear *l, struct kn_mat x,
+                         struct kn_mat z)
 {
     assert(z.cols == l->rank);
-    if (d->drop.rate <= 0) {
-        d->ops->matmul(d->stream, z, x, false, l->a->w, true, 1, 0);
-        return;
-    }
     for (int64_t t0 = 0; t0 < x.rows; t0 += d->drop.room_rows) {
         struct drop_tile t = tile_at(d, l, x, t0);
 
@@ -50,7 +48,7 @@ void linear_forward(const struct device *d, const struct linear *l, struct kn_ma
     d->ops->matmul(d->stream, y, x, false, l->w->w, true, 1, add ? 1 : 0);
     if (l->rank == 0)
         return;
-    linear_down(d, l, x, z);
+    dropped_down(d, l, x, z);
     d->ops->matmul(d->stream, y, z, false, l->b->w, true, l->scale, 1);
 }
 

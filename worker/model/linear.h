@@ -45,9 +45,6 @@ struct linear {
 void linear_forward(const struct device *d, const struct linear *l, struct kn_mat y, bool add,
                     struct kn_mat x, struct kn_mat z);
 
-/* z alone. */
-void linear_down(const struct device *d, const struct linear *l, struct kn_mat x, struct kn_mat z);
-
 /* Gradients of the layer's parameters are added; dx (p NULL: not wanted) = or += the gradient of x.
  * z: from the forward pass; dz: scratch of the same shape. dy is not changed and must not be dx. */
 void linear_backward(const struct device *d, const struct linear *l, struct kn_mat dx, bool add,
