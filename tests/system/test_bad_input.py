@@ -291,8 +291,7 @@ def test_a_plan_that_does_not_fit_fails_the_preflight_and_shows_its_table(daemon
 def test_a_loss_that_is_not_a_number_stops_the_job_and_names_step_and_tensor(daemon, tmp_path, ranks):
     model = damage.copy_model(tmp_path)
     damage.set_last_weight(model, float("nan"))
-    context = {"length": 64, "attention": {"type": "s2", "group": 16}, "rope": {"skip_check": True}}  # it would stop before the first step
-    job_id = daemon.submit(train_job(model, context=context, resources={"slots": ranks, "threads": 1}))
+    job_id = daemon.submit(train_job(model, resources={"slots": ranks, "threads": 1}))
     ended = daemon.wait(job_id, "failed")
     error = ended["error"]
     assert ended["attempts"] == 1  # a verdict: the same input gives the same end, so it is not tried again

@@ -117,6 +117,15 @@ static int measure_both(struct engine *e, const struct sample *s, bool documents
     return rc;
 }
 
+/* Else the base itself is broken, which is training's to find and to name. */
+static bool is_finite(const struct bands *b)
+{
+    for (int i = 0; i < ROPE_CHECK_BANDS; i++)
+        if (!isfinite(b->nll[i]))
+            return false;
+    return true;
+}
+
 static json_t *bands_json(const struct sample *s, const struct bands *base,
                           const struct bands *scaled, int64_t vocab)
 {
@@ -189,7 +198,7 @@ static int check_here(struct run *r, struct engine *e, const struct dataset *dat
 
     if (rc == 0)
         rc = measure_both(e, &s, dataset_has_documents(data), &base, &scaled, reterr);
-    if (rc < 0)
+    if (rc < 0 || !is_finite(&base))
         return rc;
     (void)json_object_set_new(r->result, "rope_check",
                               bands_json(&s, &base, &scaled, e->config->vocab));
