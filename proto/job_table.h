@@ -95,6 +95,9 @@ const json_t *input_get(const struct job_parser *p, const char *pointer);
 bool has_problem(const struct job_parser *p, const char *pointer);
 
 /* Each records a problem and returns false, or returns true. pointer names the value. */
+/* Of s, which may hold no control character but those listed in `controls`. */
+bool count_characters(struct job_parser *p, const char *pointer, const char *s,
+                      const char *controls, unsigned *ret_chars);
 bool take_string(struct job_parser *p, const char *pointer, const json_t *value, unsigned min_chars,
                  unsigned max_chars, const char **ret_text);
 bool take_uri(struct job_parser *p, const char *pointer, const json_t *value,

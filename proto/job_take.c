@@ -158,6 +158,25 @@ const char *names_text(const struct field_names *names, char *buf, size_t cap)
 
 /* ---- scalars ---- */
 
+bool count_characters(struct job_parser *p, const char *pointer, const char *s,
+                      const char *controls, unsigned *ret_chars)
+{
+    char name[DOTTED_MAX];
+    unsigned chars = 0;
+
+    for (const char *c = s; *c; c++) {
+        if (((unsigned char)*c < 0x20 && !strchr(controls, *c)) || *c == 0x7f) {
+            lh_problem_add(p->problems, pointer, "bad_value",
+                           "%s holds a control character (byte 0x%02x); remove it",
+                           dotted_name(pointer, name), (unsigned char)*c);
+            return false;
+        }
+        chars += ((unsigned char)*c & 0xc0) != 0x80;
+    }
+    *ret_chars = chars;
+    return true;
+}
+
 bool take_string(struct job_parser *p, const char *pointer, const json_t *value, unsigned min_chars,
                  unsigned max_chars, const char **ret_text)
 {
@@ -167,15 +186,8 @@ bool take_string(struct job_parser *p, const char *pointer, const json_t *value,
 
     if (!s)
         return wrong_type(p, pointer, value, "a string");
-    for (const char *c = s; *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) {
-            lh_problem_add(p->problems, pointer, "bad_value",
-                           "%s holds a control character (byte 0x%02x); remove it",
-                           dotted_name(pointer, name), (unsigned char)*c);
-            return false;
-        }
-        chars += ((unsigned char)*c & 0xc0) != 0x80;
-    }
+    if (!count_characters(p, pointer, s, "", &chars))
+        return false;
     if (chars < min_chars || chars > max_chars) {
         if (chars < min_chars)
             lh_problem_add(p->problems, pointer, "bad_value",

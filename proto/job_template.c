@@ -36,15 +36,8 @@ static bool take_text(struct job_parser *p, const char *pointer, const json_t *v
 
     if (!s)
         return wrong_type(p, pointer, value, "a string");
-    for (const char *c = s; *c; c++) {
-        if (((unsigned char)*c < 0x20 && !strchr("\t\n\r", *c)) || *c == 0x7f) {
-            lh_problem_add(p->problems, pointer, "bad_value",
-                           "%s holds a control character (byte 0x%02x); remove it",
-                           dotted_name(pointer, name), (unsigned char)*c);
-            return false;
-        }
-        chars += ((unsigned char)*c & 0xc0) != 0x80;
-    }
+    if (!count_characters(p, pointer, s, "\t\n\r", &chars))
+        return false;
     if (chars > TEXT_CHARS_MAX)
         lh_problem_add(p->problems, pointer, "too_long",
                        "%s has %u characters; at most %d are allowed", dotted_name(pointer, name),

@@ -251,6 +251,7 @@ static bool take_prompt(struct job_parser *p, const char *pointer, const json_t 
 {
     const char *s = json_string_value(value);
     char name[DOTTED_MAX];
+    unsigned chars;
 
     if (!s)
         return wrong_type(p, pointer, value, "a string");
@@ -260,14 +261,8 @@ static bool take_prompt(struct job_parser *p, const char *pointer, const json_t 
                        dotted_name(pointer, name));
         return false;
     }
-    for (const char *c = s; *c; c++) {
-        if (((unsigned char)*c < 0x20 && !strchr("\t\n\r", *c)) || *c == 0x7f) {
-            lh_problem_add(p->problems, pointer, "bad_value",
-                           "%s holds a control character (byte 0x%02x); remove it",
-                           dotted_name(pointer, name), (unsigned char)*c);
-            return false;
-        }
-    }
+    if (!count_characters(p, pointer, s, "\t\n\r", &chars))
+        return false;
     *ret_text = lh_arena_strdup(&p->job->arena, s);
     if (!*ret_text)
         p->out_of_memory = true;

@@ -13,10 +13,19 @@ import time
 import urllib.error
 import urllib.request
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("LONGHAUL_BIN_DIR", ROOT / "build" / "bin"))
 GGUF = pathlib.Path(os.environ.get("LONGHAUL_GGUF", pathlib.Path.home() / ".cache/longhaul/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 FINALS = ("succeeded", "failed", "cancelled", "timed_out")
+
+
+def real_model():
+    """The real model's file; the test is skipped where it is not."""
+    if not GGUF.exists():
+        pytest.skip(f"no {GGUF} (deploy/quickstart fetches it; or set LONGHAUL_GGUF)")
+    return GGUF
 
 
 class Reply:

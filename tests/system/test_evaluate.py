@@ -5,7 +5,6 @@ the result names for each scaling, so a wrong table of scalings shows as well.
 """
 import json
 import os
-import pathlib
 import subprocess
 
 import longhaul
@@ -56,14 +55,6 @@ for entry in result["ropes"]:
 """
 
 
-def gguf_model():
-    given = os.environ.get("LONGHAUL_GGUF")
-    path = pathlib.Path(given) if given else pathlib.Path.home() / ".cache/longhaul/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path} (LONGHAUL_GGUF)")
-    return path
-
-
 def run_job(folder, job):
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(job))
@@ -72,7 +63,7 @@ def run_job(folder, job):
 
 
 def test_passkeys_are_those_that_transformers_retrieves_greedily(tmp_path):
-    python, model = references.python("torch"), {"base": str(gguf_model())}
+    python, model = references.python("torch"), {"base": str(longhaul.real_model())}
     run_job(tmp_path / "export", {"kind": "export", "model": model, "export": {"dtype": "f32"}})
     lines = run_job(tmp_path / "eval", {
         "kind": "eval", "precision": "fp32", "model": model, "context": {"length": 4096},

@@ -199,17 +199,9 @@ def test_a_chain_of_jobs_trains_exports_and_writes(standalone, tmp_path):
     assert len(texts) == 1 and texts[0]["prompt_tokens"] == 16
 
 
-def gguf_model():
-    given = os.environ.get("LONGHAUL_GGUF")
-    path = pathlib.Path(given) if given else pathlib.Path.home() / ".cache/longhaul/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path} (LONGHAUL_GGUF)")
-    return path
-
-
 def test_transformers_reads_model_and_tokenizer_of_a_gguf_base(torch_python, tmp_path):
     """Ids of the tokenizer that is written from a GGUF's vocabulary, and the greedy texts that a generate job writes."""
-    model = gguf_model()
+    model = longhaul.real_model()
     (tmp_path / "job.json").write_text(json.dumps({"kind": "export", "model": {"base": str(model)}, "export": {"dtype": "f32"}}))
     subprocess.run([str(longhaul.BIN / "longhaul-worker"), str(tmp_path / "job.json"), "--out", str(tmp_path)], check=True)
     texts = ["Hello world 123, it's\n\n  <|im_start|>user\nhi \u4f60\u597d \U0001f600  <|im_end|>", "def f(x):\n\treturn x**2  # \u00fcber"]

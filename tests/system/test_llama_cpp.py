@@ -1,8 +1,6 @@
 """llama.cpp reads the GGUF files that longhaul exports: the same perplexity within 0.5 %, positions stretched or not."""
 import json
 import math
-import os
-import pathlib
 import subprocess
 
 import longhaul
@@ -53,11 +51,7 @@ def python():
 
 @pytest.fixture(scope="module")
 def model():
-    given = os.environ.get("LONGHAUL_GGUF")
-    path = pathlib.Path(given) if given else pathlib.Path.home() / ".cache/longhaul/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path} (LONGHAUL_GGUF)")
-    return path
+    return longhaul.real_model()
 
 
 @pytest.fixture(scope="module")

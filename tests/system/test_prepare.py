@@ -29,11 +29,7 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def model():
-    given = os.environ.get("LONGHAUL_GGUF")
-    path = pathlib.Path(given) if given else pathlib.Path.home() / ".cache/longhaul/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path} (LONGHAUL_GGUF)")
-    return path
+    return longhaul.real_model()
 
 
 @pytest.fixture(scope="module")
