@@ -2,6 +2,7 @@
  * however the tokens are cut, only LoRA sees it, and evaluation never does. (JOB-39; the numbers
  * themselves are a golden case's.) */
 #include "tests/unit/tiny_model.h"
+#include "worker/model/rehearse.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -194,6 +195,27 @@ static void tiles_and_micro_batches_drop_the_same(void **state)
     tiny_model_remove(dir);
 }
 
+/* Whatever a model takes when it is bound would be taken once more by the next to bind it. */
+static void a_rehearsal_gives_back_what_it_took(void **state)
+{
+    const char *dir = tiny_model_write(&shape, 5);
+    struct bench b;
+    uint64_t bytes = 0;
+    struct llama *m = &b.tiny.model;
+
+    (void)state;
+    bench_open(&b, dir, 0.4, 0);
+    llama_unbind(m);
+    assert_int_equal(rehearse_scratch(m, &kn_reference_ops, 1, &bytes, NULL), 0);
+    assert_null(m->dropout.host);
+    assert_null(m->pos);
+    assert_null(m->nll);
+    assert_null(m->block);
+    assert_true(m->dropout.rate > 0 && m->dropout.room_rows > 0);
+    tiny_close(&b.tiny);
+    tiny_model_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +223,7 @@ int main(void)
         cmocka_unit_test(steps_differ_and_evaluation_drops_nothing),
         cmocka_unit_test(only_the_factors_see_it),
         cmocka_unit_test(tiles_and_micro_batches_drop_the_same),
+        cmocka_unit_test(a_rehearsal_gives_back_what_it_took),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

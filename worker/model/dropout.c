@@ -35,7 +35,7 @@ int dropout_alloc(struct dropout *p, struct lh_err *reterr)
 void dropout_release(struct dropout *p)
 {
     free(p->host);
-    *p = (struct dropout){0};
+    p->host = NULL;
 }
 
 uint64_t dropout_row_key(uint64_t seed, int64_t step, int64_t row)

@@ -13,12 +13,14 @@ struct dropout {
     uint64_t *keys; /* device: one for each token of a micro-batch */
     void *room;     /* device: a tile of a linear's input */
     int64_t room_rows;
-    uint64_t *host; /* owned, T: keys on their way */
+    uint64_t *host; /* owned while allocated, T: keys on their way */
     int64_t tokens;
 };
 
 /* Adds the device's memory to the plan; zero-initialise *p. */
 void dropout_plan(struct dropout *p, const struct dims *dims, double rate, struct plan *plan);
+/* Memory of the host, for as long as the model is bound to a back end; release leaves the plan as
+ * it is. */
 LH_MUST_CHECK int dropout_alloc(struct dropout *p, struct lh_err *reterr);
 void dropout_release(struct dropout *p);
 

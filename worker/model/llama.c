@@ -149,6 +149,7 @@ void llama_unbind(struct llama *m)
         m->device.ops->free(m->device.stream, m->block);
     if (m->seg_rows > 0)
         kn_segments_release(&m->seg);
+    dropout_release(&m->dropout);
     free(m->pos);
     free(m->nll);
     m->block = NULL;
@@ -162,7 +163,6 @@ void llama_release(struct llama *m)
     llama_unbind(m);
     free(m->layers);
     work_release(&m->work);
-    dropout_release(&m->dropout);
     plan_release(&m->plan);
     params_release(&m->params);
     *m = (struct llama){0};
