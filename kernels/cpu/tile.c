@@ -46,7 +46,7 @@ static void tile_pack_a_whole(uint16_t *to, int64_t Dp, struct kn_mat x)
 {
     for (int64_t r = 0; r < TILE_ROWS; r++)
         for (int64_t c = 0; c < Dp; c += 2 * VEC)
-            *(vu *)(to + r * Dp + c) = *(const vu *)((const uint16_t *)x.p + r * x.ld + c);
+            *(vraw *)(to + r * Dp + c) = *(const vraw *)((const uint16_t *)x.p + r * x.ld + c);
 }
 
 void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)

@@ -29,6 +29,7 @@ typedef float vf __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 typedef uint16_t vh __attribute__((vector_size(2 * VEC), aligned(2), may_alias));
+typedef uint16_t vraw __attribute__((vector_size(4 * VEC), aligned(2), may_alias));
 /* VEC / 2 lanes. */
 typedef double vd __attribute__((vector_size(4 * VEC), aligned(8), may_alias));
 typedef float vhalf __attribute__((vector_size(2 * VEC), aligned(4), may_alias));

@@ -194,6 +194,52 @@ void kt_check_bits_at(const char *file, int line, struct kn_mat a, struct kn_mat
     }
 }
 
+static const double fd_step = 1e-5, fd_tolerance = 1e-6;
+
+double kt_dot(struct kn_mat a, struct kn_mat b)
+{
+    double sum = 0.0;
+
+    for (int64_t r = 0; r < a.rows; r++)
+        for (int64_t c = 0; c < a.cols; c++)
+            sum += kt_get(a, r, c) * kt_get(b, r, c);
+    return sum;
+}
+
+static double norm(struct kn_mat a)
+{
+    return sqrt(kt_dot(a, a));
+}
+
+static void move(struct kn_mat x, struct kn_mat from, struct kn_mat direction, double by)
+{
+    for (int64_t r = 0; r < x.rows; r++)
+        for (int64_t c = 0; c < x.cols; c++)
+            kt_set(x, r, c, kt_get(from, r, c) + by * kt_get(direction, r, c));
+}
+
+void kt_check_gradient(struct kt_rng *r, kt_loss_fn *loss, void *arg, struct kn_mat x,
+                       struct kn_mat dx, const char *what)
+{
+    struct kn_mat direction = kt_new(x.t, x.rows, x.cols, false), saved = kt_copy(x);
+    double expected, got, scale;
+
+    for (int round = 0; round < 3; round++) {
+        kt_random(r, direction, 1.0);
+        move(x, saved, direction, fd_step);
+        expected = loss(arg);
+        move(x, saved, direction, -fd_step);
+        expected = (expected - loss(arg)) / (2.0 * fd_step);
+        move(x, saved, direction, 0.0);
+        got = kt_dot(direction, dx);
+        scale = norm(dx) * norm(direction) / sqrt((double)(x.rows * x.cols)) + 1e-12;
+        if (!(fabs(got - expected) <= fd_tolerance * fmax(fabs(expected), scale)))
+            fail_msg("%s: gradient %.12g, difference quotient %.12g", what, got, expected);
+    }
+    kt_free(direction);
+    kt_free(saved);
+}
+
 struct kn_stream *kt_stream(const struct kn_ops *ops, int threads)
 {
     struct kn_stream *s = NULL;

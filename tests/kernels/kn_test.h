@@ -51,6 +51,13 @@ void kt_check_at(const char *file, int line, struct kn_mat got, struct kn_mat wa
 void kt_check_bits_at(const char *file, int line, struct kn_mat a, struct kn_mat b, const char *fmt,
                       ...) __attribute__((format(printf, 5, 6)));
 
+/* The derivative of a loss (a forward pass and a dot product) along random directions of x, by
+ * central differences, against the dot products of these with dx; all in double. */
+typedef double kt_loss_fn(void *arg);
+double kt_dot(struct kn_mat a, struct kn_mat b);
+void kt_check_gradient(struct kt_rng *r, kt_loss_fn *loss, void *arg, struct kn_mat x,
+                       struct kn_mat dx, const char *what);
+
 /* A stream, or a failed test; and sync that must succeed. */
 struct kn_stream *kt_stream(const struct kn_ops *ops, int threads);
 void kt_sync(const struct kn_ops *ops, struct kn_stream *s);

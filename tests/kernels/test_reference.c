@@ -11,56 +11,6 @@
 
 static const struct kn_ops *const ops = &kn_reference_ops;
 
-static const double fd_step = 1e-5, fd_tolerance = 1e-6;
-
-static double dot(struct kn_mat a, struct kn_mat b)
-{
-    double sum = 0.0;
-
-    for (int64_t r = 0; r < a.rows; r++)
-        for (int64_t c = 0; c < a.cols; c++)
-            sum += kt_get(a, r, c) * kt_get(b, r, c);
-    return sum;
-}
-
-static double norm(struct kn_mat a)
-{
-    return sqrt(dot(a, a));
-}
-
-static void move(struct kn_mat x, struct kn_mat from, struct kn_mat direction, double by)
-{
-    for (int64_t r = 0; r < x.rows; r++)
-        for (int64_t c = 0; c < x.cols; c++)
-            kt_set(x, r, c, kt_get(from, r, c) + by * kt_get(direction, r, c));
-}
-
-typedef double loss_fn(void *arg); /* forward pass and dot product */
-
-/* The derivative of loss along a random direction of x against the dot product of that direction
- * with dx. */
-static void check_gradient(struct kt_rng *r, loss_fn *loss, void *arg, struct kn_mat x,
-                           struct kn_mat dx, const char *what)
-{
-    struct kn_mat direction = kt_new(x.t, x.rows, x.cols, false), saved = kt_copy(x);
-    double expected, got, scale;
-
-    for (int round = 0; round < 3; round++) {
-        kt_random(r, direction, 1.0);
-        move(x, saved, direction, fd_step);
-        expected = loss(arg);
-        move(x, saved, direction, -fd_step);
-        expected = (expected - loss(arg)) / (2.0 * fd_step);
-        move(x, saved, direction, 0.0);
-        got = dot(direction, dx);
-        scale = norm(dx) * norm(direction) / sqrt((double)(x.rows * x.cols)) + 1e-12;
-        if (!(fabs(got - expected) <= fd_tolerance * fmax(fabs(expected), scale)))
-            fail_msg("%s: gradient %.12g, difference quotient %.12g", what, got, expected);
-    }
-    kt_free(direction);
-    kt_free(saved);
-}
-
 struct matmul_case {
     struct kn_stream *s;
     struct kn_mat a, b, c, w;
@@ -72,7 +22,7 @@ static double matmul_loss(void *arg)
     struct matmul_case *m = arg;
 
     ops->matmul(m->s, m->c, m->a, m->ta, m->b, m->tb, 0.75f, 0.0f);
-    return dot(m->c, m->w);
+    return kt_dot(m->c, m->w);
 }
 
 static void the_gradients_of_a_product_are_products(void **state)
@@ -112,8 +62,8 @@ static void the_gradients_of_a_product_are_products(void **state)
                        kt_get(m.b, m.tb ? i % N : k, m.tb ? k : i % N);
             assert_true(fabs(kt_get(m.c, i / N, i % N) - 0.75 * sum) < 1e-12);
         }
-        check_gradient(&r, matmul_loss, &m, m.a, da, "a");
-        check_gradient(&r, matmul_loss, &m, m.b, db, "b");
+        kt_check_gradient(&r, matmul_loss, &m, m.a, da, "a");
+        kt_check_gradient(&r, matmul_loss, &m, m.b, db, "b");
         kt_sync(ops, m.s);
         ops->stream_free(m.s);
         kt_free(m.a), kt_free(m.b), kt_free(m.c), kt_free(m.w), kt_free(da), kt_free(db);
@@ -131,7 +81,7 @@ static double rmsnorm_loss(void *arg)
     struct rmsnorm_case *n = arg;
 
     ops->rmsnorm_fwd(n->s, n->y, n->rstd, n->x, n->g, 1e-5f);
-    return dot(n->y, n->w);
+    return kt_dot(n->y, n->w);
 }
 
 static void the_gradients_of_rmsnorm_are_its_derivatives(void **state)
@@ -154,7 +104,7 @@ static void the_gradients_of_rmsnorm_are_its_derivatives(void **state)
     ops->fill(n.s, dx, 0.0f);
     (void)rmsnorm_loss(&n);
     ops->rmsnorm_bwd(n.s, dx, dg, n.w, n.x, n.g, n.rstd);
-    check_gradient(&r, rmsnorm_loss, &n, n.x, dx, "x");
+    kt_check_gradient(&r, rmsnorm_loss, &n, n.x, dx, "x");
     (void)rmsnorm_loss(&n); /* y at x itself again */
     for (int64_t t = 0; t < 4; t++) {
         double squares = 0.0;
@@ -187,7 +137,7 @@ static double swiglu_loss(void *arg)
     struct swiglu_case *g = arg;
 
     ops->swiglu_fwd(g->s, g->h, g->gate, g->up);
-    return dot(g->h, g->w);
+    return kt_dot(g->h, g->w);
 }
 
 static void the_gradients_of_swiglu_are_its_derivatives(void **state)
@@ -203,8 +153,8 @@ static void the_gradients_of_swiglu_are_its_derivatives(void **state)
         kt_random(&r, *all[i], 2.0);
     }
     ops->swiglu_bwd(g.s, dgate, dup, g.w, g.gate, g.up);
-    check_gradient(&r, swiglu_loss, &g, g.gate, dgate, "gate");
-    check_gradient(&r, swiglu_loss, &g, g.up, dup, "up");
+    kt_check_gradient(&r, swiglu_loss, &g, g.gate, dgate, "gate");
+    kt_check_gradient(&r, swiglu_loss, &g, g.up, dup, "up");
     kt_sync(ops, g.s);
     ops->stream_free(g.s);
     for (int i = 0; i < 4; i++)
@@ -225,7 +175,7 @@ static double rope_loss(void *arg)
 
     ops->copy(o->s, o->y, o->x);
     ops->rope(o->s, o->y, 6, o->cos_sin, o->pos, false);
-    return dot(o->y, o->w);
+    return kt_dot(o->y, o->w);
 }
 
 static void the_inverse_rotation_is_the_gradient_of_rope(void **state)
@@ -249,7 +199,7 @@ static void the_inverse_rotation_is_the_gradient_of_rope(void **state)
     kt_random(&r, o.w, 1.0);
     dx = kt_copy(o.w);
     ops->rope(o.s, dx, 6, o.cos_sin, o.pos, true);
-    check_gradient(&r, rope_loss, &o, o.x, dx, "x");
+    kt_check_gradient(&r, rope_loss, &o, o.x, dx, "x");
     /* Forward by hand, one pair: position 8, frequency 1. */
     (void)rope_loss(&o);
     assert_true(fabs(kt_get(o.y, 0, 0) -
@@ -296,8 +246,8 @@ the_gradient_of_cross_entropy_is_its_derivative_and_unlabelled_tokens_have_none(
     ops->cross_entropy(e.s, nll, d, e.x, e.w, e.label, 0.25f);
     ops->matmul(e.s, dx, d, true, e.w, false, 1, 0);
     ops->matmul(e.s, dw, d, false, e.x, false, 1, 0);
-    check_gradient(&r, cross_entropy_loss, &e, e.x, dx, "x");
-    check_gradient(&r, cross_entropy_loss, &e, e.w, dw, "w");
+    kt_check_gradient(&r, cross_entropy_loss, &e, e.x, dx, "x");
+    kt_check_gradient(&r, cross_entropy_loss, &e, e.w, dw, "w");
     assert_true(nll[1] == 0.0);
     for (int t = 0; t < 5; t++) {
         double z[17] = {0}, sum = 0.0;
@@ -341,7 +291,7 @@ static double attention_loss(void *arg)
     struct attention_case *a = arg;
 
     ops->attention_fwd(a->s, a->o, a->lse, a->q, a->k, a->v, &a->seg, a->H, a->KV, a->D, a->scale);
-    return dot(a->o, a->w);
+    return kt_dot(a->o, a->w);
 }
 
 static void check_attention(struct kt_rng *r, const struct kn_segments_spec *spec, int64_t KV,
@@ -368,9 +318,9 @@ static void check_attention(struct kt_rng *r, const struct kn_segments_spec *spe
     (void)attention_loss(&a);
     ops->attention_bwd(a.s, dq, dk, dv, a.w, a.q, a.k, a.v, a.o, a.lse, &a.seg, a.H, KV, D,
                        a.scale);
-    check_gradient(r, attention_loss, &a, a.q, dq, "q");
-    check_gradient(r, attention_loss, &a, a.k, dk, "k");
-    check_gradient(r, attention_loss, &a, a.v, dv, "v");
+    kt_check_gradient(r, attention_loss, &a, a.q, dq, "q");
+    kt_check_gradient(r, attention_loss, &a, a.k, dk, "k");
+    kt_check_gradient(r, attention_loss, &a, a.v, dv, "v");
     kt_sync(ops, a.s);
     ops->stream_free(a.s);
     kn_segments_release(&a.seg);

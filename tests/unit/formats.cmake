@@ -1,5 +1,5 @@
 # Tests of worker/formats, worker/text, worker/data.
-foreach(name gguf peft safetensors source tokenizer dataset dialog prepare sentencepiece)
+foreach(name mapping gguf peft safetensors source tokenizer dataset dialog prepare sentencepiece)
   lh_test(test_${name} SOURCES unit/test_${name}.c LINK lh_data m)
   target_compile_definitions(test_${name} PRIVATE LH_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 endforeach()

@@ -393,22 +393,45 @@ static void the_oldest_beyond_keep_are_removed(void **unused)
     fixture_free(f);
 }
 
+static void put_empty(const char *path)
+{
+    FILE *file = fopen(path, "we");
+
+    assert_non_null(file);
+    assert_int_equal(fclose(file), 0);
+}
+
 static void a_step_that_is_saved_again_replaces_the_first(void **unused)
 {
     char out[1024], path[1024], extra[1100];
-    FILE *file;
 
     (void)unused;
     fresh("again", out);
     assert_int_equal(save_in_child(out, 6, NULL, NULL), 0);
     assert_int_equal(newest(out, path), 6);
     (void)snprintf(extra, sizeof(extra), "%s/of-the-first", path);
-    file = fopen(extra, "w");
-    assert_non_null(file);
-    assert_int_equal(fclose(file), 0);
+    put_empty(extra);
     assert_int_equal(save_in_child(out, 6, NULL, NULL), 0);
     assert_false(lh_path_exists(extra));
     loads(out, path, 6);
+}
+
+static void what_a_killed_save_of_the_same_step_left_is_no_part_of_the_next(void **unused)
+{
+    char out[1024], path[1024], left[1100];
+    int status;
+
+    (void)unused;
+    fresh("stale", out);
+    status = save_in_child(out, 2, "LONGHAUL_FAULT", "ckpt.before_manifest");
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    (void)snprintf(left, sizeof(left), "%s/checkpoints/step-00000002.tmp/of-the-killed", out);
+    put_empty(left);
+    assert_int_equal(save_in_child(out, 2, NULL, NULL), 0);
+    assert_int_equal(newest(out, path), 2);
+    (void)snprintf(left, sizeof(left), "%s/of-the-killed", path);
+    assert_false(lh_path_exists(left));
+    loads(out, path, 2);
 }
 
 static int clean(void **unused)
@@ -427,6 +450,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_checkpoint_of_another_job_is_refused_with_member_and_values),
         cmocka_unit_test(the_oldest_beyond_keep_are_removed),
         cmocka_unit_test(a_step_that_is_saved_again_replaces_the_first),
+        cmocka_unit_test(what_a_killed_save_of_the_same_step_left_is_no_part_of_the_next),
     };
 
     if (argc == 4 && strcmp(argv[1], "save") == 0)
