@@ -145,6 +145,26 @@ static void products_of_bf16_pairs_hold_across_every_cut(void **state)
     }
 }
 
+/* And of more rows than are packed, or summed up, at a time. */
+static void products_of_bf16_pairs_hold_for_very_many_rows(void **state)
+{
+    struct kt_rng r = kt_rng(27);
+
+    (void)state;
+    for (int64_t K = 1000; K <= 1040; K += 40) {
+        struct product p = {.M = 4200,
+                            .N = 33,
+                            .K = K,
+                            .t_ab = KN_BF16,
+                            .t_c = KN_BF16,
+                            .ta = true,
+                            .alpha = 1.0f,
+                            .beta = (float)(K / 1040)};
+
+        check_product(&r, &p);
+    }
+}
+
 struct low {
     int64_t M, N, K, R;
     enum kn_dtype type;
@@ -343,6 +363,7 @@ int main(void)
         cmocka_unit_test(products_of_every_form_match_the_reference_for_any_number_of_threads),
         cmocka_unit_test(a_packed_weight_gives_the_same_products),
         cmocka_unit_test(products_of_bf16_pairs_hold_across_every_cut),
+        cmocka_unit_test(products_of_bf16_pairs_hold_for_very_many_rows),
         cmocka_unit_test(a_product_with_a_low_rank_update_is_the_sum_of_its_three),
         cmocka_unit_test(sub_matrices_of_one_buffer_are_multiplied_in_place),
         cmocka_unit_test(more_shapes_than_the_cache_holds_still_give_right_products),
