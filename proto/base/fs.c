@@ -79,21 +79,6 @@ static int read_unsized(int fd, size_t max_bytes, char **ret_data, size_t *ret_l
     return 0;
 }
 
-static int write_all(int fd, const char *data, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, data, len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        data += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 int lh_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len,
                  struct lh_err *reterr)
 {
@@ -137,6 +122,34 @@ int lh_sync_path(const char *path, struct lh_err *reterr)
     return rc;
 }
 
+int lh_write_all(int fd, const void *data, uint64_t bytes)
+{
+    const char *at = data;
+
+    while (bytes > 0) {
+        ssize_t n = write(fd, at, bytes);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        at += n;
+        bytes -= (uint64_t)n;
+    }
+    return 0;
+}
+
+int lh_close_synced(int fd, const char *path, struct lh_err *reterr)
+{
+    int rc = 0;
+
+    if (fsync(fd) < 0)
+        rc = lh_err_set(reterr, -errno, "fsync '%s'", path);
+    if (close(fd) < 0 && rc == 0)
+        rc = lh_err_set(reterr, -errno, "close '%s'", path);
+    return rc;
+}
+
 static int sync_parent(const char *path, struct lh_err *reterr)
 {
     char *copy = strdup(path);
@@ -160,7 +173,7 @@ int lh_write_file(const char *path, const void *data, size_t len, struct lh_err 
     if (fd < 0)
         return lh_err_set(reterr, -errno, "create '%s'", tmp);
     lh_fault("fs.before_write");
-    rc = write_all(fd, data, len);
+    rc = lh_write_all(fd, data, len);
     lh_fault("fs.before_sync");
     if (rc == 0 && fsync(fd) < 0)
         rc = -errno;
@@ -184,7 +197,7 @@ int lh_append_file(const char *path, const void *data, size_t len, struct lh_err
 
     if (fd < 0)
         return lh_err_set(reterr, -errno, "open '%s'", path);
-    rc = write_all(fd, data, len);
+    rc = lh_write_all(fd, data, len);
     (void)close(fd);
     return rc < 0 ? lh_err_set(reterr, rc, "append to '%s'", path) : 0;
 }

@@ -17,6 +17,12 @@ LH_MUST_CHECK int lh_write_file(const char *path, const void *data, size_t len, 
 /* Appends in one write(2) and does not sync. */
 LH_MUST_CHECK int lh_append_file(const char *path, const void *data, size_t len, struct lh_err *reterr);
 
+/* All of it, however many calls of write(2) that takes. 0 or -errno. */
+LH_MUST_CHECK int lh_write_all(int fd, const void *data, uint64_t bytes);
+
+/* fsync, then close, which happens in any case; path is for the error. */
+LH_MUST_CHECK int lh_close_synced(int fd, const char *path, struct lh_err *reterr);
+
 /* mkdir -p with mode 0777 less umask; an existing directory is fine. */
 LH_MUST_CHECK int lh_mkdir_p(const char *path, struct lh_err *reterr);
 

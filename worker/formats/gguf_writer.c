@@ -2,6 +2,7 @@
  * first; tensors are streamed. */
 #include "worker/formats/gguf_writer.h"
 #include "proto/base/buf.h"
+#include "proto/base/fs.h"
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -199,19 +200,9 @@ void gguf_put_tensor(struct gguf_writer *w, const char *name, enum quant_type ty
 
 static int write_all(struct gguf_writer *w, const void *data, uint64_t bytes, struct lh_err *reterr)
 {
-    const char *p = data;
+    int rc = lh_write_all(w->fd, data, bytes);
 
-    while (bytes > 0) {
-        ssize_t n = write(w->fd, p, LH_MIN(bytes, (uint64_t)1 << 30));
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return lh_err_set(reterr, -errno, "write '%s'", w->path);
-        p += n;
-        bytes -= (uint64_t)n;
-    }
-    return 0;
+    return rc < 0 ? lh_err_set(reterr, rc, "write '%s'", w->path) : 0;
 }
 
 static int write_padding(struct gguf_writer *w, uint64_t bytes, struct lh_err *reterr)
@@ -272,16 +263,15 @@ int gguf_writer_data(struct gguf_writer *w, const void *data, uint64_t bytes, st
 
 int gguf_writer_finish(struct gguf_writer *w, struct lh_err *reterr)
 {
-    int rc = 0;
+    int rc;
 
-    if (w->tensor != w->n_tensors)
+    if (w->tensor == w->n_tensors) {
+        rc = lh_close_synced(w->fd, w->path, reterr);
+        w->fd = -1;
+    } else {
         rc = lh_err_set(reterr, LH_EINTERNAL, "'%s' was given %llu of its %llu tensors", w->path,
                         (unsigned long long)w->tensor, (unsigned long long)w->n_tensors);
-    else if (fsync(w->fd) < 0)
-        rc = lh_err_set(reterr, -errno, "fsync '%s'", w->path);
-    if (close(w->fd) < 0 && rc == 0)
-        rc = lh_err_set(reterr, -errno, "close '%s'", w->path);
-    w->fd = -1;
+    }
     writer_free(w);
     return rc;
 }

@@ -2,6 +2,7 @@
  *
  * The caller writes to a temporary name and renames: a writer never replaces a file that is in use.
  */
+#include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "worker/formats/safetensors.h"
 #include <errno.h>
@@ -17,23 +18,6 @@ struct st_writer {
     int fd;
     uint64_t declared_bytes, written_bytes;
 };
-
-static int write_all(int fd, const void *data, uint64_t bytes)
-{
-    const char *p = data;
-
-    while (bytes > 0) {
-        ssize_t n = write(fd, p, LH_MIN(bytes, (uint64_t)1 << 30)); /* Linux takes 2 GiB at most */
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        p += n;
-        bytes -= (uint64_t)n;
-    }
-    return 0;
-}
 
 static void writer_free(struct st_writer *w)
 {
@@ -134,7 +118,7 @@ int st_create(const char *path, const struct st_entry *entries, unsigned n, cons
     if (w->fd < 0) {
         rc = lh_err_set(reterr, -errno, "create '%s'", path);
     } else {
-        rc = write_all(w->fd, header, header_len);
+        rc = lh_write_all(w->fd, header, header_len);
         if (rc < 0) {
             lh_err_set(reterr, rc, "write '%s'", path);
             (void)unlink(path);
@@ -156,7 +140,7 @@ int st_write(struct st_writer *w, const void *data, uint64_t bytes, struct lh_er
         return lh_err_set(reterr, LH_EINTERNAL,
                           "'%s' is given more bytes than its %llu declared ones", w->path,
                           (unsigned long long)w->declared_bytes);
-    rc = write_all(w->fd, data, bytes);
+    rc = lh_write_all(w->fd, data, bytes);
     if (rc < 0)
         return lh_err_set(reterr, rc, "write '%s'", w->path);
     w->written_bytes += bytes;
@@ -165,17 +149,16 @@ int st_write(struct st_writer *w, const void *data, uint64_t bytes, struct lh_er
 
 int st_finish(struct st_writer *w, struct lh_err *reterr)
 {
-    int rc = 0;
+    int rc;
 
-    if (w->written_bytes != w->declared_bytes)
+    if (w->written_bytes == w->declared_bytes) {
+        rc = lh_close_synced(w->fd, w->path, reterr);
+        w->fd = -1;
+    } else {
         rc = lh_err_set(reterr, LH_EINTERNAL, "'%s' was given %llu of its %llu declared bytes",
                         w->path, (unsigned long long)w->written_bytes,
                         (unsigned long long)w->declared_bytes);
-    else if (fsync(w->fd) < 0)
-        rc = lh_err_set(reterr, -errno, "fsync '%s'", w->path);
-    if (close(w->fd) < 0 && rc == 0)
-        rc = lh_err_set(reterr, -errno, "close '%s'", w->path);
-    w->fd = -1;
+    }
     writer_free(w);
     return rc;
 }

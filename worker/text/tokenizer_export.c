@@ -74,20 +74,26 @@ static bool is_of(const struct gguf_file *f, const char *kind)
            strcmp(model, kind) == 0;
 }
 
+/* Where the base is, and its file; *ret_file stays NULL when it is a directory. */
+static int open_base(const char *base, char ret_path[static 1100], struct gguf_file **ret_file,
+                     struct lh_err *reterr)
+{
+    model_source_resolve(base, ret_path);
+    return lh_is_dir(ret_path) ? 0 : gguf_open(ret_path, ret_file, reterr);
+}
+
 int tokenizer_export_hf(const char *base, const char *dir, int64_t max_positions, bool *ret_carried,
                         const char **ret_why, struct lh_err *reterr)
 {
     LH_CLEANUP(gguf_closep) struct gguf_file *f = NULL;
     char path[1100];
-    int rc;
+    int rc = open_base(base, path, &f, reterr);
 
-    *ret_why = "the base has no tokenizer";
-    model_source_resolve(base, path);
-    if (lh_is_dir(path))
-        return copy_directory(path, dir, max_positions, ret_carried, reterr);
-    rc = gguf_open(path, &f, reterr);
     if (rc < 0)
         return rc;
+    *ret_why = "the base has no tokenizer";
+    if (!f)
+        return copy_directory(path, dir, max_positions, ret_carried, reterr);
     *ret_carried = false;
     if (!gguf_find(f, "tokenizer.ggml.model"))
         return 0;
@@ -129,16 +135,14 @@ int tokenizer_export_gguf(const char *base, int64_t vocab, struct gguf_writer *w
 {
     LH_CLEANUP(gguf_closep) struct gguf_file *f = NULL;
     char path[1100];
-    int rc;
+    int rc = open_base(base, path, &f, reterr);
 
-    *ret_why = "the base has neither tokenizer.json nor tokenizer.model";
-    *ret_carried = false;
-    model_source_resolve(base, path);
-    if (lh_is_dir(path))
-        return keys_of_directory(path, vocab, w, ret_carried, reterr);
-    rc = gguf_open(path, &f, reterr);
     if (rc < 0)
         return rc;
+    *ret_why = "the base has neither tokenizer.json nor tokenizer.model";
+    *ret_carried = false;
+    if (!f)
+        return keys_of_directory(path, vocab, w, ret_carried, reterr);
     *ret_why = "the base has no tokenizer";
     for (unsigned i = 0; i < gguf_value_count(f); i++) {
         if (!lh_starts_with(gguf_value_at(f, i)->key, "tokenizer."))
