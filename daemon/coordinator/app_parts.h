@@ -79,9 +79,14 @@ void audience_run(struct app *a);                   /* calls whoever is marked, 
 void audience_sweep(struct app *a, bool all);       /* frees closed feeds */
 
 /* ---- node_api.c */
+json_t *node_answer(const struct app *a); /* with the members that every answer to a node has */
+
+/* ---- outboxes.c */
 LH_MUST_CHECK int outboxes_new(struct app *a, struct outboxes **ret, struct lh_err *reterr);
 void outboxes_free(struct outboxes *o);
 void outboxes_deliver(struct app *a, const char *node, json_t *command /* stolen; NULL: reset */);
+/* Answers q, at once or within wait_ms, with what is to be told after the command of seq ack. */
+void outboxes_poll(struct app *a, const char *node, struct http_request *q, uint64_t ack, uint64_t wait_ms);
 void outboxes_flush(struct app *a); /* answers polls that have something, or have waited long enough */
 void outboxes_close(struct app *a); /* answers all polls */
 

@@ -1,12 +1,7 @@
 /* node_api.c - /v1/node/: nodes register, poll for commands and report
- * (proto/spec/node-protocol.md).
- *
- * Each node has an outbox: commands in order, each with a seq, repeated by every poll until its
- * ack. A poll with nothing to answer is kept open for one heartbeat. The outbox is memory: what a
- * node must still do after a restart follows from the core when the node registers.
+ * (proto/spec/node-protocol.md). What polls answer is in outboxes.c.
  */
 #include "daemon/coordinator/app_parts.h"
-#include "proto/base/clock.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
@@ -16,141 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COMMANDS_A_POLL 64 /* with specs of 1 MiB the answer stays within what a node takes */
-#define REPORTS_MAX 1000   /* of one request */
-#define BODY_DEPTH_MAX 96  /* a plan or a result of 64 levels, and what is around it */
+#define REPORTS_MAX 1000  /* of one request */
+#define BODY_DEPTH_MAX 96 /* a plan or a result of 64 levels, and what is around it */
 
-struct command {
-    struct command *next;
-    uint64_t seq;
-    json_t *body; /* with its seq */
-};
-struct outbox {
-    struct outbox *next;
-    struct app *app;
-    char node[CORE_NODE_NAME_MAX];
-    uint64_t seq;
-    struct command *first, **end;
-    struct http_request *poll; /* waits for commands, or NULL */
-    uint64_t poll_until_ms;
-};
-struct outboxes {
-    struct outbox *first;
-};
-
-int outboxes_new(struct app *a, struct outboxes **ret, struct lh_err *reterr)
-{
-    struct outboxes *o = calloc(1, sizeof(*o));
-
-    (void)a;
-    if (!o)
-        return lh_err_set(reterr, -ENOMEM, "start");
-    *ret = o;
-    return 0;
-}
-
-static void drop_to(struct outbox *b, uint64_t ack)
-{
-    while (b->first && b->first->seq <= ack) {
-        struct command *c = b->first;
-
-        b->first = c->next;
-        json_decref(c->body);
-        free(c);
-    }
-    if (!b->first)
-        b->end = &b->first;
-}
-
-void outboxes_free(struct outboxes *o)
-{
-    if (!o)
-        return;
-    while (o->first) {
-        struct outbox *b = o->first;
-
-        o->first = b->next;
-        assert(!b->poll);
-        drop_to(b, UINT64_MAX);
-        free(b);
-    }
-    free(o);
-}
-
-static struct outbox *outbox_of(struct app *a, const char *node)
-{
-    struct outbox *b;
-
-    for (b = a->outboxes->first; b; b = b->next)
-        if (strcmp(b->node, node) == 0)
-            return b;
-    b = calloc(1, sizeof(*b));
-    if (!b)
-        abort();
-    b->app = a;
-    (void)snprintf(b->node, sizeof(b->node), "%s", node);
-    b->end = &b->first;
-    b->next = a->outboxes->first;
-    a->outboxes->first = b;
-    return b;
-}
-
-void outboxes_deliver(struct app *a, const char *node, json_t *command)
-{
-    struct outbox *b = outbox_of(a, node);
-    struct command *c;
-
-    if (!command) {
-        drop_to(b, UINT64_MAX);
-        return;
-    }
-    c = calloc(1, sizeof(*c));
-    if (!c)
-        abort();
-    c->seq = ++b->seq;
-    c->body = command;
-    (void)json_object_set_new(command, "seq", json_integer((json_int_t)c->seq));
-    *b->end = c;
-    b->end = &c->next;
-}
-
-static json_t *header(const struct app *a)
+json_t *node_answer(const struct app *a)
 {
     return json_pack("{s:s,s:I}", "cluster", store_cluster(a->store), "epoch",
                      (json_int_t)store_epoch(a->store));
 }
-
-static void poll_answer(struct outbox *b)
-{
-    struct http_request *q = b->poll;
-    json_t *o = header(b->app), *commands = json_array();
-    unsigned n = 0;
-
-    b->poll = NULL;
-    if (!b->app->superseded)
-        for (const struct command *c = b->first; c && n < COMMANDS_A_POLL; c = c->next, n++)
-            (void)json_array_append(commands, c->body);
-    (void)json_object_set_new(o, "commands", commands);
-    http_answer_json(q, 200, o, NULL);
-}
-
-void outboxes_flush(struct app *a)
-{
-    uint64_t now = lh_mono_ms();
-
-    for (struct outbox *b = a->outboxes->first; b; b = b->next)
-        if (b->poll && ((b->first && !a->superseded) || now >= b->poll_until_ms))
-            poll_answer(b);
-}
-
-void outboxes_close(struct app *a)
-{
-    for (struct outbox *b = a->outboxes->first; b; b = b->next)
-        if (b->poll)
-            poll_answer(b);
-}
-
-/* ---- requests -------------------------------------------------------------------------------- */
 
 struct node_call {
     struct app *app;
@@ -281,7 +149,7 @@ static void register_on_commit(void *arg, struct core_effects *fx)
         return;
     }
     dry_run_registered(a, k->node);
-    o = header(a);
+    o = node_answer(a);
     /* Whole seconds; a shorter heartbeat is kept by answering polls that soon. */
     (void)json_object_set_new(o, "heartbeat_s",
                               json_integer((json_int_t)((a->config->heartbeat_ms + 999) / 1000)));
@@ -307,35 +175,17 @@ static void do_register(struct app *a, struct http_request *q, const json_t *bod
 
 /* ---- poll ------------------------------------------------------------------------------------ */
 
-static void poll_on_cancel(void *arg)
-{
-    struct outbox *b = arg;
-
-    if (b->poll)
-        poll_answer(b); /* nobody hears it; the commands stay until an ack */
-}
-
 static void do_poll(struct app *a, struct http_request *q, const json_t *body)
 {
     const char *name = lh_json_str(body, "name", "");
     struct core_event ev = {.type = CORE_EV_SEEN, .u.seen.node = name};
     int64_t wait_s = lh_json_i64(body, "wait_s", 0), ack = lh_json_i64(body, "ack", 0);
-    uint64_t wait_ms = wait_s > 0 ? (uint64_t)LH_MIN(wait_s, (int64_t)3600) * 1000 : 0;
-    struct outbox *b;
 
     if (!take_agent(a, q, body))
         return;
     app_step(a, &ev, NULL, NULL);
-    b = outbox_of(a, name);
-    drop_to(b, ack > 0 ? (uint64_t)ack : 0);
-    if (b->poll) /* the node has given the earlier one up */
-        poll_answer(b);
-    b->poll = q;
-    b->poll_until_ms = lh_mono_ms() + LH_MIN(wait_ms, a->config->heartbeat_ms);
-    if (a->stopping || wait_ms == 0 || (b->first && !a->superseded))
-        poll_answer(b);
-    else
-        http_on_cancel(q, poll_on_cancel, b);
+    outboxes_poll(a, name, q, ack > 0 ? (uint64_t)ack : 0,
+                  wait_s > 0 ? (uint64_t)LH_MIN(wait_s, (int64_t)3600) * 1000 : 0);
 }
 
 /* ---- reports --------------------------------------------------------------------------------- */

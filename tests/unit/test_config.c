@@ -2,7 +2,8 @@
  * default. */
 #include "tests/unit/unit.h"
 
-#include "daemon/coordinator/config.c" /* for its tables of keys */
+#include "daemon/coordinator/config_yaml.c" /* for its tables of keys */
+#include "proto/base/buf.h"
 
 /* The file as it is installed. */
 static char *shipped(void)
@@ -68,7 +69,8 @@ static void the_file_gives_the_defaults(void **state)
     config_init(&c);
     defaults.state = strdup("/var/lib/longhaul");
     c.state = strdup("/var/lib/longhaul");
-    if (parse(&c, text, strlen(text), "longhauld.yaml", &err) < 0 || config_finish(&c, &err) < 0)
+    if (config_yaml(&c, text, strlen(text), "longhauld.yaml", &err) < 0 ||
+        config_finish(&c, &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(config_finish(&defaults, NULL), 0);
 

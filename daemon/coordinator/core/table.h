@@ -186,12 +186,16 @@ void attempt_stop(struct core *c, struct entry *e, const char *reason, json_t *f
 void attempt_node_gone(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, bool clean);
 bool attempt_awaits_exit(const struct core *c, const struct core_attempt *a); /* launched, and the head is there */
 void attempt_settle(struct core *c, struct entry *e); /* ends it when nothing is left to wait for */
-void attempt_report(struct core *c, struct node *n, const char *type, const json_t *report);
 void attempt_tick(struct core *c, struct entry *e);
 void dirty_tick(struct core *c); /* claims of lost attempts whose lease has passed */
 void attempt_arm(struct core *c, struct entry *e); /* sets the deadline of the stage that the live attempt is in */
 uint64_t attempt_wall_left_ms(const struct core *c, const struct entry *e); /* of limits.wall_s; UINT64_MAX: no limit */
 void attempt_claim_cleaned(struct core *c, struct entry *e, struct core_attempt *a, unsigned claim, const char *type);
+struct change_event *attempt_move(struct core *c, struct entry *e, struct core_attempt *a, enum lh_attempt_event event);
+struct change_event *attempt_log(struct core *c, struct entry *e, struct core_attempt *a, const char *type);
+
+/* ---- attempt_reports.c */
+void attempt_report(struct core *c, struct node *n, const char *type, const json_t *report);
 
 /* ---- retry.c */
 void retry_decide(struct core *c, struct entry *e, struct core_attempt *a);
