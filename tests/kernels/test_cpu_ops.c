@@ -409,6 +409,33 @@ static void logits_far_below_zero_lose_nothing_where_tokens_end(void **state)
     kt_free(x), kt_free(w), kt_free(d);
 }
 
+/* Blocks of rows have maxima of their own, which differ by more than exp can tell. */
+static void the_greatest_logit_may_be_in_any_block(void **state)
+{
+    const int64_t V = 700;
+
+    (void)state;
+    for (int t = 0; t < 2; t++) {
+        for (int32_t label = 5; label < V; label += 300) {
+            struct kn_stream *s = kt_stream(cpu, 1);
+            struct kn_mat x = kt_new(types[t], 1, 1, true), w = kt_new(types[t], V, 1, true),
+                          d = kt_new(types[t], V, 1, true);
+            double nll;
+
+            cpu->fill(s, x, 1.0f);
+            cpu->fill(s, w, -100.0f);
+            kt_set(w, label, 0, 200.0);
+            cpu->cross_entropy(s, &nll, d, x, w, &label, 1.0f);
+            kt_sync(cpu, s);
+            assert_true(fabs(nll) < 1e-6);
+            for (int64_t v = 0; v < V; v++)
+                assert_true(fabs(kt_get(d, v, 0)) < 1e-6);
+            cpu->stream_free(s);
+            kt_free(x), kt_free(w), kt_free(d);
+        }
+    }
+}
+
 static void the_sum_of_squares_is_exact_and_the_same_for_any_threads(void **state)
 {
     struct kt_rng r = kt_rng(47);
@@ -554,6 +581,7 @@ int main(void)
         cmocka_unit_test(the_first_nan_or_infinity_is_found),
         cmocka_unit_test(cross_entropy_and_its_gradient_match_the_reference),
         cmocka_unit_test(logits_far_below_zero_lose_nothing_where_tokens_end),
+        cmocka_unit_test(the_greatest_logit_may_be_in_any_block),
         cmocka_unit_test(the_sum_of_squares_is_exact_and_the_same_for_any_threads),
         cmocka_unit_test(adamw_follows_the_reference_over_several_steps),
         cmocka_unit_test(ids_and_labels_outside_of_the_vocabulary_are_refused),
