@@ -153,11 +153,12 @@ static void products_of_bf16_pairs_hold_for_very_many_rows(void **state)
     (void)state;
     for (int64_t K = 1000; K <= 1040; K += 40) {
         struct product p = {.M = 4200,
-                            .N = 33,
+                            .N = 3,
                             .K = K,
                             .t_ab = KN_BF16,
                             .t_c = KN_BF16,
                             .ta = true,
+                            .tb = true,
                             .alpha = 1.0f,
                             .beta = (float)(K / 1040)};
 
