@@ -125,9 +125,10 @@ def test_the_plan_tells_bytes_by_part_what_is_kept_and_the_time_of_a_step(tmp_pa
                                     "communication", "host"}
     assert all(answer["bytes"][part] > 0 for part in answer["bytes"] if part != "cache")
     assert answer["kept"]["layers"] == 2
-    work = answer["flops_per_step"] / 2  # of one of two ranks
-    slowest, fastest = (f(answer["rates"][r] for r in ("product", "attention", "attention_backward")) for f in (min, max))
-    assert work / fastest < answer["step_s"] < work / slowest + 1e9 / answer["rates"]["bytes"]
+    work, rates = answer["flops_per_step"] / 2, answer["rates"]  # of one of two ranks
+    assert all(rates[name] > 0 for name in ("product", "head", "attention", "attention_backward", "bytes", "update", "copy"))
+    fastest = max(rates[name] for name in ("product", "head", "attention", "attention_backward"))
+    assert work / fastest + answer["trainable"] / rates["update"] < answer["step_s"]
 
 
 def test_plan_local_needs_no_coordinator(tmp_path):  # PLAN-7

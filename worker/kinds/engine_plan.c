@@ -2,10 +2,9 @@
  * that a run allocates by. See engine.h.
  */
 #include "proto/base/json.h"
-#include "worker/kinds/batches.h"
 #include "worker/kinds/engine.h"
+#include "worker/kinds/step_time.h"
 #include "worker/model/keep.h"
-#include "worker/model/rates.h"
 #include "worker/model/rehearse.h"
 #include "worker/model/rope.h"
 #include <assert.h>
@@ -134,31 +133,6 @@ int engine_plan_json(const struct engine *e, const struct lh_job *job, int local
     return 0;
 }
 
-/* Bytes that zeroing, summing up and updating an fp32 parameter move. */
-#define UPDATE_BYTES 38
-
-/* The slowest rank's time of a step, without communication. */
-static double step_seconds(const struct engine *e, const struct lh_job *job, int ranks,
-                           const struct rates *rates)
-{
-    bool train = e->model.dims.backward;
-    int64_t batches = train ? batches_count(job, ranks) : 1;
-    double seconds = (double)e->model.params.n_trainable * UPDATE_BYTES / rates->bytes;
-
-    for (int64_t batch = 0; batch < batches; batch++) {
-        int64_t first, rows = 1;
-        struct llama_work work;
-
-        if (train)
-            batches_part(job, batch, 0, ranks, &first, &rows); /* rank 0 has most */
-        if (rows == 0)
-            continue;
-        llama_count(&e->model, rows, job->context.length, train ? engine_group(job) : 0, &work);
-        seconds += rates_seconds(rates, &work);
-    }
-    return seconds;
-}
-
 static int tell_time(const struct engine *e, const struct lh_job *job,
                      const struct engine_place *place, json_t *plan, struct lh_err *reterr)
 {
@@ -167,16 +141,16 @@ static int tell_time(const struct engine *e, const struct lh_job *job,
     int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
 
     if (rc == 0)
-        rc = rates_measure(&e->model, ops, place->threads,
+        rc = rates_measure(&e->model, &e->spec, ops, place->threads,
                            e->model.dims.backward ? engine_group(job) : 0, &r, reterr);
-    if (rc < 0)
+    if (rc < 0 || r.product <= 0)
         return rc;
-    (void)json_object_set_new(plan, "step_s", json_real(step_seconds(e, job, place->ranks, &r)));
-    (void)json_object_set_new(plan, "rates",
-                              json_pack("{s:f, s:f, s:f, s:f, s:i}", "product", r.product,
-                                        "attention", r.attention, "attention_backward",
-                                        r.attention_bwd, "bytes", r.bytes, "threads",
-                                        place->threads));
+    (void)json_object_set_new(plan, "step_s", json_real(step_time(&e->model, job, place, &r)));
+    (void)json_object_set_new(
+        plan, "rates",
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}", "product", r.product, "head", r.head,
+                  "attention", r.attention, "attention_backward", r.attention_bwd, "bytes", r.rows,
+                  "update", r.update, "copy", r.copy, "threads", place->threads));
     return 0;
 }
 
