@@ -23,8 +23,8 @@
 
 static int export_run(struct export *x, struct lh_err *reterr);
 static int export_open(const struct lh_job *job, struct export *x, struct lh_err *reterr);
-static int export_model(struct export *x, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr);
+static int export_model(struct export *x, const struct lh_job *job,
+                        const struct engine_place *place, struct lh_err *reterr);
 static int export_write(struct export *x, struct lh_err *reterr);
 static int export_publish(struct export *x, const struct export_check *check,
                           struct lh_err *reterr);
@@ -40,6 +40,8 @@ static void export_release(struct export *x)
 int kind_export(struct run *r, struct lh_err *reterr)
 {
     struct export *x;
+    uint64_t planned = 0;
+    int64_t peak = 0;
     int rc = 0;
 
     if (r->comm->rank == 0) {
@@ -51,16 +53,23 @@ int kind_export(struct run *r, struct lh_err *reterr)
             rc = export_run(x, reterr);
             if (rc < 0 && *x->tmp)
                 (void)!lh_remove_tree(x->tmp, NULL);
+            planned = x->planned;
             export_release(x);
         }
         free(x);
     }
-    return run_agree(r, rc, reterr);
+    rc = run_agree(r, rc, reterr);
+    if (rc == 0)
+        rc = engine_peak(r, &peak, reterr);
+    if (rc == 0)
+        engine_report_bytes(r, planned, peak);
+    return rc;
 }
 
 static int export_run(struct export *x, struct lh_err *reterr)
 {
     struct run *r = x->run;
+    struct engine_place place = engine_place_of(r);
     struct export_check check;
     int rc;
 
@@ -68,7 +77,7 @@ static int export_run(struct export *x, struct lh_err *reterr)
         return lh_err_set(reterr, -ENAMETOOLONG, "output '%s/export'", r->out_dir);
     rc = export_open(r->job, x, reterr);
     if (rc == 0)
-        rc = export_model(x, r->job, r->comm->local_size, reterr);
+        rc = export_model(x, r->job, &place, reterr);
     if (rc < 0)
         return rc;
     run_phase(r, "loading", 0, 1, "tensors");
@@ -96,6 +105,8 @@ static int read_weights(void *arg, unsigned i, int64_t r0, int64_t rows, float *
     int64_t cols = weights_cols(&x->entries[i]);
 
     run_phase(x->run, x->phase, i, x->weights.n, "tensors");
+    if (r0 == 0 && i > 0) /* what has been read makes room */
+        model_source_forget(x->engine.source, x->entries[i - 1].name);
     if (run_stopping(x->run))
         return lh_err_set(reterr, LH_ESTOPPED, "stopped while exporting");
     if (x->format != EXPORT_ADAPTER)
@@ -177,19 +188,26 @@ static int export_open(const struct lh_job *job, struct export *x, struct lh_err
 
 /* ---- the model that is compared with ---- */
 
-static int make_model(struct export *x, enum kn_dtype dtype, struct lh_err *reterr)
+static int make_model(struct export *x, const struct lh_job *job, const struct engine_place *place,
+                      enum kn_dtype dtype, struct lh_err *reterr)
 {
     const struct engine_need need = {.dtype = dtype, .tokens = x->n_ids, .positions = x->n_ids};
+    uint64_t logits = (uint64_t)(x->n_ids * x->engine.config->vocab) * sizeof(*x->logits);
+    int rc = engine_model(&x->engine, &need, reterr);
 
     x->compute = dtype;
-    return engine_model(&x->engine, &need, reterr);
+    if (rc < 0)
+        return rc;
+    llama_add_outside(&x->engine.model, PLAN_HOST, 2 * logits); /* of both that are compared */
+    rc = engine_count(&x->engine, job, place, reterr);
+    x->planned = plan_total(&x->engine.model.plan);
+    return rc;
 }
 
 /* fp32 where it fits. ids: any will do; the same for every export of a vocabulary. */
-static int export_model(struct export *x, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr)
+static int export_model(struct export *x, const struct lh_job *job,
+                        const struct engine_place *place, struct lh_err *reterr)
 {
-    json_t *plan = NULL;
     int rc;
 
     x->n_ids = LH_MIN((int64_t)EXPORT_CHECK_TOKENS, x->engine.length);
@@ -198,26 +216,26 @@ static int export_model(struct export *x, const struct lh_job *job, int local_ra
     x->logits = malloc((size_t)(x->n_ids * x->engine.config->vocab) * sizeof(*x->logits));
     if (!x->logits)
         return lh_err_set(reterr, -ENOMEM, "logits to compare with");
-    rc = make_model(x, KN_F32, reterr);
+    rc = make_model(x, job, place, KN_F32, reterr);
     if (rc == 0)
-        rc = engine_plan_json(&x->engine, job, local_ranks, &plan, reterr);
+        rc = engine_check(&x->engine, job, place->local_ranks, reterr);
     if (rc == LH_ENOFIT) {
         engine_model_release(&x->engine);
-        rc = make_model(x, KN_BF16, reterr);
+        rc = make_model(x, job, place, KN_BF16, reterr);
         if (rc == 0)
-            rc = engine_plan_json(&x->engine, job, local_ranks, &plan, reterr);
+            rc = engine_check(&x->engine, job, place->local_ranks, reterr);
     }
-    json_decref(plan);
     return rc;
 }
 
-int export_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
+int export_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
+                struct lh_err *reterr)
 {
     struct export *x = calloc(1, sizeof(*x));
     int rc = x ? export_open(job, x, reterr) : lh_err_set(reterr, -ENOMEM, "the plan");
 
     if (rc == 0)
-        rc = export_model(x, job, 1, reterr);
+        rc = export_model(x, job, place, reterr);
     if (rc == 0)
         rc = engine_plan_json(&x->engine, job, 1, ret_plan, reterr);
     if (x)
