@@ -5,6 +5,7 @@
  * shape, not shifted, -100 for none (left out: every token is a target); lengths [steps,
  * sequences]; documents like input_ids.
  */
+#include "proto/base/fault.h"
 #include "worker/data/dataset_kinds.h"
 #include "worker/data/inputs.h"
 #include <errno.h>
@@ -126,6 +127,7 @@ static int open_file(struct token_file *f, const char *path, int64_t length, int
             reterr, LH_EINPUT,
             "'%s' has sequences of %lld tokens, context.length is %lld; raise it or cut the data",
             path, (long long)f->cols, (long long)length);
+    lh_fault("tokens.opened");
     for (int64_t row = 0; row < f->rows && rc == 0; row++)
         rc = check_row(f, path, row, vocab, reterr);
     return rc;
