@@ -52,6 +52,45 @@ static void texts_write(struct texts *t, const int64_t *lengths, unsigned n)
     json_decref(about);
 }
 
+#define ROW_TOKENS 210
+static int64_t row_ids[SPANS_MAX / 2][ROW_TOKENS], row_labels[SPANS_MAX / 2][ROW_TOKENS];
+static int64_t row_documents[SPANS_MAX / 2][ROW_TOKENS];
+
+/* The same as a file of tokens, two texts a sequence. unlabelled: a token that is nobody's target;
+ * -1: none. */
+static void texts_write_tokens(const struct texts *t, int64_t unlabelled)
+{
+    int64_t rows = (t->n + 1) / 2, lengths[SPANS_MAX / 2] = {0};
+    const struct st_entry entries[] = {{"input_ids", ST_I64, 2, {rows, ROW_TOKENS}},
+                                       {"labels", ST_I64, 2, {rows, ROW_TOKENS}},
+                                       {"documents", ST_I64, 2, {rows, ROW_TOKENS}},
+                                       {"lengths", ST_I64, 1, {rows}}};
+    uint64_t bytes = (uint64_t)(rows * ROW_TOKENS) * sizeof(int64_t);
+    struct st_writer *w;
+
+    memset(row_ids, 0, sizeof(row_ids));
+    memset(row_labels, 0, sizeof(row_labels));
+    memset(row_documents, 0, sizeof(row_documents));
+    for (unsigned i = 0; i < t->n; i++) {
+        int64_t *n = &lengths[i / 2];
+
+        for (int64_t id = t->begin[i]; id < t->begin[i + 1]; id++, ++*n) {
+            assert_true(*n < ROW_TOKENS);
+            row_ids[i / 2][*n] = id;
+            row_labels[i / 2][*n] = id == unlabelled ? -100 : id;
+            row_documents[i / 2][*n] = i % 2;
+        }
+    }
+    assert_int_equal(st_create(in_dir(t->dir, "tokens.safetensors"), entries, LH_ARRAY_LEN(entries),
+                               NULL, &w, NULL),
+                     0);
+    assert_int_equal(st_write(w, row_ids, bytes, NULL), 0);
+    assert_int_equal(st_write(w, row_labels, bytes, NULL), 0);
+    assert_int_equal(st_write(w, row_documents, bytes, NULL), 0);
+    assert_int_equal(st_write(w, lengths, (uint64_t)rows * sizeof(int64_t), NULL), 0);
+    assert_int_equal(st_finish(w, NULL), 0);
+}
+
 /* What is scored of the window that begins at a token: targets [from, to). */
 struct scored {
     int64_t from, to;
@@ -120,14 +159,35 @@ static void compare_windows(struct held_out *h, struct scored *const *want)
                 fail_msg("length %d: no window at %d", (int)h->lengths[l], (int)at);
 }
 
+/* dir: of the texts as shards; NULL: as the file of tokens that the job names. */
+static void check_windows(const struct lh_job *job, const struct texts *t, const char *dir)
+{
+    struct lh_err err = {0};
+    struct held_out *h;
+    struct scored *want[3];
+
+    if (held_out_open(job, dir, TOKENS_MAX, &h, &err) != 0)
+        fail_msg("%s", err.text);
+    for (unsigned l = 0; l < 3; l++) {
+        want[l] = calloc(TOKENS_MAX, sizeof(*want[l]));
+        for (unsigned i = 0; i < (job->eval.join ? 1 : t->n); i++)
+            by_definition(job, job->eval.lengths.at[l], t->begin[i],
+                          t->begin[job->eval.join ? t->n : i + 1], want[l]);
+    }
+    assert_int_equal(held_out_tokens(h), t->begin[t->n]);
+    compare_windows(h, want);
+    for (unsigned l = 0; l < 3; l++)
+        free(want[l]);
+    held_out_close(h);
+}
+
 /* One random set of texts in one mode. */
 static void try_windows(enum lh_eval_mode mode, uint64_t seed)
 {
     struct lh_job job;
     struct texts t = {0};
-    struct held_out *h;
-    struct scored *want[3];
     int64_t spans[SPANS_MAX], lengths[3];
+    const char *file;
     unsigned n = 1 + (unsigned)(tiny_random(seed, 1) * 2 + 2); /* 1 to 5 */
 
     memset(&job, 0, sizeof(job));
@@ -143,16 +203,50 @@ static void try_windows(enum lh_eval_mode mode, uint64_t seed)
         spans[i] = 1 + (int64_t)((tiny_random(seed, 10 + i) + 1) * 40);
     spans[0] += 40; /* one is long enough */
     texts_write(&t, spans, n);
-    assert_int_equal(held_out_open(&job, t.dir, TOKENS_MAX, &h, NULL), 0);
-    for (unsigned l = 0; l < 3; l++) {
-        want[l] = calloc(TOKENS_MAX, sizeof(*want[l]));
-        for (unsigned i = 0; i < (job.eval.join ? 1 : n); i++)
-            by_definition(&job, lengths[l], t.begin[i], t.begin[job.eval.join ? n : i + 1],
-                          want[l]);
+    check_windows(&job, &t, t.dir);
+    texts_write_tokens(&t, -1);
+    file = in_dir(t.dir, "tokens.safetensors");
+    job.eval.perplexity = (struct lh_strings){.at = &file, .n = 1};
+    if (mode != LH_EVAL_PREFIXES || job.eval.join) /* else sequences are windows */
+        check_windows(&job, &t, NULL);
+    scratch_free(t.dir);
+}
+
+/* JOB-40, JOB-51: two texts; the window that begins the second holds nothing of the first. */
+static void labels_and_documents_of_a_file_of_tokens_hold_in_every_window(void **state)
+{
+    static int32_t ids[64], labels[64], documents[64];
+    static const int64_t spans[] = {30, 40};
+    int64_t lengths[] = {20};
+    struct held_out_window w = {ids, labels, documents, 0, 0};
+    struct texts t = {0};
+    struct lh_job job;
+    struct held_out *h;
+    int64_t unlabelled = 0;
+    const char *file;
+
+    (void)state;
+    memset(&job, 0, sizeof(job));
+    job.context.length = 20;
+    job.eval.mode = LH_EVAL_STRIDE;
+    job.eval.stride = 5;
+    job.eval.lengths = (struct lh_lengths){lengths, 1};
+    texts_write(&t, spans, 2);
+    texts_write_tokens(&t, 37);
+    file = in_dir(t.dir, "tokens.safetensors");
+    job.eval.perplexity = (struct lh_strings){.at = &file, .n = 1};
+    assert_int_equal(held_out_open(&job, NULL, TOKENS_MAX, &h, NULL), 0);
+    assert_int_equal(held_out_windows(h), 2 + 4); /* from 0, 5; 30, 35, 40, 45 */
+    assert_false(held_out_has_documents(h));
+    for (int64_t i = 0; i < 6; i++) {
+        assert_int_equal(held_out_take(h, i, &w, NULL), 0);
+        assert_int_equal(ids[0], i < 2 ? 5 * i : 30 + 5 * (i - 2));
+        for (int t1 = 0; t1 + 1 < 20; t1++) {
+            assert_int_equal(labels[t1], ids[t1 + 1] == 37 ? -100 : ids[t1 + 1]);
+            unlabelled += labels[t1] == -100;
+        }
     }
-    compare_windows(h, want);
-    for (unsigned l = 0; l < 3; l++)
-        free(want[l]);
+    assert_int_equal(unlabelled, 2);
     held_out_close(h);
     scratch_free(t.dir);
 }
@@ -522,7 +616,7 @@ static void what_cannot_be_evaluated_is_refused_with_the_member(void **state)
     assert_int_equal(st_finish(w, NULL), 0);
     (void)snprintf(job, sizeof(job),
                    "{'eval':{'perplexity':['%s/tokens.safetensors'],'mode':'stride'}}", model);
-    refused(model, job, LH_ENOTSUP, "/eval/mode", "give texts");
+    refused(model, job, LH_EINPUT, "/eval/perplexity", "the longest has 64");
     (void)snprintf(job, sizeof(job),
                    "{'eval':{'perplexity':['%s/tokens.safetensors'],"
                    "'ropes':['shipped',{'type':'llama3','factor':2}]}}",
@@ -598,6 +692,7 @@ static void a_train_job_evaluates_as_an_eval_job_does(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        TEST(labels_and_documents_of_a_file_of_tokens_hold_in_every_window),
         TEST(windows_are_those_of_the_definition_over_random_texts),
         TEST(some_windows_are_spread_over_all_texts),
         TEST(passkey_prompts_are_as_long_and_as_deep_as_asked),

@@ -160,15 +160,20 @@ int tokens_open(struct dataset *d, const struct lh_job *job, int64_t vocab, stru
     return rc;
 }
 
-void tokens_window(const struct dataset *d, int64_t w, struct sequence *seq)
+const struct token_file *tokens_file(const struct dataset *d, int64_t w)
 {
     const struct token_file *f = d->files;
-    int64_t row, at;
 
     for (unsigned i = 1; i < d->n_files && d->files[i].first_row <= w; i++)
         f = &d->files[i];
-    row = w - f->first_row;
-    at = row * f->cols;
+    return f;
+}
+
+void tokens_window(const struct dataset *d, int64_t w, struct sequence *seq)
+{
+    const struct token_file *f = tokens_file(d, w);
+    int64_t row = w - f->first_row, at = row * f->cols;
+
     seq->length = f->lengths ? value_at(f->lengths, row) : f->cols;
     for (int64_t t = 0; t < seq->length; t++) {
         const uint8_t *targets = f->labels ? f->labels : f->ids;

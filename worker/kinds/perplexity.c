@@ -35,7 +35,7 @@ static double batch_weight(const struct work_at_hand *a, unsigned l, int64_t i)
     int64_t B = job->eval.batch_windows, index = chosen ? i : (int64_t)a->w.index;
     int64_t n =
         chosen ? held_out_windows(a->texts)
-               : (int64_t)held_out_count(a->texts, a->p->lengths[l], a->texts->shards.n_tokens);
+               : (int64_t)held_out_count(a->texts, a->p->lengths[l], held_out_tokens(a->texts));
     int64_t batches = (n + B - 1) / B;
     int64_t size = index / B + 1 < batches ? B : n - (batches - 1) * B;
 
