@@ -636,6 +636,42 @@ static double nll_at(const json_t *result, size_t i)
     return lh_json_num(json_array_get(lengths, i), "nll", -1);
 }
 
+/* JOB-52: windows that go through the model together have the losses that they have alone: a
+ * context of 64 leaves room for three of 20 tokens, one of 20 for none. The last of a text are
+ * shorter. */
+static void windows_have_the_same_losses_together_as_alone(void **state)
+{
+    static const char *const modes[] = {"'stride'", "'sliding'", "'compatible','join':true"};
+    char model[128], job[500];
+
+    (void)state;
+    (void)snprintf(model, sizeof(model), "%s", talking_model(4, -1));
+    put_file(model, "text.txt",
+             "The morning was dull and it rained, so that nobody went out who had no need to, "
+             "and the few that had were quick about it.");
+    for (size_t i = 0; i < LH_ARRAY_LEN(modes); i++) {
+        json_t *result[2];
+
+        for (int k = 0; k < 2; k++) {
+            struct lh_err err = {0};
+
+            (void)snprintf(job, sizeof(job),
+                           "{'context':{'length':%d},'eval':{'perplexity':['%s/text.txt'],"
+                           "'lengths':[20,8],'stride':3,'mode':%s}}",
+                           k == 0 ? 64 : 20, model, modes[i]);
+            if (evaluate(model, job, false, &result[k], &err) < 0)
+                fail_msg("%s: %s", err.pointer, err.text);
+        }
+        if (everyone->rank == 0 &&
+            !json_equal(json_object_get(result[0], "eval"), json_object_get(result[1], "eval")))
+            fail_msg("mode %s: %s and %s", modes[i], lh_json_text(result[0], 0),
+                     lh_json_text(result[1], 0));
+        json_decref(result[0]);
+        json_decref(result[1]);
+    }
+    tiny_model_remove(model);
+}
+
 /* The same figures from a train job's last evaluation and from an evaluation of its checkpoint:
  * windows in another mode and passkeys, by a model whose memory is laid out for training. */
 static void a_train_job_evaluates_as_an_eval_job_does(void **state)
@@ -700,6 +736,7 @@ int main(int argc, char **argv)
         TEST(every_prompt_is_read_as_by_a_pass_of_its_own),
         TEST(a_trial_counts_when_all_tokens_are_those_of_the_answer),
         TEST(what_cannot_be_evaluated_is_refused_with_the_member),
+        TEST(windows_have_the_same_losses_together_as_alone),
         TEST(a_train_job_evaluates_as_an_eval_job_does),
     };
     struct lh_err err = {0};
