@@ -9,7 +9,6 @@
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
-#include "proto/manifest.h"
 #include "worker/formats/gguf_llama.h"
 #include "worker/formats/hf_writer.h"
 #include "worker/model/counter.h"
@@ -26,8 +25,6 @@ static int export_open(const struct lh_job *job, struct export *x, struct lh_err
 static int export_model(struct export *x, const struct lh_job *job,
                         const struct engine_place *place, struct lh_err *reterr);
 static int export_write(struct export *x, struct lh_err *reterr);
-static int export_publish(struct export *x, const struct export_check *check,
-                          struct lh_err *reterr);
 
 static void export_release(struct export *x)
 {
@@ -246,7 +243,7 @@ int export_plan(const struct lh_job *job, const struct engine_place *place, json
 
 /* ---- writing ---- */
 
-static int64_t max_positions(const struct export *x)
+int64_t export_positions(const struct export *x)
 {
     return rope_max_positions(&x->engine.rope, x->engine.config, x->engine.length);
 }
@@ -274,7 +271,7 @@ static int write_config(const struct export *x, const char *dtype, struct lh_err
     LH_CLEANUP(lh_json_decrefp) json_t *rope = rope_json(&x->engine.rope);
 
     return write_json(x, "config.json",
-                      hf_writer_config(x->engine.config, rope, max_positions(x), dtype), reterr);
+                      hf_writer_config(x->engine.config, rope, export_positions(x), dtype), reterr);
 }
 
 static int write_hf(struct export *x, struct lh_err *reterr)
@@ -310,7 +307,7 @@ static int write_gguf(struct export *x, struct lh_err *reterr)
                            .rope = &x->engine.rope,
                            .inv_freq = x->engine.inv_freq,
                            .scaling = x->engine.scaling,
-                           .context = max_positions(x),
+                           .context = export_positions(x),
                            .type = x->type,
                            .name = name};
     struct gguf_writer *w = NULL;
@@ -378,52 +375,5 @@ static int export_write(struct export *x, struct lh_err *reterr)
         lh_report(x->run->reporter, "warning",
                   json_pack("{s:s, s:s}", "code", "no_tokenizer", "text", x->why_not));
     }
-    return rc;
-}
-
-/* ---- publishing ---- */
-
-static void put_result(struct export *x, const struct export_check *c, const struct lh_manifest *m)
-{
-    json_t *check =
-        json_pack("{s:I, s:s, s:f, s:f, s:f}", "tokens", (json_int_t)x->n_ids, "precision",
-                  x->compute == KN_F32 ? "fp32" : "bf16", "logit_error", c->logit_error,
-                  "logit_limit", c->logit_limit, "angle_error", c->angle_error);
-
-    (void)json_object_set_new(
-        x->run->result, "export",
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:b, s:o}", "path", x->final, "format",
-                  x->run->job->export.format, "dtype", quant_info(x->type)->name, "bytes",
-                  (json_int_t)m->bytes, "tensors", (json_int_t)x->weights.n, "weight_files",
-                  (json_int_t)x->files, "max_position_embeddings", (json_int_t)max_positions(x),
-                  "rope", rope_json(&x->engine.rope), "tokenizer", x->tokenizer, "check", check));
-}
-
-static int export_publish(struct export *x, const struct export_check *check, struct lh_err *reterr)
-{
-    LH_CLEANUP(lh_json_decrefp)
-    json_t *about = json_pack("{s:s, s:s, s:s, s:I, s:o}", "name", x->run->job->name, "format",
-                              x->run->job->export.format, "dtype", quant_info(x->type)->name,
-                              "max_position_embeddings", (json_int_t)max_positions(x), "rope",
-                              rope_json(&x->engine.rope));
-    struct lh_manifest m = {0};
-    int rc = about ? lh_manifest_write(x->tmp, "export", about, &m, reterr)
-                   : lh_err_set(reterr, -ENOMEM, "the manifest of the export");
-
-    if (rc < 0)
-        return rc;
-    lh_fault("export.before_rename");
-    rc = lh_remove_tree(x->final, reterr);
-    if (rc == 0 && rename(x->tmp, x->final) < 0)
-        rc = lh_err_set(reterr, -errno, "rename '%s'", x->tmp);
-    if (rc == 0)
-        rc = lh_sync_path(x->run->out_dir, reterr);
-    if (rc == 0) {
-        put_result(x, check, &m);
-        lh_info("export.done", "path=%s format=%s dtype=%s bytes=%llu logit_error=%.2g", x->final,
-                x->run->job->export.format, quant_info(x->type)->name, (unsigned long long)m.bytes,
-                check->logit_error);
-    }
-    lh_manifest_release(&m);
     return rc;
 }
