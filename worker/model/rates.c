@@ -20,7 +20,7 @@
 #define COPY_BYTES ((uint64_t)32 << 20)
 
 /* What ops are told apart by. */
-enum class {
+enum op_class {
     CLASS_PRODUCT,
     CLASS_HEAD,
     CLASS_ATTENTION,
@@ -37,7 +37,7 @@ struct probe {
     bool in_head, in_update;
     double busy[CLASSES]; /* processor seconds of the pass at hand */
     double best[CLASSES]; /* of the fastest pass, each class by itself */
-    double copy;          /* of the last copy */
+    double last;          /* of the last op */
 };
 
 /* The model of one layer, and its micro-batch. */
@@ -50,15 +50,22 @@ struct sample {
 };
 
 /* What follows a loss up to the next norm is the head's. */
-static enum class class_of(struct probe *p, const char *op) {
+static enum op_class class_of(struct probe *p, const char *op)
+{
     bool product = strcmp(op, "matmul") == 0 || strcmp(op, "matmul_low") == 0;
 
-    if (p->in_update) return CLASS_UPDATE;
-    if (strcmp(op, "cross_entropy") == 0) p->in_head = true;
-    else if (strcmp(op, "rmsnorm_fwd") == 0) p->in_head = false;
-    if (strcmp(op, "cross_entropy") == 0 || (product && p->in_head)) return CLASS_HEAD;
-    if (product) return CLASS_PRODUCT;
-    if (strcmp(op, "attention_fwd") == 0) return CLASS_ATTENTION;
+    if (p->in_update)
+        return CLASS_UPDATE;
+    if (strcmp(op, "cross_entropy") == 0)
+        p->in_head = true;
+    else if (strcmp(op, "rmsnorm_fwd") == 0)
+        p->in_head = false;
+    if (strcmp(op, "cross_entropy") == 0 || (product && p->in_head))
+        return CLASS_HEAD;
+    if (product)
+        return CLASS_PRODUCT;
+    if (strcmp(op, "attention_fwd") == 0)
+        return CLASS_ATTENTION;
     return strcmp(op, "attention_bwd") == 0 ? CLASS_ATTENTION_BWD : CLASS_ROWS;
 }
 
@@ -68,7 +75,7 @@ static void on_op(void *arg, const struct kn_op_call *call)
     double busy = (double)call->busy_ns * 1e-9;
 
     p->busy[class_of(p, call->op)] += busy;
-    p->copy = busy;
+    p->last = busy;
 }
 
 static void sample_release(struct sample *s)
@@ -256,7 +263,7 @@ static int measure_copy(struct probe *p, struct rates *r, struct lh_err *reterr)
     p->ops->fill(p->stream, from, 1);
     for (int i = 0; i < 3; i++) {
         p->ops->copy(p->stream, to, from);
-        best = fmin(best, fmax(p->copy, 1e-9));
+        best = fmin(best, fmax(p->last, 1e-9));
     }
     rc = p->ops->sync(p->stream, reterr);
     p->ops->free(p->stream, block);
@@ -264,9 +271,9 @@ static int measure_copy(struct probe *p, struct rates *r, struct lh_err *reterr)
     return rc;
 }
 
-static double per_second(const struct probe *p, enum class class, double work)
+static double per_second(const struct probe *p, enum op_class kind, double work)
 {
-    return p->best[class] > 0 ? work * p->threads / p->best[class] : 0;
+    return p->best[kind] > 0 ? work * p->threads / p->best[kind] : 0;
 }
 
 static void tell(const struct probe *p, const struct sample *s, struct rates *r)
@@ -327,7 +334,7 @@ int rates_measure(const struct llama *m, const struct params_spec *spec, const s
         tokens = LH_MAX(tokens, (int64_t)fmin(RATES_PASS_SECONDS / token_seconds, 1e9));
         rc = measure_tokens(&p, m, spec, tokens, group, &token_seconds, &r, &fits, reterr);
     }
-    if (rc == 0 && fits)
+    if (rc == 0 && r.product > 0)
         rc = measure_copy(&p, &r, reterr);
     p.ops->stream_free(p.stream);
     if (rc == 0)
