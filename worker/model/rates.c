@@ -36,7 +36,7 @@ struct probe {
     int threads;
     bool in_head, in_update;
     double busy[CLASSES]; /* processor seconds of the pass at hand */
-    double best[CLASSES]; /* of the fastest pass, each class by itself */
+    double best[CLASSES]; /* of the fastest pass */
     double last;          /* of the last op */
 };
 
@@ -238,12 +238,13 @@ static int measure(struct probe *p, struct sample *s, double *ret_seconds, struc
     for (int i = 0; rc == 0 && i < PASSES_MAX && (i < 2 || spent + took < RATES_SECONDS); i++) {
         rc = pass(p, s, reterr);
         took = 0;
-        for (int k = 0; k < CLASSES; k++) {
+        for (int k = 0; k < CLASSES; k++)
             took += p->busy[k] / p->threads;
-            p->best[k] = i <= 1 ? p->busy[k] : fmin(p->best[k], p->busy[k]);
-        }
         spent += took;
-        fastest = i > 0 ? fmin(fastest, took) : fastest;
+        if (i == 0 || took >= fastest)
+            continue;
+        fastest = took;
+        memcpy(p->best, p->busy, sizeof(p->best));
     }
     *ret_seconds = fastest;
     return rc;
