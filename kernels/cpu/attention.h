@@ -106,22 +106,23 @@ static inline char *attn_packed(const struct attn *a, int64_t i, int64_t t, int6
     return a->packed + (uint64_t)((i * a->n_tiles + t) * kinds + k) * a->tile_bytes;
 }
 
-/* c (TILE_ROWS x span) = a (TILE_ROWS x Dp) times the span's columns of a transposed tile. */
+/* s (TILE_ROWS x span) = rows (TILE_ROWS x Dp) times the span's columns of a transposed tile. */
 static inline void attn_scores(const struct attn *a, float *s, const void *rows, const char *tile,
                                struct attn_span n)
 {
-    a->tiles->product(n.n1 - n.n0, a->Dp, rows, a->Dp, tile + n.n0 * 4, TILE_TOKENS, s + n.n0,
-                      TILE_TOKENS, false);
+    int64_t panel = tile_panel(a->tiles, a->Dp);
+
+    a->tiles->product(n.n1 - n.n0, a->Dp, rows, a->Dp, tile + n.n0 / TILE_STEP * panel * 4, panel,
+                      s + n.n0, TILE_TOKENS, false);
 }
 
 /* out (TILE_ROWS x Dp) = or += weights (TILE_ROWS x span) times the span's rows of a plain tile. */
 static inline void attn_weigh(const struct attn *a, float *out, const void *w, const char *tile,
                               struct attn_span n, bool add)
 {
-    int64_t element = tile_element(a->tiles);
-
-    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * element, TILE_TOKENS,
-                      tile + n.n0 * a->Dp * element, a->Dp, out, a->Dp, add);
+    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * tile_element(a->tiles),
+                      TILE_TOKENS, tile + tile_panel(a->tiles, n.n0) * 4,
+                      tile_panel(a->tiles, TILE_TOKENS), out, a->Dp, add);
 }
 
 /* One block of the forward pass between its two products: from scores to weights. s: scores of

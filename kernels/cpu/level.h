@@ -52,6 +52,7 @@
 #define tile_amx_end LEVEL(tile_amx_end)
 #define tile_ops_for LEVEL(tile_ops_for)
 #define tile_pack_a LEVEL(tile_pack_a)
+#define tile_pack_a_transposed LEVEL(tile_pack_a_transposed)
 #define tile_pack_plain LEVEL(tile_pack_plain)
 #define tile_pack_transposed LEVEL(tile_pack_transposed)
 #define tile_product_amx LEVEL(tile_product_amx)
