@@ -1,17 +1,18 @@
 /* attention_bwd.c - the backward pass of attention: five products a tile, no atomics and no T x T
  * matrix.
  *
- * First delta = rowsum(dO o O) of every row and head. Then every square of a tile of queries and a
- * tile of keys is visited once: scores and weights are computed, dq collects ds K, and dk and dv
- * collect ds^T Q and p^T dO. These are taken transposed (d rows, keys as columns): so ds and p are
- * the packed operand, which costs two shuffles, and nothing but Q, dO and K has to be transposed.
+ * Every square of a tile of queries and a tile of keys is visited once: scores and weights are
+ * computed, dq collects ds K, and dk and dv collect ds^T Q and p^T dO. These two are taken
+ * transposed (d as rows, keys as columns): so p and ds are the packed operand, which costs a
+ * shuffle, and only Q and dO have to be transposed.
  *
  * The sums of a round of heads wait in fp32 scratch. Squares come in chunks of BWD_CHUNK tiles each
  * way, and chunks by diagonals: in phase p each chunk of keys meets the chunk of queries p after
  * it. So no two items of a phase add to the same sums, and the order of a sum is that of the phases
- * and of the squares in a chunk, whatever the number of threads. What a chunk reads and adds to
- * stays in L2. When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in
- * parts.
+ * and of the squares in a chunk, whatever the number of threads. Phase 0 meets every chunk once,
+ * with itself, and packs it; whoever adds to a chunk last writes its gradients: so what an item
+ * touches stays in L2. When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are
+ * taken in parts.
  */
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/vec.h"
@@ -27,14 +28,12 @@ enum { PACK_QA, PACK_DOA, Q_KINDS };         /* of a query head: transposed, pla
 struct attn_bwd {
     struct attn a;
     const float *lse;
-    int64_t padded;      /* T as whole tiles */
-    float *lse2, *delta; /* (H, padded): lse in powers of two; zeros past T */
-
-    int64_t g0, n_g;     /* query heads packed now: of each group, those from g0 on */
-    int64_t phase;       /* chunks from keys to queries */
-    char *q_packed;      /* like a.packed, for query heads */
-    float *dq, *dk, *dv; /* sums of the round: tile by tile, (TILE_TOKENS, Dp) or ... */
-    int64_t kv_round, g_round;
+    int64_t n_chunks, phases[2], phase; /* phases: of the two classes of heads */
+    int64_t kv_round, g_round, g0, n_g; /* query heads packed now: those from g0 on of each group */
+    char *q_packed;                     /* like a.packed, for query heads */
+    float *dq, *dk, *dv; /* sums of packed heads by tile: (TILE_TOKENS, Dp); dk, dv in panels of
+                            keys, each (Dp, TILE_STEP) */
+    float *lse2, *delta; /* (n packed heads, whole tiles): lse in powers of two; zeros past T */
 };
 
 /* One thread's scratch. */
@@ -77,59 +76,10 @@ static float bwd_dot(struct kn_mat x, struct kn_mat y)
     return vf_sum(sum);
 }
 
-/* Statistics of one tile of tokens, for all heads. */
-static void bwd_stats_item(void *arg, int64_t item, int thread)
-{
-    const struct attn_bwd *b = arg;
-    const struct attn *a = &b->a;
-
-    (void)thread;
-    for (int64_t i = item * TILE_TOKENS; i < (item + 1) * TILE_TOKENS; i++) {
-        bool inside = i < a->T;
-
-        for (int64_t h = 0; h < a->H; h++) {
-            b->lse2[h * b->padded + i] = inside ? b->lse[h * a->T + i] * (float)M_LOG2E : 0.0f;
-            b->delta[h * b->padded + i] =
-                inside ? bwd_dot(attn_head(a->d_o, i, 1, h, a->D), attn_head(a->o, i, 1, h, a->D))
-                       : 0.0f;
-        }
-    }
-}
-
-/* Where the sums of tile t of the i-th head are. */
+/* Of the i-th packed head, tile t. */
 static float *bwd_sums(const struct attn *a, float *sums, int64_t i, int64_t t)
 {
     return sums + (i * a->n_tiles + t) * TILE_TOKENS * a->Dp;
-}
-
-static void bwd_clear(const struct attn *a, float *sums, int64_t i, int64_t t)
-{
-    memset(bwd_sums(a, sums, i, t), 0, (size_t)(TILE_TOKENS * a->Dp) * sizeof(float));
-}
-
-static void bwd_pack_kv_item(void *arg, int64_t item, int thread)
-{
-    const struct attn_bwd *b = arg;
-    const struct attn *a = &b->a;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, j0 = t * TILE_TOKENS;
-    int64_t n = LH_MIN(TILE_TOKENS, a->T - j0);
-    struct kn_mat k = attn_head(a->k, j0, n, a->kv0 + i, a->D),
-                  v = attn_head(a->v, j0, n, a->kv0 + i, a->D);
-
-    (void)thread;
-    attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
-    attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
-    bwd_clear(a, b->dk, i, t);
-    bwd_clear(a, b->dv, i, t);
-}
-
-/* The i-th packed query head. */
-static int64_t bwd_head(const struct attn_bwd *b, int64_t i)
-{
-    return (b->a.kv0 + i / b->n_g) * b->a.group + b->g0 + i % b->n_g;
 }
 
 static char *bwd_packed_q(const struct attn_bwd *b, int64_t i, int64_t t, int64_t kind)
@@ -137,21 +87,43 @@ static char *bwd_packed_q(const struct attn_bwd *b, int64_t i, int64_t t, int64_
     return b->q_packed + (uint64_t)((i * b->a.n_tiles + t) * Q_KINDS + kind) * b->a.tile_bytes;
 }
 
-static void bwd_pack_q_item(void *arg, int64_t item, int thread)
+/* The number of the i-th packed query head. */
+static int64_t bwd_head(const struct attn_bwd *b, int64_t i)
 {
-    const struct attn_bwd *b = arg;
-    const struct attn *a = &b->a;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, i0 = t * TILE_TOKENS;
-    int64_t n = LH_MIN(TILE_TOKENS, a->T - i0), h = bwd_head(b, i);
+    return (b->a.kv0 + i / b->n_g) * b->a.group + b->g0 + i % b->n_g;
+}
 
-    (void)thread;
-    attn_prefetch(a->q, i0, n, h, a->D);
+static void bwd_pack_kv(const struct attn *a, int64_t i, int64_t t)
+{
+    int64_t j0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - j0);
+    struct kn_mat k = attn_head(a->k, j0, n, a->kv0 + i, a->D),
+                  v = attn_head(a->v, j0, n, a->kv0 + i, a->D);
+
+    attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
+    attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
+    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
+    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
+    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
+}
+
+/* With its statistics: delta = rowsum(dO o O). */
+static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
+{
+    const struct attn *a = &b->a;
+    int64_t i0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - i0), h = bwd_head(b, i);
+    int64_t at = (i * a->n_tiles + t) * TILE_TOKENS;
+    struct kn_mat q = attn_head(a->q, i0, n, h, a->D), d_o = attn_head(a->d_o, i0, n, h, a->D);
+
     attn_prefetch(a->d_o, i0, n, h, a->D);
-    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp,
-                           attn_head(a->q, i0, n, h, a->D));
-    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp,
-                           attn_head(a->d_o, i0, n, h, a->D));
-    bwd_clear(a, b->dq, i, t);
+    attn_prefetch(a->q, i0, n, h, a->D);
+    attn_prefetch(a->o, i0, n, h, a->D);
+    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp, d_o);
+    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp, q);
+    for (int64_t r = 0; r < TILE_TOKENS; r++) {
+        b->lse2[at + r] = r < n ? b->lse[h * a->T + i0 + r] * (float)M_LOG2E : 0.0f;
+        b->delta[at + r] =
+            r < n ? bwd_dot(kn_sub(d_o, r, 1, 0, a->D), attn_head(a->o, i0 + r, 1, h, a->D)) : 0.0f;
+    }
 }
 
 struct bwd_rows {
@@ -171,7 +143,7 @@ static struct bwd_rows bwd_rows(const struct attn *a, void *copy, struct kn_mat 
 /* A square: tile tq of a query head (the q_i-th packed, number h) by tile tk of its kv head (the
  * kv_i-th). */
 struct bwd_square {
-    int64_t h, q_i, kv_i, tq, tk;
+    int64_t h, q_i, kv_i, tq, tk, tk0;          /* tk0: where the chunk begins */
     int64_t first[BWD_PANELS], end[BWD_PANELS]; /* queries of the tile that see a panel of keys */
 };
 
@@ -191,8 +163,8 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     if (span.n0 >= span.n1)
         return;
     attn_span_open(&span, i0, j0, begin[last]);
-    memcpy(rows.base, b->lse2 + sq->h * b->padded + i0, sizeof(rows.base));
-    memcpy(rows.factor, b->delta + sq->h * b->padded + i0, sizeof(rows.factor));
+    memcpy(rows.base, b->lse2 + sq->q_i * a->n_tiles * TILE_TOKENS + i0, sizeof(rows.base));
+    memcpy(rows.factor, b->delta + sq->q_i * a->n_tiles * TILE_TOKENS + i0, sizeof(rows.factor));
     for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
         int64_t i = LH_MIN(i0 + r, last);
 
@@ -220,12 +192,14 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
         sq->end[p] = r0 + TILE_ROWS;
     }
     attn_weigh(a, bwd_sums(a, b->dq, sq->q_i, sq->tq) + r0 * a->Dp, l->ds,
-               attn_packed(a, sq->kv_i, sq->tk, PACK_K, KV_KINDS), span, true);
+               attn_packed(a, sq->kv_i, sq->tk, PACK_K, KV_KINDS), span,
+               b->phase > 0 || sq->tk > LH_MAX(sq->tk0, begin[i0] / TILE_TOKENS));
 }
 
-/* sums (Dp x TILE_TOKENS, in panels of keys) += rows (Dp x TILE_TOKENS queries) times weights. */
+/* sums (Dp x TILE_TOKENS, in panels of keys) = or += rows (Dp x TILE_TOKENS queries) times weights.
+ */
 static void bwd_square_cols(const struct attn *a, const struct bwd_square *sq, float *sums,
-                            const char *rows, const char *weights)
+                            const char *rows, const char *weights, bool add)
 {
     int64_t element = tile_element(a->tiles), tall = tile_panel(a->tiles, TILE_TOKENS);
 
@@ -235,7 +209,7 @@ static void bwd_square_cols(const struct attn *a, const struct bwd_square *sq, f
         for (int64_t d = 0; d < a->Dp && sq->end[p] > 0; d += TILE_ROWS)
             a->tiles->product(TILE_STEP, sq->end[p] - sq->first[p],
                               rows + (d * TILE_TOKENS + sq->first[p]) * element, TILE_TOKENS, from,
-                              tall, sums + (p * a->Dp + d) * TILE_STEP, TILE_STEP, true);
+                              tall, sums + (p * a->Dp + d) * TILE_STEP, TILE_STEP, add);
     }
 }
 
@@ -243,51 +217,25 @@ static void bwd_square(const struct attn_bwd *b, const struct bwd_local *l, stru
 {
     const struct attn *a = &b->a;
     int64_t n = LH_MIN(TILE_TOKENS, a->T - sq.tq * TILE_TOKENS);
+    bool add = sq.tq > sq.tk || sq.h % a->group > 0;
 
     for (int64_t r0 = 0; r0 < n; r0 += TILE_ROWS)
         bwd_square_rows(b, l, &sq, r0);
     bwd_square_cols(a, &sq, bwd_sums(a, b->dv, sq.kv_i, sq.tk),
-                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_DOA), l->p_b);
+                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_DOA), l->p_b, add);
     bwd_square_cols(a, &sq, bwd_sums(a, b->dk, sq.kv_i, sq.tk),
-                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_QA), l->ds_b);
+                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_QA), l->ds_b, add);
 }
 
-/* One chunk of keys of a kv head, with the chunk of queries that this phase gives it. */
-static void bwd_chunk_item(void *arg, int64_t item, int thread)
+static void bwd_finish_q(const struct attn_bwd *b, int64_t i, int64_t t)
 {
-    const struct attn_bwd *b = arg;
     const struct attn *a = &b->a;
-    struct bwd_local l = bwd_local(a, thread);
-    int64_t i = item % a->n_kv, k0 = item / a->n_kv * BWD_CHUNK;
-    int64_t q0 = k0 + b->phase * BWD_CHUNK;
-
-    a->tiles->begin();
-    for (int64_t g = 0; g < b->n_g; g++) {
-        struct bwd_square sq = {.kv_i = i, .q_i = i * b->n_g + g};
-        const int32_t *begin;
-
-        sq.h = bwd_head(b, sq.q_i);
-        begin = attn_begin(a, sq.h);
-        for (sq.tk = k0; sq.tk < LH_MIN(a->n_tiles, k0 + BWD_CHUNK); sq.tk++) {
-            for (sq.tq = LH_MAX(q0, sq.tk); sq.tq < LH_MIN(a->n_tiles, q0 + BWD_CHUNK); sq.tq++) {
-                if (begin[sq.tq * TILE_TOKENS] < (sq.tk + 1) * TILE_TOKENS)
-                    bwd_square(b, &l, sq);
-            }
-        }
-    }
-    a->tiles->end();
-}
-
-static void bwd_finish_q_item(void *arg, int64_t item, int thread)
-{
-    const struct attn_bwd *b = arg;
-    const struct attn *a = &b->a;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, i0 = t * TILE_TOKENS;
+    int64_t i0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - i0), h = bwd_head(b, i);
     const float *sums = bwd_sums(a, b->dq, i, t);
-    struct kn_mat dq = attn_head(a->dq, i0, LH_MIN(TILE_TOKENS, a->T - i0), bwd_head(b, i), a->D);
+    struct kn_mat dq = attn_head(a->dq, i0, n, h, a->D);
 
-    (void)thread;
-    for (int64_t r = 0; r < dq.rows; r++)
+    attn_prefetch(a->dq, i0, n, h, a->D);
+    for (int64_t r = 0; r < n; r++)
         for (int64_t d = 0; d < a->D; d += VEC)
             vf_store(dq, r, d, a->D - d, *(const vf *)(sums + r * a->Dp + d) * a->scale);
 }
@@ -310,81 +258,126 @@ static void bwd_finish_transposed(const struct attn *a, struct kn_mat x, const f
     }
 }
 
-static void bwd_finish_kv_item(void *arg, int64_t item, int thread)
+static void bwd_finish_kv(const struct attn_bwd *b, int64_t i, int64_t t)
+{
+    const struct attn *a = &b->a;
+    int64_t j0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - j0), h = a->kv0 + i;
+
+    attn_prefetch(a->dk, j0, n, h, a->D);
+    attn_prefetch(a->dv, j0, n, h, a->D);
+    bwd_finish_transposed(a, attn_head(a->dk, j0, n, h, a->D), bwd_sums(a, b->dk, i, t), a->scale);
+    bwd_finish_transposed(a, attn_head(a->dv, j0, n, h, a->D), bwd_sums(a, b->dv, i, t), 1.0f);
+}
+
+/* A query head's part of an item. */
+static void bwd_chunk_head(const struct attn_bwd *b, const struct bwd_local *l,
+                           struct bwd_square sq, int64_t chunk)
+{
+    const struct attn *a = &b->a;
+    const int32_t *begin = attn_begin(a, sq.h);
+    int64_t q0 = (chunk + b->phase) * BWD_CHUNK;
+    int64_t end = LH_MIN(a->n_tiles, sq.tk0 + BWD_CHUNK),
+            q_end = LH_MIN(a->n_tiles, q0 + BWD_CHUNK);
+    int64_t phases = b->phases[sq.h >= a->seg->shift_from];
+
+    for (int64_t t = q0; b->phase == 0 && t < q_end; t++)
+        bwd_pack_q(b, sq.q_i, t);
+    for (sq.tk = sq.tk0; sq.tk < end; sq.tk++)
+        for (sq.tq = LH_MAX(q0, sq.tk); sq.tq < q_end; sq.tq++)
+            if (begin[sq.tq * TILE_TOKENS] < (sq.tk + 1) * TILE_TOKENS)
+                bwd_square(b, l, sq);
+    if (b->phase == LH_MIN(phases - 1, chunk + b->phase))
+        for (int64_t t = q0; t < q_end; t++)
+            bwd_finish_q(b, sq.q_i, t);
+}
+
+/* One chunk of keys of a kv head, with the chunk of queries that this phase gives it. */
+static void bwd_chunk_item(void *arg, int64_t item, int thread)
 {
     const struct attn_bwd *b = arg;
     const struct attn *a = &b->a;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, j0 = t * TILE_TOKENS;
-    int64_t n = LH_MIN(TILE_TOKENS, a->T - j0);
+    struct bwd_local l = bwd_local(a, thread);
+    int64_t i = item % a->n_kv, chunk = item / a->n_kv, tk0 = chunk * BWD_CHUNK;
+    int64_t end = LH_MIN(a->n_tiles, tk0 + BWD_CHUNK);
 
-    (void)thread;
-    bwd_finish_transposed(a, attn_head(a->dk, j0, n, a->kv0 + i, a->D), bwd_sums(a, b->dk, i, t),
-                          a->scale);
-    bwd_finish_transposed(a, attn_head(a->dv, j0, n, a->kv0 + i, a->D), bwd_sums(a, b->dv, i, t),
-                          1.0f);
+    a->tiles->begin();
+    for (int64_t t = tk0; b->phase == 0 && b->g0 == 0 && t < end; t++)
+        bwd_pack_kv(a, i, t);
+    for (int64_t g = 0; g < b->n_g; g++) {
+        int64_t q_i = i * b->n_g + g;
+
+        bwd_chunk_head(
+            b, &l, (struct bwd_square){.h = bwd_head(b, q_i), .q_i = q_i, .kv_i = i, .tk0 = tk0},
+            chunk);
+    }
+    if (b->g0 + b->n_g == a->group &&
+        b->phase == LH_MIN(LH_MAX(b->phases[0], b->phases[1]), b->n_chunks - chunk) - 1)
+        for (int64_t t = tk0; t < end; t++)
+            bwd_finish_kv(b, i, t);
+    a->tiles->end();
 }
 
 /* The most chunks that lie between a query and a key it sees, and one. */
-static int64_t bwd_phases(const struct attn *a)
+static int64_t bwd_phases(const struct attn *a, const int32_t *begin)
 {
     int64_t most = 0, chunk = BWD_CHUNK * TILE_TOKENS;
 
-    for (int c = 0; c < 2; c++)
-        for (int64_t i = 0; i < a->T; i += chunk)
-            most = LH_MAX(most, i / chunk - a->seg->begin[c][i] / chunk);
+    for (int64_t i = 0; i < a->T; i += chunk)
+        most = LH_MAX(most, i / chunk - begin[i] / chunk);
     return most + 1;
 }
 
 static void bwd_run(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
-    struct pool *pool = a->s->pool;
-    int64_t phases = bwd_phases(a), chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
 
-    pool_run(pool, a->n_tiles, bwd_stats_item, b);
+    b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
+    for (int c = 0; c < 2; c++)
+        b->phases[c] = bwd_phases(a, a->seg->begin[c]);
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += b->kv_round) {
         a->n_kv = LH_MIN(b->kv_round, a->KV - a->kv0);
-        pool_run(pool, a->n_kv * a->n_tiles, bwd_pack_kv_item, b);
         for (b->g0 = 0; b->g0 < a->group; b->g0 += b->g_round) {
             b->n_g = LH_MIN(b->g_round, a->group - b->g0);
-            pool_run(pool, a->n_kv * b->n_g * a->n_tiles, bwd_pack_q_item, b);
-            for (b->phase = 0; b->phase < phases; b->phase++)
-                pool_run(pool, a->n_kv * (chunks - b->phase), bwd_chunk_item, b);
-            pool_run(pool, a->n_kv * b->n_g * a->n_tiles, bwd_finish_q_item, b);
+            for (b->phase = 0; b->phase < LH_MAX(b->phases[0], b->phases[1]); b->phase++)
+                pool_run(a->s->pool, a->n_kv * (b->n_chunks - b->phase), bwd_chunk_item, b);
         }
-        pool_run(pool, a->n_kv * a->n_tiles, bwd_finish_kv_item, b);
     }
+}
+
+/* How many of n pieces fit into what ATTN_PACK_MAX leaves; at least one. */
+static int64_t bwd_fit(uint64_t used, uint64_t bytes, int64_t n)
+{
+    uint64_t left = ATTN_PACK_MAX > used ? ATTN_PACK_MAX - used : 0;
+
+    return (int64_t)LH_MAX(1, LH_MIN((uint64_t)n, left / LH_MAX(1, bytes)));
 }
 
 static void attention_backward(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
-    uint64_t sum, kv_bytes, q_bytes, heads;
-    int64_t kv, q;
+    uint64_t sum, kv_bytes, q_bytes;
+    int64_t kv, q, padded;
     char *p;
 
     attn_init(a);
-    b->padded = a->n_tiles * TILE_TOKENS;
-    sum = (uint64_t)(b->padded * a->Dp) * sizeof(float);
+    padded = a->n_tiles * TILE_TOKENS;
+    sum = (uint64_t)(padded * a->Dp) * sizeof(float);
     kv_bytes = (uint64_t)(a->n_tiles * KV_KINDS) * a->tile_bytes + 2 * sum;
-    q_bytes = (uint64_t)(a->n_tiles * Q_KINDS) * a->tile_bytes + sum;
-    b->kv_round = kv = (int64_t)LH_MAX(
-        1, LH_MIN((uint64_t)a->KV,
-                  ATTN_PACK_MAX / LH_MAX(1, kv_bytes + (uint64_t)a->group * q_bytes)));
-    heads = (LH_MAX(ATTN_PACK_MAX, kv_bytes) - kv_bytes) / LH_MAX(1, q_bytes);
-    b->g_round = kv > 1 ? a->group : (int64_t)LH_MAX(1, LH_MIN((uint64_t)a->group, heads));
+    q_bytes = (uint64_t)(a->n_tiles * Q_KINDS) * a->tile_bytes + sum +
+              (uint64_t)(2 * padded) * sizeof(float);
+    b->kv_round = kv = bwd_fit(0, kv_bytes + (uint64_t)a->group * q_bytes, a->KV);
+    b->g_round = kv > 1 ? a->group : bwd_fit(kv_bytes, q_bytes, a->group);
     q = kv * b->g_round;
-    p = stream_shared(a->s, (uint64_t)kv * kv_bytes + (uint64_t)q * q_bytes +
-                                (uint64_t)(2 * a->H * b->padded) * sizeof(float));
+    p = stream_shared(a->s, (uint64_t)kv * kv_bytes + (uint64_t)q * q_bytes);
     if (!p || !bwd_local_reserve(a))
         return;
     a->packed = p;
     b->q_packed = p + (uint64_t)(kv * a->n_tiles * KV_KINDS) * a->tile_bytes;
     b->dk = (float *)(b->q_packed + (uint64_t)(q * a->n_tiles * Q_KINDS) * a->tile_bytes);
-    b->dv = b->dk + kv * b->padded * a->Dp;
-    b->dq = b->dv + kv * b->padded * a->Dp;
-    b->lse2 = b->dq + q * b->padded * a->Dp;
-    b->delta = b->lse2 + a->H * b->padded;
+    b->dv = b->dk + kv * padded * a->Dp;
+    b->dq = b->dv + kv * padded * a->Dp;
+    b->lse2 = b->dq + q * padded * a->Dp;
+    b->delta = b->lse2 + q * padded;
     bwd_run(b);
 }
 
