@@ -65,18 +65,31 @@ void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat
     }
 }
 
-/* VEC tokens from t on, 32-bit words from d on: block[k] becomes word k of each token. */
+/* VEC words of 32 bits of row r: a number of fp32, or two of bf16, from column c. One load, since
+ * halves that meet in memory wait for each other. */
+VEC_INLINE vu tile_get_words(bool pairs, struct kn_mat x, int64_t r, int64_t c)
+{
+#ifdef __AVX512BF16__
+    if (pairs) {
+        int64_t n = LH_MIN(2 * VEC, x.cols - c);
+
+        assert(x.t == KN_BF16);
+        if (r >= x.rows || n <= 0)
+            return (vu){0};
+        return (vu)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1),
+                                            (const uint16_t *)x.p + r * x.ld + c);
+    }
+#endif
+    (void)pairs;
+    return (vu)tile_get(x, r, c);
+}
+
+/* Words d.. of the VEC tokens from t on: block[k] becomes word k of each. */
 VEC_INLINE void tile_transpose(bool pairs, vu block[VEC], struct kn_mat x, int64_t t, int64_t d)
 {
-    for (int64_t r = 0; r < VEC; r++) {
-        if (pairs) {
-            vh half[2] = {tile_get_bf16(x, t + r, d), tile_get_bf16(x, t + r, d + VEC)};
-
-            memcpy(&block[r], half, sizeof(half));
-        } else {
-            block[r] = (vu)tile_get(x, t + r, d);
-        }
-    }
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < VEC; r++)
+        block[r] = tile_get_words(pairs, x, t + r, d);
     vu_transpose(block);
 }
 
