@@ -19,7 +19,7 @@
 #include <math.h>
 #include <string.h>
 
-#define BWD_CHUNK 4 /* tiles */
+#define BWD_CHUNK 2
 #define BWD_PANELS (TILE_TOKENS / TILE_STEP)
 
 enum { PACK_KT, PACK_VT, PACK_K, KV_KINDS }; /* of a kv head */
