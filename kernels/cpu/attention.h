@@ -10,8 +10,8 @@
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/vec.h"
 
-#define ATTN_PACK_MAX                                                                              \
-    (64u << 20) /* bytes of packed tiles at a time; heads beyond that wait for the next round */
+/* Bytes of packed tiles and sums at a time; heads beyond that wait for the next round. */
+#define ATTN_PACK_MAX (64u << 20)
 
 /* What does not change within one call. Row r of q is query q0 + r of the sequence; keys are 0 to
  * T. */
@@ -141,11 +141,10 @@ void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp);
 void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t Dp, struct kn_mat o,
                     float *lse);
 
-/* Backward, one block of TILE_ROWS queries and TILE_STEP keys, columns n.. of a tile: p =
- * 2^(s*scale2
- * - lse2) and ds = p * (dp - delta), both without the factor scale. Of rows, base holds lse2 and
- * factor holds delta; lo and hi are asked only where masked. p and ds leave as rows of a packed
- * panel, ds as plain rows too. */
+/* Backward, one block of TILE_ROWS queries and TILE_STEP keys, columns from n of a tile:
+ * p = 2^(s*scale2 - lse2) and ds = p * (dp - delta); the factor scale of ds is left to its users.
+ * Of rows, base holds lse2 and factor holds delta; lo and hi are asked only where masked. p and ds
+ * leave as rows of a packed panel, ds as plain rows too. */
 struct softmax_out {
     void *ds; /* row stride TILE_TOKENS */
     void *p_b, *ds_b;

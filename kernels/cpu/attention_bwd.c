@@ -46,25 +46,21 @@ struct bwd_local {
 
 static bool bwd_local_reserve(const struct attn *a)
 {
-    return stream_local(a->s,
-                        4 * (uint64_t)(2 * TILE_ROWS * a->Dp + 2 * TILE_ROWS * TILE_STEP +
-                                       TILE_ROWS * TILE_TOKENS + 2 * TILE_TOKENS * TILE_TOKENS));
+    return stream_local(a->s, 4 * (uint64_t)(2 * TILE_ROWS * (a->Dp + TILE_STEP) +
+                                             (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS));
 }
 
 static struct bwd_local bwd_local(const struct attn *a, int thread)
 {
-    float *p = a->s->local[thread].p;
-    float *s = p + 2 * TILE_ROWS * a->Dp, *ds = s + 2 * TILE_ROWS * TILE_STEP,
-          *p_b = ds + TILE_ROWS * TILE_TOKENS;
+    float *p = a->s->local[thread].p, *s = p + 2 * TILE_ROWS * a->Dp;
+    float *ds = s + 2 * TILE_ROWS * TILE_STEP, *p_b = ds + TILE_ROWS * TILE_TOKENS;
 
-    return (struct bwd_local){
-        .a = {p, p + TILE_ROWS * a->Dp},
-        .s = s,
-        .dp = s + TILE_ROWS * TILE_STEP,
-        .ds = ds,
-        .p_b = (char *)p_b,
-        .ds_b = (char *)(p_b + TILE_TOKENS * TILE_TOKENS),
-    };
+    return (struct bwd_local){.a = {p, p + TILE_ROWS * a->Dp},
+                              .s = s,
+                              .dp = s + TILE_ROWS * TILE_STEP,
+                              .ds = ds,
+                              .p_b = (char *)p_b,
+                              .ds_b = (char *)(p_b + TILE_TOKENS * TILE_TOKENS)};
 }
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
@@ -126,18 +122,13 @@ static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
     }
 }
 
-struct bwd_rows {
-    const void *p;
-    int64_t ld;
-};
-
 /* Rows as the a of a product: where they are if they have its form, else copied. */
-static struct bwd_rows bwd_rows(const struct attn *a, void *copy, struct kn_mat x)
+static struct kn_mat bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
 {
     if (x.rows == TILE_ROWS && x.cols == a->Dp && (x.t == KN_BF16) == a->tiles->pairs)
-        return (struct bwd_rows){x.p, x.ld};
+        return x;
     tile_pack_a(a->tiles, copy, a->Dp, x);
-    return (struct bwd_rows){copy, a->Dp};
+    return kn_mat(copy, a->tiles->pairs ? KN_BF16 : KN_F32, TILE_ROWS, a->Dp);
 }
 
 /* A square: tile tq of a query head (the q_i-th packed, number h) by tile tk of its kv head (the
@@ -155,29 +146,30 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     const int32_t *begin = attn_begin(a, sq->h);
     int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
+    int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
     int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
     struct attn_span span = attn_span(j0, begin[i0], last);
-    struct bwd_rows q, d_o;
     struct softmax_rows rows;
+    struct kn_mat q, d_o;
 
     if (span.n0 >= span.n1)
         return;
     attn_span_open(&span, i0, j0, begin[last]);
-    memcpy(rows.base, b->lse2 + sq->q_i * a->n_tiles * TILE_TOKENS + i0, sizeof(rows.base));
-    memcpy(rows.factor, b->delta + sq->q_i * a->n_tiles * TILE_TOKENS + i0, sizeof(rows.factor));
+    memcpy(rows.base, b->lse2 + at, sizeof(rows.base));
+    memcpy(rows.factor, b->delta + at, sizeof(rows.factor));
     for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
         int64_t i = LH_MIN(i0 + r, last);
 
         rows.lo[r] = (int32_t)(begin[i] - j0);
         rows.hi[r] = (int32_t)(i - j0);
     }
-    q = bwd_rows(a, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
-    d_o = bwd_rows(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
+    q = bwd_operand(a, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
+    d_o = bwd_operand(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
     for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
-        int64_t p = c / TILE_STEP, at = (p * tall + tile_panel(a->tiles, r0)) * 4;
+        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
         struct softmax_out out = {.ds = (char *)l->ds + c * tile_element(a->tiles),
-                                  .p_b = l->p_b + at,
-                                  .ds_b = l->ds_b + at};
+                                  .p_b = l->p_b + row,
+                                  .ds_b = l->ds_b + row};
 
         a->tiles->product(TILE_STEP, a->Dp, q.p, q.ld,
                           attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS) + p * panel * 4,
@@ -271,14 +263,13 @@ static void bwd_finish_kv(const struct attn_bwd *b, int64_t i, int64_t t)
 
 /* A query head's part of an item. */
 static void bwd_chunk_head(const struct attn_bwd *b, const struct bwd_local *l,
-                           struct bwd_square sq, int64_t chunk)
+                           struct bwd_square sq)
 {
     const struct attn *a = &b->a;
     const int32_t *begin = attn_begin(a, sq.h);
-    int64_t q0 = (chunk + b->phase) * BWD_CHUNK;
-    int64_t end = LH_MIN(a->n_tiles, sq.tk0 + BWD_CHUNK),
+    int64_t q0 = sq.tk0 + b->phase * BWD_CHUNK, end = LH_MIN(a->n_tiles, sq.tk0 + BWD_CHUNK),
             q_end = LH_MIN(a->n_tiles, q0 + BWD_CHUNK);
-    int64_t phases = b->phases[sq.h >= a->seg->shift_from];
+    int64_t left = b->phases[sq.h >= a->seg->shift_from] - b->phase;
 
     for (int64_t t = q0; b->phase == 0 && t < q_end; t++)
         bwd_pack_q(b, sq.q_i, t);
@@ -286,7 +277,7 @@ static void bwd_chunk_head(const struct attn_bwd *b, const struct bwd_local *l,
         for (sq.tq = LH_MAX(q0, sq.tk); sq.tq < q_end; sq.tq++)
             if (begin[sq.tq * TILE_TOKENS] < (sq.tk + 1) * TILE_TOKENS)
                 bwd_square(b, l, sq);
-    if (b->phase == LH_MIN(phases - 1, chunk + b->phase))
+    if (left == 1 || (left > 1 && sq.tk0 == 0)) /* no phase, or no key, is left for the queries */
         for (int64_t t = q0; t < q_end; t++)
             bwd_finish_q(b, sq.q_i, t);
 }
@@ -297,23 +288,18 @@ static void bwd_chunk_item(void *arg, int64_t item, int thread)
     const struct attn_bwd *b = arg;
     const struct attn *a = &b->a;
     struct bwd_local l = bwd_local(a, thread);
-    int64_t i = item % a->n_kv, chunk = item / a->n_kv, tk0 = chunk * BWD_CHUNK;
-    int64_t end = LH_MIN(a->n_tiles, tk0 + BWD_CHUNK);
+    int64_t i = item % a->n_kv, chunk = item / a->n_kv, t0 = chunk * BWD_CHUNK;
+    int64_t end = LH_MIN(a->n_tiles, t0 + BWD_CHUNK);
+    int64_t phases = LH_MIN(LH_MAX(b->phases[0], b->phases[1]), b->n_chunks - chunk);
 
     a->tiles->begin();
-    for (int64_t t = tk0; b->phase == 0 && b->g0 == 0 && t < end; t++)
+    for (int64_t t = t0; b->phase == 0 && b->g0 == 0 && t < end; t++)
         bwd_pack_kv(a, i, t);
-    for (int64_t g = 0; g < b->n_g; g++) {
-        int64_t q_i = i * b->n_g + g;
-
+    for (int64_t q_i = i * b->n_g; q_i < (i + 1) * b->n_g; q_i++)
         bwd_chunk_head(
-            b, &l, (struct bwd_square){.h = bwd_head(b, q_i), .q_i = q_i, .kv_i = i, .tk0 = tk0},
-            chunk);
-    }
-    if (b->g0 + b->n_g == a->group &&
-        b->phase == LH_MIN(LH_MAX(b->phases[0], b->phases[1]), b->n_chunks - chunk) - 1)
-        for (int64_t t = tk0; t < end; t++)
-            bwd_finish_kv(b, i, t);
+            b, &l, (struct bwd_square){.h = bwd_head(b, q_i), .q_i = q_i, .kv_i = i, .tk0 = t0});
+    for (int64_t t = t0; b->phase == phases - 1 && b->g0 + b->n_g == a->group && t < end; t++)
+        bwd_finish_kv(b, i, t);
     a->tiles->end();
 }
 
