@@ -43,30 +43,13 @@ static void product_rows(const struct product *j, struct product_part *p, uint16
     product_pack_a(room, p->lda, j->a, j->ta, p->m, LH_MIN(AMX_STEP, j->M - p->m), p->k0, p->k1);
 }
 
-/* Asks for columns [n0, n1) of the rows [r0, r1). */
-static void product_prefetch(struct kn_mat x, int64_t r0, int64_t r1, int64_t n0, int64_t n1)
-{
-    for (int64_t r = r0; r < r1; r++)
-        for (int64_t n = n0; n < n1; n += 32)
-            __builtin_prefetch((const uint16_t *)x.p + r * x.ld + n, 0, 2);
-}
-
-/* Panels of columns [n0, n1), one behind the other. Panels jump from row to row, which the processor
- * does not foresee: so rows up to end that come after k1 are asked for meanwhile. */
+/* Panels of columns [n0, n1), one behind the other. */
 static void product_pack_panels(uint16_t *to, struct kn_mat b, bool tb, int64_t n0, int64_t n1,
-                                int64_t k0, int64_t k1, int64_t end)
+                                int64_t k0, int64_t k1)
 {
-    int64_t panels = (n1 - n0 + AMX_STEP - 1) / AMX_STEP, ahead = k1;
-
-    for (int64_t n = n0; n < n1; n += AMX_STEP) {
-        int64_t next = k1 + ((n - n0) / AMX_STEP + 1) * (k1 - k0) / panels;
-
+    for (int64_t n = n0; n < n1; n += AMX_STEP)
         product_pack_b(to + (n - n0) * product_up(k1 - k0), b, tb, n, LH_MIN(AMX_STEP, n1 - n), k0,
                        k1);
-        if (!tb)
-            product_prefetch(b, LH_MIN(end, ahead), LH_MIN(end, next), n0, n1);
-        ahead = next;
-    }
 }
 
 static void product_pack_item(void *arg, int64_t item, int thread)
@@ -139,7 +122,7 @@ static void product_slice_item(void *arg, int64_t item, int thread)
     product_amx_begin();
     for (p.k0 = slice * SLICE_K; p.k0 < end; p.k0 = p.k1) {
         p.k1 = LH_MIN(end, p.k0 + SLICE_STEP);
-        product_pack_panels(panels, j->b, j->tb, p.n0, p.n1, p.k0, p.k1, end);
+        product_pack_panels(panels, j->b, j->tb, p.n0, p.n1, p.k0, p.k1);
         product_rows(j, &p, room);
         product_strip(&part, &p, NULL, NULL);
     }
