@@ -11,8 +11,8 @@
  * it. So no two items of a phase add to the same sums, and the order of a sum is that of the phases
  * and of the squares in a chunk, whatever the number of threads. Phase 0 meets every chunk once,
  * with itself, and packs it; whoever adds to a chunk last writes its gradients: so what an item
- * touches stays in L2. When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are
- * taken in parts.
+ * touches stays in L2. How many kv heads make a round depends on the threads, and changes no sum.
+ * When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in parts.
  */
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/vec.h"
@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define BWD_CHUNK 2
+#define BWD_ITEMS 4 /* of a thread in a phase; heads beyond wait, so that scratch stays near */
 #define BWD_PANELS (TILE_TOKENS / TILE_STEP)
 
 enum { PACK_KT, PACK_VT, PACK_K, KV_KINDS }; /* of a kv head */
@@ -317,7 +318,6 @@ static void bwd_run(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
 
-    b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
     for (int c = 0; c < 2; c++)
         b->phases[c] = bwd_phases(a, a->seg->begin[c]);
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += b->kv_round) {
@@ -351,8 +351,10 @@ static void attention_backward(struct attn_bwd *b)
     kv_bytes = (uint64_t)(a->n_tiles * KV_KINDS) * a->tile_bytes + 2 * sum;
     q_bytes = (uint64_t)(a->n_tiles * Q_KINDS) * a->tile_bytes + sum +
               (uint64_t)(2 * padded) * sizeof(float);
-    b->kv_round = kv = bwd_fit(0, kv_bytes + (uint64_t)a->group * q_bytes, a->KV);
-    b->g_round = kv > 1 ? a->group : bwd_fit(kv_bytes, q_bytes, a->group);
+    b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
+    kv = 1 + BWD_ITEMS * a->s->threads / LH_MAX(1, b->n_chunks);
+    b->kv_round = kv = bwd_fit(0, kv_bytes + (uint64_t)a->group * q_bytes, LH_MIN(kv, a->KV));
+    b->g_round = bwd_fit(kv_bytes, q_bytes, a->group);
     q = kv * b->g_round;
     p = stream_shared(a->s, (uint64_t)kv * kv_bytes + (uint64_t)q * q_bytes);
     if (!p || !bwd_local_reserve(a))
