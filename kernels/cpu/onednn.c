@@ -26,7 +26,22 @@ struct onednn {
     struct onednn_prim way[CACHE_SETS][CACHE_WAYS];
 };
 
-int onednn_new(int threads, struct onednn **ret_dnn, struct lh_err *reterr)
+/* oneDNN finds the processor by itself, so a lower level must be told it. */
+static void onednn_limit(enum cpu_isa isa)
+{
+    static const dnnl_cpu_isa_t level[] = {
+        [CPU_BASE] = dnnl_cpu_isa_sse41,
+        [CPU_AVX2] = dnnl_cpu_isa_avx2,
+        [CPU_AVX512] = dnnl_cpu_isa_avx512_core,
+        [CPU_AVX512_BF16] = dnnl_cpu_isa_avx512_core_bf16,
+        [CPU_AMX] = dnnl_cpu_isa_all,
+    };
+
+    /* Refused once a primitive exists: then an earlier stream has set it. */
+    (void)dnnl_set_max_cpu_isa(level[isa]);
+}
+
+int onednn_new(enum cpu_isa isa, int threads, struct onednn **ret_dnn, struct lh_err *reterr)
 {
     struct onednn *d = calloc(1, sizeof(*d));
     dnnl_status_t rc;
@@ -38,6 +53,7 @@ int onednn_new(int threads, struct onednn **ret_dnn, struct lh_err *reterr)
         return lh_err_set(reterr, -ENOMEM, "the cache of products");
     }
     d->threads = threads;
+    onednn_limit(isa);
     rc = dnnl_engine_create(&d->engine, dnnl_cpu, 0);
     for (int i = 0; i < threads && rc == dnnl_success; i++)
         rc = dnnl_stream_create(&d->stream[i], d->engine, dnnl_stream_default_flags);

@@ -6,6 +6,7 @@
  * packing for any number.
  */
 #pragma once
+#include "kernels/cpu/isa.h"
 #include "kernels/tensor.h"
 #include "proto/base/err.h"
 #include <stdbool.h>
@@ -24,7 +25,9 @@ struct onednn_key {
 struct onednn;
 struct onednn_prim;
 
-LH_MUST_CHECK int onednn_new(int threads, struct onednn **ret_dnn, struct lh_err *reterr);
+/* isa: no newer instructions than these; what the process's first call says holds for all. */
+LH_MUST_CHECK int onednn_new(enum cpu_isa isa, int threads, struct onednn **ret_dnn,
+                             struct lh_err *reterr);
 void onednn_free(struct onednn *d);
 
 /* Starts an op: primitives found from here on stay valid until the next call. */

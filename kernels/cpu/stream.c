@@ -84,7 +84,7 @@ int stream_new(int threads, struct kn_stream **ret_stream, struct lh_err *reterr
     s->threads = threads;
     rc = pool_new(threads, &s->pool, reterr);
     if (rc == 0)
-        rc = onednn_new(threads, &s->dnn, reterr);
+        rc = onednn_new(s->isa, threads, &s->dnn, reterr);
     if (rc == 0) {
         s->local = calloc((size_t)threads, sizeof(*s->local));
         if (!s->local)

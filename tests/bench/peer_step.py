@@ -118,7 +118,7 @@ def open_model(a):
     config._attn_implementation = "sdpa" if a.mode == "dense" else "s2"
     low = torch.bfloat16 if a.precision == "bf16" else torch.float32
     model = transformers.LlamaForCausalLM.from_pretrained(a.model, config=config, dtype=low)
-    model.config.s2_group = a.tokens // 4
+    model.config.s2_group = a.group or a.tokens // 4
     mixed = a.precision == "bf16" and a.form == "default"
     if a.what == "train":
         model = peft.get_peft_model(model, peft.LoraConfig(
@@ -207,7 +207,8 @@ def main():
     p.add_argument("data", help="safetensors file with input_ids, I64 [steps, sequences, tokens]")
     p.add_argument("--what", choices=["train", "eval"], default="train")
     p.add_argument("--tokens", type=int, required=True)
-    p.add_argument("--mode", choices=["s2", "dense"], default="s2", help="attention; s2: groups of a quarter of the tokens")
+    p.add_argument("--mode", choices=["s2", "dense"], default="s2", help="attention")
+    p.add_argument("--group", type=int, help="tokens of an S2 group (a quarter of them)")
     p.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     p.add_argument("--form", choices=["best", "default"], default="best")
     p.add_argument("--chunk", type=int, default=256, help="tokens a chunk of the loss, best form")

@@ -32,7 +32,7 @@ lh_worker_test(test_worker quick ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_worker.py
 lh_worker_test(test_journal quick ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_journal.py)
 set(train ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_worker_train.py)
 lh_worker_test(test_worker_train quick "${train} Positions Deterministic Members")
-lh_worker_test(test_real_positions full "${train} RealPositions")
+lh_worker_test(test_real_model full "${train} RealPositions RealPrecision")
 set(faults ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_worker_faults.py)
 lh_worker_test(test_worker_faults quick "${faults} NotFinite LostInputs")
 lh_worker_test(test_full_disk full "${faults} FullDisk")
@@ -52,4 +52,7 @@ foreach(ranks ${LH_RANKS})
   lh_worker_test(golden_shared_${ranks}_ranks quick
     "${golden}/run ${shared} --ranks ${ranks} --without smollm2-135m --without tokenizer-smollm2")
 endforeach()
+lh_worker_test(golden_own_bf16 quick "${golden}/run ${golden}/cases --precision bf16")
+lh_worker_test(golden_shared_bf16 quick
+  "${golden}/run ${shared} --precision bf16 --without smollm2-135m --without tokenizer-smollm2")
 lh_worker_test(golden_real_model full "${golden}/run ${shared} ${real}")

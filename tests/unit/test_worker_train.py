@@ -5,6 +5,7 @@ Uses the program in $LONGHAUL_BIN and the golden cases in tests/golden/cases as 
 """
 import array
 import json
+import math
 import os
 import random
 import shutil
@@ -177,6 +178,28 @@ class RealPositions(Trains):
                 self.assertLess(band["scaled"], band["limit"] - 0.8, (rope, band))
             if rope["type"] == "linear":
                 self.assertGreater(check["bands"][2]["scaled"], check["bands"][2]["base"] + 0.3)
+
+
+@unittest.skipUnless(REAL.exists(), f"{REAL} is not there")
+class RealPrecision(Trains):
+    def gradients(self, precision):
+        """Of all tensors but the embedding, and the loss."""
+        job = {"kind": "train", "model": {"base": str(REAL)}, "precision": precision,
+               "context": {"length": 1024, "attention": {"type": "s2"}},
+               "data": {"train": [str(ROOT / "README.md")], "pack": "join"}}
+        out = self.train(job, precision, "--dump", self.dir / precision)
+        header, data = safetensors(self.dir / precision / "results.safetensors")
+        return self.steps(out)[0]["loss"], {
+            key: array.array("f", data[slice(*entry["data_offsets"])]) for key, entry in header.items()
+            if key.startswith("grad.") and "embed" not in key}
+
+    def test_bf16_is_near_fp32(self): # JOB-51
+        (loss, want), (low_loss, got) = self.gradients("fp32"), self.gradients("bf16")
+        self.assertLess(abs(low_loss - loss), 0.005 * loss)
+        self.assertNotEqual(low_loss, loss)
+        apart = sorted(math.dist(got[key], values) / math.hypot(*values) for key, values in want.items() if any(values))
+        self.assertGreater(len(apart), 100)
+        self.assertLess(apart[len(apart) // 2], 0.15)
 
 
 class Deterministic(Trains):
