@@ -14,6 +14,7 @@
 #include "worker/data/dataset.h"
 #include "worker/data/dialog.h"
 #include "worker/data/units.h"
+#include "worker/formats/mapping.h"
 #include "worker/formats/peft.h"
 #include "worker/kinds/engine.h"
 #include "worker/kinds/job_data.h"
@@ -43,24 +44,42 @@ static int check_adapter(const struct preflight *p, struct lh_err *reterr);
 static int check_tokens(const struct preflight *p, struct lh_err *reterr);
 static int make_plan(struct preflight *p, struct lh_err *reterr);
 
+static json_t *refusal(int rc, const struct lh_err *err)
+{
+    return json_pack("{s:b, s:s, s:s, s:s, s:s}", "ok", 0, "code", run_error_name(rc), "class",
+                     run_exit_code(rc) == EXIT_TRY_AGAIN ? "infra" : "app", "pointer", err->pointer,
+                     "detail", err->text);
+}
+
+static enum worker_exit tell(const json_t *answer)
+{
+    char *text = answer ? lh_json_text(answer, 0) : NULL;
+    bool told = text && printf("%s\n", text) >= 0 && fflush(stdout) == 0;
+
+    free(text);
+    return told ? EXIT_DONE : EXIT_INTERNAL;
+}
+
+/* A file was cut short, or its disk failed, while it was looked at. */
+static void on_lost_input(int rc, const struct lh_err *err)
+{
+    _exit((int)tell(refusal(rc, err)));
+}
+
 enum worker_exit worker_preflight(const struct worker_options *o)
 {
     struct preflight p = {.answer = json_pack("{s:b}", "ok", 1)};
     struct lh_err err = {0};
-    enum worker_exit code = EXIT_DONE;
-    char *text;
-    int rc = preflight_job(&p, o->job, &err);
+    enum worker_exit code;
+    int rc;
 
+    mapping_watch(on_lost_input);
+    rc = preflight_job(&p, o->job, &err);
     if (rc < 0) {
         json_decref(p.answer);
-        p.answer = json_pack("{s:b, s:s, s:s, s:s, s:s}", "ok", 0, "code", run_error_name(rc),
-                             "class", run_exit_code(rc) == EXIT_TRY_AGAIN ? "infra" : "app",
-                             "pointer", err.pointer, "detail", err.text);
+        p.answer = refusal(rc, &err);
     }
-    text = p.answer ? lh_json_text(p.answer, 0) : NULL;
-    if (!text || printf("%s\n", text) < 0 || fflush(stdout) != 0)
-        code = EXIT_INTERNAL;
-    free(text);
+    code = tell(p.answer);
     json_decref(p.answer);
     model_source_close(p.source);
     lh_job_free(p.job);

@@ -24,22 +24,18 @@ void attn_init(struct attn *a)
     a->tile_bytes = (uint64_t)(TILE_TOKENS * a->Dp * tile_element(a->tiles));
 }
 
-bool attn_local_reserve(const struct attn *a)
+static bool attn_local_reserve(const struct attn *a)
 {
-    return stream_local(a->s, (uint64_t)TILE_ROWS * 4 * 4 * (uint64_t)(a->Dp + TILE_TOKENS));
+    return stream_local(a->s, (uint64_t)TILE_ROWS * 4 * 2 * (uint64_t)(a->Dp + TILE_TOKENS));
 }
 
-struct attn_local attn_local(const struct attn *a, int thread)
+static struct attn_local attn_local(const struct attn *a, int thread)
 {
     float *p = a->s->local[thread].p;
     int64_t wide = TILE_ROWS * a->Dp, tokens = TILE_ROWS * TILE_TOKENS;
 
     return (struct attn_local){
-        .s = {p, p + tokens},
-        .w = {p + 2 * tokens, p + 3 * tokens},
-        .a = {p + 4 * tokens, p + 4 * tokens + wide},
-        .out = {p + 4 * tokens + 2 * wide, p + 4 * tokens + 3 * wide},
-    };
+        .s = p, .w = p + tokens, .a = p + 2 * tokens, .out = p + 2 * tokens + wide};
 }
 
 static void attention_pack_item(void *arg, int64_t item, int thread)
@@ -66,7 +62,7 @@ static void attention_fwd_block(const struct attn *a, const struct attn_local *l
     struct softmax_rows rows;
 
     softmax_start(&rows);
-    tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->q, r0, n, h, a->D));
+    tile_pack_a(a->tiles, l->a, a->Dp, attn_head(a->q, r0, n, h, a->D));
     attn_prefetch(a->q, r0 + TILE_ROWS, TILE_ROWS, h, a->D);
     attn_prefetch(a->o, r0, TILE_ROWS, h, a->D);
     for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
@@ -80,14 +76,13 @@ static void attention_fwd_block(const struct attn *a, const struct attn_local *l
             rows.lo[r] = (int32_t)((a->seg ? attn_begin(a, h)[i] : 0) - j0);
             rows.hi[r] = (int32_t)(i - j0);
         }
-        attn_scores(a, l->s[0], l->a[0], attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
-        softmax_forward(a->tiles, &rows, l->s[0], l->w[0], span, a->scale * (float)M_LOG2E);
+        attn_scores(a, l->s, l->a, attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
+        softmax_forward(a->tiles, &rows, l->s, l->w, span, a->scale * (float)M_LOG2E);
         if (t > t_first)
-            softmax_rescale(&rows, l->out[0], a->Dp);
-        attn_weigh(a, l->out[0], l->w[0], attn_packed(a, kv, t, PACK_V, FWD_KINDS), span,
-                   t > t_first);
+            softmax_rescale(&rows, l->out, a->Dp);
+        attn_weigh(a, l->out, l->w, attn_packed(a, kv, t, PACK_V, FWD_KINDS), span, t > t_first);
     }
-    softmax_finish(&rows, l->out[0], a->Dp, attn_head(a->o, r0, n, h, a->D),
+    softmax_finish(&rows, l->out, a->Dp, attn_head(a->o, r0, n, h, a->D),
                    a->lse ? a->lse + h * a->T + r0 : NULL);
 }
 

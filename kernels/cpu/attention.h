@@ -10,8 +10,8 @@
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/vec.h"
 
-#define ATTN_PACK_MAX                                                                              \
-    (64u << 20) /* bytes of packed tiles at a time; heads beyond that wait for the next round */
+/* Bytes of packed tiles and sums at a time; heads beyond that wait for the next round. */
+#define ATTN_PACK_MAX (64u << 20)
 
 /* What does not change within one call. Row r of q is query q0 + r of the sequence; keys are 0 to
  * T. */
@@ -29,18 +29,17 @@ struct attn {
         n_tiles;         /* D as a multiple of TILE_STEP; query heads a kv head; tiles of T */
     uint64_t tile_bytes; /* packed */
 
-    /* The heads whose tiles are packed now: kv heads [kv0, kv0 + n_kv) and, where query heads are
-     * packed, those with numbers [g0, g0 + n_g) of each group. */
-    int64_t kv0, n_kv, g0, n_g;
+    /* The kv heads whose tiles are packed now: [kv0, kv0 + n_kv). */
+    int64_t kv0, n_kv;
     char *packed;
 };
 
-/* One thread's scratch: blocks of TILE_ROWS rows. */
+/* One thread's scratch of the forward pass: a block of TILE_ROWS rows. */
 struct attn_local {
-    void *a[2];    /* x Dp: operands */
-    float *s[2];   /* x TILE_TOKENS: products */
-    void *w[2];    /* x TILE_TOKENS: weights, as operands */
-    float *out[2]; /* x Dp: sums */
+    void *a;    /* x Dp: operand */
+    float *s;   /* x TILE_TOKENS: scores */
+    void *w;    /* x TILE_TOKENS: weights, as operand */
+    float *out; /* x Dp: sums */
 };
 
 /* A few queries without packing, one row of one head an item (attention_row.c). */
@@ -72,9 +71,6 @@ static inline void attn_span_open(struct attn_span *span, int64_t i0, int64_t j0
 }
 
 void attn_init(struct attn *a);
-/* Sizes every thread's scratch; attn_local finds it. */
-LH_MUST_CHECK bool attn_local_reserve(const struct attn *a);
-struct attn_local attn_local(const struct attn *a, int thread);
 
 static inline struct kn_mat attn_head(struct kn_mat m, int64_t r0, int64_t rows, int64_t h,
                                       int64_t D)
@@ -106,22 +102,23 @@ static inline char *attn_packed(const struct attn *a, int64_t i, int64_t t, int6
     return a->packed + (uint64_t)((i * a->n_tiles + t) * kinds + k) * a->tile_bytes;
 }
 
-/* c (TILE_ROWS x span) = a (TILE_ROWS x Dp) times the span's columns of a transposed tile. */
+/* s (TILE_ROWS x span) = rows (TILE_ROWS x Dp) times the span's columns of a transposed tile. */
 static inline void attn_scores(const struct attn *a, float *s, const void *rows, const char *tile,
                                struct attn_span n)
 {
-    a->tiles->product(n.n1 - n.n0, a->Dp, rows, a->Dp, tile + n.n0 * 4, TILE_TOKENS, s + n.n0,
-                      TILE_TOKENS, false);
+    int64_t panel = tile_panel(a->tiles, a->Dp);
+
+    a->tiles->product(n.n1 - n.n0, a->Dp, rows, a->Dp, tile + n.n0 / TILE_STEP * panel * 4, panel,
+                      s + n.n0, TILE_TOKENS, false);
 }
 
 /* out (TILE_ROWS x Dp) = or += weights (TILE_ROWS x span) times the span's rows of a plain tile. */
 static inline void attn_weigh(const struct attn *a, float *out, const void *w, const char *tile,
                               struct attn_span n, bool add)
 {
-    int64_t element = tile_element(a->tiles);
-
-    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * element, TILE_TOKENS,
-                      tile + n.n0 * a->Dp * element, a->Dp, out, a->Dp, add);
+    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * tile_element(a->tiles),
+                      TILE_TOKENS, tile + tile_panel(a->tiles, n.n0) * 4,
+                      tile_panel(a->tiles, TILE_TOKENS), out, a->Dp, add);
 }
 
 /* One block of the forward pass between its two products: from scores to weights. s: scores of
@@ -144,18 +141,14 @@ void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp);
 void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t Dp, struct kn_mat o,
                     float *lse);
 
-/* Backward, rows are queries: ds = p * (dp - delta) * scale with p = 2^(s*scale2 - lse2). Of rows,
- * base holds lse2 and factor holds delta. */
-void softmax_backward_q(const struct tile_ops *ops, const struct softmax_rows *rows, const float *s,
-                        const float *dp, void *ds, struct attn_span span, float scale2,
-                        float scale);
-/* Backward, rows are keys j0..: columns are queries i0 + n with their lse2, delta and begin. Both p
- * and ds leave. */
-struct softmax_cols {
-    const float *lse2, *delta;
-    const int32_t *begin;
-    int32_t i0, j0;
+/* Backward, one block of TILE_ROWS queries and TILE_STEP keys, columns from n of a tile:
+ * p = 2^(s*scale2 - lse2) and ds = p * (dp - delta); the factor scale of ds is left to its users.
+ * Of rows, base holds lse2 and factor holds delta; lo and hi are asked only where masked. p and ds
+ * leave as rows of a packed panel, ds as plain rows too. */
+struct softmax_out {
+    void *ds; /* row stride TILE_TOKENS */
+    void *p_b, *ds_b;
 };
-void softmax_backward_k(const struct tile_ops *ops, struct softmax_cols cols, const float *s,
-                        const float *dp, void *p, void *ds, struct attn_span span, float scale2,
-                        float scale);
+void softmax_backward(const struct tile_ops *ops, const struct softmax_rows *rows, int64_t n,
+                      bool masked, const float *s, const float *dp, struct softmax_out out,
+                      float scale2);

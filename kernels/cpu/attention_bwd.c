@@ -1,32 +1,68 @@
-/* attention_bwd.c - the backward pass of attention, in two sweeps that need no atomics and no T x T
+/* attention_bwd.c - the backward pass of attention: five products a tile, no atomics and no T x T
  * matrix.
  *
- * First delta = rowsum(dO o O) of every row and head. Sweep Q: every block of queries walks over
- * its tiles of keys (K and V packed transposed, K plain) and collects dq. Sweep K: every block of
- * keys walks over the tiles of queries that see it (Q and dO packed both ways), query head after
- * query head of its group, and collects dk and dv. Scores are computed in both, seven products
- * instead of five: the price of sums whose order is fixed. When the tiles of a whole group exceed
- * ATTN_PACK_MAX, the group is taken in parts and dk, dv wait in fp32 scratch between them.
+ * Every square of a tile of queries and a tile of keys is visited once: scores and weights are
+ * computed, dq collects ds K, and dk and dv collect ds^T Q and p^T dO. These two are taken
+ * transposed (d as rows, keys as columns): so p and ds are the packed operand, which costs a
+ * shuffle, and only Q and dO have to be transposed.
+ *
+ * The sums of a round of heads wait in fp32 scratch. Squares come in chunks of BWD_CHUNK tiles each
+ * way, and chunks by diagonals: in phase p each chunk of keys meets the chunk of queries p after
+ * it. So no two items of a phase add to the same sums, and the order of a sum is that of the phases
+ * and of the squares in a chunk, whatever the number of threads. Phase 0 meets every chunk once,
+ * with itself, and packs it; whoever adds to a chunk last writes its gradients: so what an item
+ * touches stays in L2. How many kv heads make a round depends on the threads, and changes no sum.
+ * When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in parts.
  */
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/vec.h"
-#include <limits.h>
 #include <math.h>
 #include <string.h>
 
-#define BWD_ROWS 128 /* tokens of one item */
+#define BWD_CHUNK 2
+#define BWD_ITEMS 4 /* of a thread in a phase; heads beyond wait, so that scratch stays near */
+#define BWD_PANELS (TILE_TOKENS / TILE_STEP)
 
-enum { PACK_KT, PACK_VT, PACK_K, Q_KINDS };           /* of a kv head, for sweep Q */
-enum { PACK_QT, PACK_DOT, PACK_Q, PACK_DO, K_KINDS }; /* of a query head, for sweep K */
+enum { PACK_KT, PACK_VT, PACK_K, KV_KINDS }; /* of a kv head */
+enum { PACK_QA, PACK_DOA, Q_KINDS };         /* of a query head: transposed, plain rows */
 
 struct attn_bwd {
     struct attn a;
     const float *lse;
-    int64_t padded;      /* T as whole tiles */
-    float *lse2, *delta; /* (H, padded): lse in powers of two; zeros past T */
-    int32_t *begin[2];   /* (padded): of the two classes; past T no key is seen */
-    float *dk, *dv;      /* (padded, Dp): sums of one kv head between parts of its group */
+    int64_t n_chunks, phases[2], phase; /* phases: of the two classes of heads */
+    int64_t kv_round, g_round, g0, n_g; /* query heads packed now: those from g0 on of each group */
+    char *q_packed;                     /* like a.packed, for query heads */
+    float *dq, *dk, *dv; /* sums of packed heads by tile: (TILE_TOKENS, Dp); dk, dv in panels of
+                            keys, each (Dp, TILE_STEP) */
+    float *lse2, *delta; /* (n packed heads, whole tiles): lse in powers of two; zeros past T */
 };
+
+/* One thread's scratch. */
+struct bwd_local {
+    void *a[2];       /* TILE_ROWS x Dp: operands */
+    float *s, *dp;    /* TILE_ROWS x TILE_STEP: products */
+    void *ds;         /* TILE_ROWS x TILE_TOKENS: operand */
+    char *p_b, *ds_b; /* TILE_TOKENS x TILE_TOKENS in panels: packed operands */
+};
+
+static bool bwd_local_reserve(const struct attn *a)
+{
+    return stream_local(a->s, 4 * (uint64_t)(2 * TILE_ROWS * (a->Dp + TILE_STEP) +
+                                             (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS));
+}
+
+static struct bwd_local bwd_local(const struct attn *a, int thread)
+{
+    float *p = a->s->local[thread].p, *s = p + 2 * TILE_ROWS * a->Dp;
+    float *ds = s + 2 * TILE_ROWS * TILE_STEP, *p_b = ds + TILE_ROWS * TILE_TOKENS;
+
+    return (struct bwd_local){.a = {p, p + TILE_ROWS * a->Dp},
+                              .s = s,
+                              .dp = s + TILE_ROWS * TILE_STEP,
+                              .ds = ds,
+                              .p_b = (char *)p_b,
+                              .ds_b = (char *)(p_b + TILE_TOKENS * TILE_TOKENS)};
+}
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
@@ -37,266 +73,300 @@ static float bwd_dot(struct kn_mat x, struct kn_mat y)
     return vf_sum(sum);
 }
 
-/* Statistics of one tile of tokens, for all heads. */
-static void bwd_stats_item(void *arg, int64_t item, int thread)
+/* Of the i-th packed head, tile t. */
+static float *bwd_sums(const struct attn *a, float *sums, int64_t i, int64_t t)
 {
-    const struct attn_bwd *b = arg;
-    const struct attn *a = &b->a;
-
-    (void)thread;
-    for (int64_t i = item * TILE_TOKENS; i < (item + 1) * TILE_TOKENS; i++) {
-        bool inside = i < a->T;
-
-        for (int64_t h = 0; h < a->H; h++) {
-            b->lse2[h * b->padded + i] = inside ? b->lse[h * a->T + i] * (float)M_LOG2E : 0.0f;
-            b->delta[h * b->padded + i] =
-                inside ? bwd_dot(attn_head(a->d_o, i, 1, h, a->D), attn_head(a->o, i, 1, h, a->D))
-                       : 0.0f;
-        }
-        for (int c = 0; c < 2; c++)
-            b->begin[c][i] = inside ? a->seg->begin[c][i] : INT32_MAX;
-    }
+    return sums + (i * a->n_tiles + t) * TILE_TOKENS * a->Dp;
 }
 
-static void bwd_pack_kv_item(void *arg, int64_t item, int thread)
+static char *bwd_packed_q(const struct attn_bwd *b, int64_t i, int64_t t, int64_t kind)
 {
-    const struct attn *a = &((const struct attn_bwd *)arg)->a;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, j0 = t * TILE_TOKENS;
-    int64_t n = LH_MIN(TILE_TOKENS, a->T - j0);
+    return b->q_packed + (uint64_t)((i * b->a.n_tiles + t) * Q_KINDS + kind) * b->a.tile_bytes;
+}
+
+/* The number of the i-th packed query head. */
+static int64_t bwd_head(const struct attn_bwd *b, int64_t i)
+{
+    return (b->a.kv0 + i / b->n_g) * b->a.group + b->g0 + i % b->n_g;
+}
+
+static void bwd_pack_kv(const struct attn *a, int64_t i, int64_t t)
+{
+    int64_t j0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - j0);
     struct kn_mat k = attn_head(a->k, j0, n, a->kv0 + i, a->D),
                   v = attn_head(a->v, j0, n, a->kv0 + i, a->D);
 
-    (void)thread;
     attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
     attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, Q_KINDS), a->Dp, k);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, Q_KINDS), a->Dp, v);
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, Q_KINDS), a->Dp, k);
+    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
+    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
+    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
 }
 
-static void bwd_q_block(const struct attn_bwd *b, const struct attn_local *l, int64_t h, int64_t i0)
+/* With its statistics: delta = rowsum(dO o O). */
+static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
 {
     const struct attn *a = &b->a;
-    const int32_t *begin = attn_begin(a, h);
-    int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1, first = begin[i0],
-            cut = begin[last];
-    int64_t t_first = first / TILE_TOKENS, kv = h / a->group - a->kv0;
-    struct softmax_rows rows;
-
-    tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->q, i0, n, h, a->D));
-    tile_pack_a(a->tiles, l->a[1], a->Dp, attn_head(a->d_o, i0, n, h, a->D));
-    attn_prefetch(a->q, i0 + TILE_ROWS, TILE_ROWS, h, a->D);
-    attn_prefetch(a->d_o, i0 + TILE_ROWS, TILE_ROWS, h, a->D);
-    attn_prefetch(a->dq, i0, TILE_ROWS, h, a->D);
-    memcpy(rows.base, b->lse2 + h * b->padded + i0, sizeof(rows.base));
-    memcpy(rows.factor, b->delta + h * b->padded + i0, sizeof(rows.factor));
-    for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
-        int64_t j0 = t * TILE_TOKENS;
-        struct attn_span span = attn_span(j0, first, last);
-
-        attn_span_open(&span, i0, j0, cut);
-        for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
-            int64_t i = LH_MIN(i0 + r, last);
-
-            rows.lo[r] = (int32_t)(begin[i] - j0);
-            rows.hi[r] = (int32_t)(i - j0);
-        }
-        attn_scores(a, l->s[0], l->a[0], attn_packed(a, kv, t, PACK_KT, Q_KINDS), span);
-        attn_scores(a, l->s[1], l->a[1], attn_packed(a, kv, t, PACK_VT, Q_KINDS), span);
-        softmax_backward_q(a->tiles, &rows, l->s[0], l->s[1], l->w[0], span,
-                           a->scale * (float)M_LOG2E, a->scale);
-        attn_weigh(a, l->out[0], l->w[0], attn_packed(a, kv, t, PACK_K, Q_KINDS), span,
-                   t > t_first);
-    }
-    cpu_copy_part(attn_head(a->dq, i0, n, h, a->D),
-                  (struct kn_mat){l->out[0], KN_F32, n, a->D, a->Dp}, 0, n);
-}
-
-static void bwd_q_item(void *arg, int64_t item, int thread)
-{
-    const struct attn_bwd *b = arg;
-    const struct attn *a = &b->a;
-    struct attn_local l = attn_local(a, thread);
-    int64_t i = item / a->n_tiles;
-    /* Later queries cost more: every other head runs backwards, so that no thread gets all the long
-     * ones. */
-    int64_t t = i % 2 == 0 ? item % a->n_tiles : a->n_tiles - 1 - item % a->n_tiles;
-
-    a->tiles->begin();
-    for (int64_t i0 = t * BWD_ROWS; i0 < LH_MIN(a->T, (t + 1) * BWD_ROWS); i0 += TILE_ROWS)
-        bwd_q_block(b, &l, a->kv0 * a->group + i, i0);
-    a->tiles->end();
-}
-
-static void bwd_pack_q_item(void *arg, int64_t item, int thread)
-{
-    const struct attn *a = &((const struct attn_bwd *)arg)->a;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, i0 = t * TILE_TOKENS;
-    int64_t n = LH_MIN(TILE_TOKENS, a->T - i0);
-    int64_t h = (a->kv0 + i / a->n_g) * a->group + a->g0 + i % a->n_g;
+    int64_t i0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - i0), h = bwd_head(b, i);
+    int64_t at = (i * a->n_tiles + t) * TILE_TOKENS;
     struct kn_mat q = attn_head(a->q, i0, n, h, a->D), d_o = attn_head(a->d_o, i0, n, h, a->D);
 
-    (void)thread;
-    attn_prefetch(a->q, i0, n, h, a->D);
     attn_prefetch(a->d_o, i0, n, h, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_QT, K_KINDS), a->Dp, q);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_DOT, K_KINDS), a->Dp, d_o);
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_Q, K_KINDS), a->Dp, q);
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_DO, K_KINDS), a->Dp, d_o);
-}
-
-/* The last query of a class that sees key j. begin never decreases, so the queries that do are a
- * run from j on. */
-static int64_t bwd_last_query(const struct attn_bwd *b, const int32_t *begin, int64_t j)
-{
-    int64_t yes = j, no = b->a.T;
-
-    while (no - yes > 1) {
-        int64_t mid = yes + (no - yes) / 2;
-
-        if (begin[mid] <= j)
-            yes = mid;
-        else
-            no = mid;
-    }
-    return yes;
-}
-
-/* Adds what one query head gives to the keys [j0, j0 + n). packed_head: its place among the packed
- * ones. */
-static void bwd_k_head(const struct attn_bwd *b, const struct attn_local *l, int64_t h,
-                       int64_t packed_head, int64_t j0, int64_t n)
-{
-    const struct attn *a = &b->a;
-    const int32_t *begin = b->begin[h >= a->seg->shift_from];
-    int64_t last = bwd_last_query(b, begin, j0 + n - 1);
-
-    for (int64_t t = j0 / TILE_TOKENS; t <= last / TILE_TOKENS; t++) {
-        int64_t i0 = t * TILE_TOKENS;
-        struct attn_span span = attn_span(i0, j0, last);
-        struct softmax_cols cols = {.lse2 = b->lse2 + h * b->padded + i0,
-                                    .delta = b->delta + h * b->padded + i0,
-                                    .begin = begin + i0,
-                                    .i0 = (int32_t)i0,
-                                    .j0 = (int32_t)j0};
-
-        if (i0 + span.n0 >= j0 + TILE_ROWS - 1 && begin[i0 + span.n1 - 1] <= j0)
-            span.open = span.n1;
-        attn_scores(a, l->s[0], l->a[0], attn_packed(a, packed_head, t, PACK_QT, K_KINDS), span);
-        attn_scores(a, l->s[1], l->a[1], attn_packed(a, packed_head, t, PACK_DOT, K_KINDS), span);
-        softmax_backward_k(a->tiles, cols, l->s[0], l->s[1], l->w[0], l->w[1], span,
-                           a->scale * (float)M_LOG2E, a->scale);
-        attn_weigh(a, l->out[0], l->w[1], attn_packed(a, packed_head, t, PACK_Q, K_KINDS), span,
-                   true);
-        attn_weigh(a, l->out[1], l->w[0], attn_packed(a, packed_head, t, PACK_DO, K_KINDS), span,
-                   true);
+    attn_prefetch(a->q, i0, n, h, a->D);
+    attn_prefetch(a->o, i0, n, h, a->D);
+    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp, d_o);
+    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp, q);
+    for (int64_t r = 0; r < TILE_TOKENS; r++) {
+        b->lse2[at + r] = r < n ? b->lse[h * a->T + i0 + r] * (float)M_LOG2E : 0.0f;
+        b->delta[at + r] =
+            r < n ? bwd_dot(kn_sub(d_o, r, 1, 0, a->D), attn_head(a->o, i0 + r, 1, h, a->D)) : 0.0f;
     }
 }
 
-static void bwd_k_block(const struct attn_bwd *b, const struct attn_local *l, int64_t i, int64_t j0)
+/* Rows as the a of a product: where they are if they have its form, else copied. */
+static struct kn_mat bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
+{
+    if (x.rows == TILE_ROWS && x.cols == a->Dp && (x.t == KN_BF16) == a->tiles->pairs)
+        return x;
+    tile_pack_a(a->tiles, copy, a->Dp, x);
+    return kn_mat(copy, a->tiles->pairs ? KN_BF16 : KN_F32, TILE_ROWS, a->Dp);
+}
+
+/* A square: tile tq of a query head (the q_i-th packed, number h) by tile tk of its kv head (the
+ * kv_i-th). */
+struct bwd_square {
+    int64_t h, q_i, kv_i, tq, tk, tk0;          /* tk0: where the chunk begins */
+    int64_t first[BWD_PANELS], end[BWD_PANELS]; /* queries of the tile that see a panel of keys */
+};
+
+/* TILE_ROWS queries from r0 of the tile on: their weights, and dq. */
+static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
+                            struct bwd_square *sq, int64_t r0)
 {
     const struct attn *a = &b->a;
-    int64_t n = LH_MIN(TILE_ROWS, a->T - j0), kv = a->kv0 + i;
-    size_t bytes = (size_t)(TILE_ROWS * a->Dp) * sizeof(float);
+    const int32_t *begin = attn_begin(a, sq->h);
+    int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
+    int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
+    int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
+    int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
+    struct attn_span span = attn_span(j0, begin[i0], last);
+    struct softmax_rows rows;
+    struct kn_mat q, d_o;
 
-    tile_pack_a(a->tiles, l->a[0], a->Dp, attn_head(a->k, j0, n, kv, a->D));
-    tile_pack_a(a->tiles, l->a[1], a->Dp, attn_head(a->v, j0, n, kv, a->D));
-    attn_prefetch(a->k, j0 + TILE_ROWS, TILE_ROWS, kv, a->D);
-    attn_prefetch(a->v, j0 + TILE_ROWS, TILE_ROWS, kv, a->D);
-    for (int k = 0; k < 2; k++) {
-        if (a->g0 == 0)
-            memset(l->out[k], 0, bytes);
-        else
-            memcpy(l->out[k], (k == 0 ? b->dk : b->dv) + j0 * a->Dp, bytes);
-    }
-    for (int64_t g = 0; g < a->n_g; g++)
-        bwd_k_head(b, l, kv * a->group + a->g0 + g, i * a->n_g + g, j0, n);
-    if (a->g0 + a->n_g < a->group) {
-        memcpy(b->dk + j0 * a->Dp, l->out[0], bytes);
-        memcpy(b->dv + j0 * a->Dp, l->out[1], bytes);
+    if (span.n0 >= span.n1)
         return;
+    attn_span_open(&span, i0, j0, begin[last]);
+    memcpy(rows.base, b->lse2 + at, sizeof(rows.base));
+    memcpy(rows.factor, b->delta + at, sizeof(rows.factor));
+    for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
+        int64_t i = LH_MIN(i0 + r, last);
+
+        rows.lo[r] = (int32_t)(begin[i] - j0);
+        rows.hi[r] = (int32_t)(i - j0);
     }
-    cpu_copy_part(attn_head(a->dk, j0, n, kv, a->D),
-                  (struct kn_mat){l->out[0], KN_F32, n, a->D, a->Dp}, 0, n);
-    cpu_copy_part(attn_head(a->dv, j0, n, kv, a->D),
-                  (struct kn_mat){l->out[1], KN_F32, n, a->D, a->Dp}, 0, n);
+    q = bwd_operand(a, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
+    d_o = bwd_operand(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
+    for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
+        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
+        struct softmax_out out = {.ds = (char *)l->ds + c * tile_element(a->tiles),
+                                  .p_b = l->p_b + row,
+                                  .ds_b = l->ds_b + row};
+
+        a->tiles->product(TILE_STEP, a->Dp, q.p, q.ld,
+                          attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS) + p * panel * 4,
+                          panel, l->s, TILE_STEP, false);
+        a->tiles->product(TILE_STEP, a->Dp, d_o.p, d_o.ld,
+                          attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS) + p * panel * 4,
+                          panel, l->dp, TILE_STEP, false);
+        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s, l->dp, out,
+                         a->scale * (float)M_LOG2E);
+        if (sq->end[p] == 0)
+            sq->first[p] = r0;
+        sq->end[p] = r0 + TILE_ROWS;
+    }
+    attn_weigh(a, bwd_sums(a, b->dq, sq->q_i, sq->tq) + r0 * a->Dp, l->ds,
+               attn_packed(a, sq->kv_i, sq->tk, PACK_K, KV_KINDS), span,
+               b->phase > 0 || sq->tk > LH_MAX(sq->tk0, begin[i0] / TILE_TOKENS));
 }
 
-static void bwd_k_item(void *arg, int64_t item, int thread)
+/* sums (Dp x TILE_TOKENS, in panels of keys) = or += rows (Dp x TILE_TOKENS queries) times weights.
+ */
+static void bwd_square_cols(const struct attn *a, const struct bwd_square *sq, float *sums,
+                            const char *rows, const char *weights, bool add)
+{
+    int64_t element = tile_element(a->tiles), tall = tile_panel(a->tiles, TILE_TOKENS);
+
+    for (int64_t p = 0; p < BWD_PANELS; p++) {
+        const char *from = weights + (p * tall + tile_panel(a->tiles, sq->first[p])) * 4;
+
+        for (int64_t d = 0; d < a->Dp && sq->end[p] > 0; d += TILE_ROWS)
+            a->tiles->product(TILE_STEP, sq->end[p] - sq->first[p],
+                              rows + (d * TILE_TOKENS + sq->first[p]) * element, TILE_TOKENS, from,
+                              tall, sums + (p * a->Dp + d) * TILE_STEP, TILE_STEP, add);
+    }
+}
+
+static void bwd_square(const struct attn_bwd *b, const struct bwd_local *l, struct bwd_square sq)
+{
+    const struct attn *a = &b->a;
+    int64_t n = LH_MIN(TILE_TOKENS, a->T - sq.tq * TILE_TOKENS);
+    bool add = sq.tq > sq.tk || sq.h % a->group > 0;
+
+    for (int64_t r0 = 0; r0 < n; r0 += TILE_ROWS)
+        bwd_square_rows(b, l, &sq, r0);
+    bwd_square_cols(a, &sq, bwd_sums(a, b->dv, sq.kv_i, sq.tk),
+                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_DOA), l->p_b, add);
+    bwd_square_cols(a, &sq, bwd_sums(a, b->dk, sq.kv_i, sq.tk),
+                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_QA), l->ds_b, add);
+}
+
+static void bwd_finish_q(const struct attn_bwd *b, int64_t i, int64_t t)
+{
+    const struct attn *a = &b->a;
+    int64_t i0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - i0), h = bwd_head(b, i);
+    const float *sums = bwd_sums(a, b->dq, i, t);
+    struct kn_mat dq = attn_head(a->dq, i0, n, h, a->D);
+
+    attn_prefetch(a->dq, i0, n, h, a->D);
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t d = 0; d < a->D; d += VEC)
+            vf_store(dq, r, d, a->D - d, *(const vf *)(sums + r * a->Dp + d) * a->scale);
+}
+
+/* x = sums^T * factor. */
+static void bwd_finish_transposed(const struct attn *a, struct kn_mat x, const float *sums,
+                                  float factor)
+{
+    for (int64_t j = 0; j < x.rows; j += VEC) {
+        for (int64_t d = 0; d < a->D; d += VEC) {
+            vu block[VEC];
+
+            for (int64_t k = 0; k < VEC; k++)
+                block[k] = *(const vu *)(sums + (j / TILE_STEP * a->Dp + d + k) * TILE_STEP +
+                                         j % TILE_STEP);
+            vu_transpose(block);
+            for (int64_t k = 0; k < LH_MIN(VEC, x.rows - j); k++)
+                vf_store(x, j + k, d, a->D - d, (vf)block[k] * factor);
+        }
+    }
+}
+
+static void bwd_finish_kv(const struct attn_bwd *b, int64_t i, int64_t t)
+{
+    const struct attn *a = &b->a;
+    int64_t j0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - j0), h = a->kv0 + i;
+
+    attn_prefetch(a->dk, j0, n, h, a->D);
+    attn_prefetch(a->dv, j0, n, h, a->D);
+    bwd_finish_transposed(a, attn_head(a->dk, j0, n, h, a->D), bwd_sums(a, b->dk, i, t), a->scale);
+    bwd_finish_transposed(a, attn_head(a->dv, j0, n, h, a->D), bwd_sums(a, b->dv, i, t), 1.0f);
+}
+
+/* A query head's part of an item. */
+static void bwd_chunk_head(const struct attn_bwd *b, const struct bwd_local *l,
+                           struct bwd_square sq)
+{
+    const struct attn *a = &b->a;
+    const int32_t *begin = attn_begin(a, sq.h);
+    int64_t q0 = sq.tk0 + b->phase * BWD_CHUNK, end = LH_MIN(a->n_tiles, sq.tk0 + BWD_CHUNK),
+            q_end = LH_MIN(a->n_tiles, q0 + BWD_CHUNK);
+    int64_t left = b->phases[sq.h >= a->seg->shift_from] - b->phase;
+
+    for (int64_t t = q0; b->phase == 0 && t < q_end; t++)
+        bwd_pack_q(b, sq.q_i, t);
+    for (sq.tk = sq.tk0; sq.tk < end; sq.tk++)
+        for (sq.tq = LH_MAX(q0, sq.tk); sq.tq < q_end; sq.tq++)
+            if (begin[sq.tq * TILE_TOKENS] < (sq.tk + 1) * TILE_TOKENS)
+                bwd_square(b, l, sq);
+    if (left == 1 || (left > 1 && sq.tk0 == 0)) /* no phase, or no key, is left for the queries */
+        for (int64_t t = q0; t < q_end; t++)
+            bwd_finish_q(b, sq.q_i, t);
+}
+
+/* One chunk of keys of a kv head, with the chunk of queries that this phase gives it. */
+static void bwd_chunk_item(void *arg, int64_t item, int thread)
 {
     const struct attn_bwd *b = arg;
     const struct attn *a = &b->a;
-    struct attn_local l = attn_local(a, thread);
-    int64_t i = item / a->n_tiles;
-    int64_t t = i % 2 == 0 ? item % a->n_tiles : a->n_tiles - 1 - item % a->n_tiles;
+    struct bwd_local l = bwd_local(a, thread);
+    int64_t i = item % a->n_kv, chunk = item / a->n_kv, t0 = chunk * BWD_CHUNK;
+    int64_t end = LH_MIN(a->n_tiles, t0 + BWD_CHUNK);
+    int64_t phases = LH_MIN(LH_MAX(b->phases[0], b->phases[1]), b->n_chunks - chunk);
 
     a->tiles->begin();
-    for (int64_t j0 = t * BWD_ROWS; j0 < LH_MIN(a->T, (t + 1) * BWD_ROWS); j0 += TILE_ROWS)
-        bwd_k_block(b, &l, i, j0);
+    for (int64_t t = t0; b->phase == 0 && b->g0 == 0 && t < end; t++)
+        bwd_pack_kv(a, i, t);
+    for (int64_t q_i = i * b->n_g; q_i < (i + 1) * b->n_g; q_i++)
+        bwd_chunk_head(
+            b, &l, (struct bwd_square){.h = bwd_head(b, q_i), .q_i = q_i, .kv_i = i, .tk0 = t0});
+    for (int64_t t = t0; b->phase == phases - 1 && b->g0 + b->n_g == a->group && t < end; t++)
+        bwd_finish_kv(b, i, t);
     a->tiles->end();
 }
 
-/* Heads that a round may pack, of n heads of so many kinds of tile. */
-static int64_t bwd_round(const struct attn *a, int64_t n, int64_t kinds)
+/* The most chunks that lie between a query and a key it sees, and one. */
+static int64_t bwd_phases(const struct attn *a, const int32_t *begin)
 {
-    uint64_t bytes = (uint64_t)(a->n_tiles * kinds) * a->tile_bytes;
+    int64_t most = 0, chunk = BWD_CHUNK * TILE_TOKENS;
 
-    return (int64_t)LH_MAX(1, LH_MIN((uint64_t)n, ATTN_PACK_MAX / LH_MAX(bytes, 1)));
+    for (int64_t i = 0; i < a->T; i += chunk)
+        most = LH_MAX(most, i / chunk - begin[i] / chunk);
+    return most + 1;
 }
 
-static void bwd_sweep_q(struct attn_bwd *b, int64_t round)
+static void bwd_run(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
 
-    for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += round) {
-        a->n_kv = LH_MIN(round, a->KV - a->kv0);
-        pool_run(a->s->pool, a->n_kv * a->n_tiles, bwd_pack_kv_item, b);
-        pool_run(a->s->pool, a->n_kv * a->group * a->n_tiles, bwd_q_item, b);
-    }
-}
-
-/* round: query heads at a time. */
-static void bwd_sweep_k(struct attn_bwd *b, int64_t round)
-{
-    struct attn *a = &b->a;
-    int64_t kv_round = LH_MAX(1, round / a->group), g_round = LH_MIN(round, a->group);
-
-    for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += kv_round) {
-        a->n_kv = LH_MIN(kv_round, a->KV - a->kv0);
-        for (a->g0 = 0; a->g0 < a->group; a->g0 += g_round) {
-            a->n_g = LH_MIN(g_round, a->group - a->g0);
-            pool_run(a->s->pool, a->n_kv * a->n_g * a->n_tiles, bwd_pack_q_item, b);
-            pool_run(a->s->pool, a->n_kv * a->n_tiles, bwd_k_item, b);
+    for (int c = 0; c < 2; c++)
+        b->phases[c] = bwd_phases(a, a->seg->begin[c]);
+    for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += b->kv_round) {
+        a->n_kv = LH_MIN(b->kv_round, a->KV - a->kv0);
+        for (b->g0 = 0; b->g0 < a->group; b->g0 += b->g_round) {
+            b->n_g = LH_MIN(b->g_round, a->group - b->g0);
+            for (b->phase = 0; b->phase < LH_MAX(b->phases[0], b->phases[1]); b->phase++)
+                pool_run(a->s->pool, a->n_kv * (b->n_chunks - b->phase), bwd_chunk_item, b);
         }
     }
+}
+
+/* How many of n pieces fit into what ATTN_PACK_MAX leaves; at least one. */
+static int64_t bwd_fit(uint64_t used, uint64_t bytes, int64_t n)
+{
+    uint64_t left = ATTN_PACK_MAX > used ? ATTN_PACK_MAX - used : 0;
+
+    return (int64_t)LH_MAX(1, LH_MIN((uint64_t)n, left / LH_MAX(1, bytes)));
 }
 
 static void attention_backward(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
-    int64_t round_q, round_k, sums, padded;
-    uint64_t packed;
+    uint64_t sum, kv_bytes, q_bytes;
+    int64_t kv, q, padded;
     char *p;
 
     attn_init(a);
-    b->padded = padded = a->n_tiles * TILE_TOKENS;
-    round_q = bwd_round(a, a->KV, Q_KINDS);
-    round_k = bwd_round(a, a->H, K_KINDS);
-    packed = (uint64_t)(a->n_tiles * LH_MAX(round_q * Q_KINDS, round_k * K_KINDS)) * a->tile_bytes;
-    sums = round_k < a->group ? padded * a->Dp : 0;
-    p = stream_shared(a->s, packed + (uint64_t)(2 * a->H * padded + 2 * padded + 2 * sums) * 4);
-    if (!p || !attn_local_reserve(a))
+    padded = a->n_tiles * TILE_TOKENS;
+    sum = (uint64_t)(padded * a->Dp) * sizeof(float);
+    kv_bytes = (uint64_t)(a->n_tiles * KV_KINDS) * a->tile_bytes + 2 * sum;
+    q_bytes = (uint64_t)(a->n_tiles * Q_KINDS) * a->tile_bytes + sum +
+              (uint64_t)(2 * padded) * sizeof(float);
+    b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
+    kv = 1 + BWD_ITEMS * a->s->threads / LH_MAX(1, b->n_chunks);
+    b->kv_round = kv = bwd_fit(0, kv_bytes + (uint64_t)a->group * q_bytes, LH_MIN(kv, a->KV));
+    b->g_round = bwd_fit(kv_bytes, q_bytes, a->group);
+    q = kv * b->g_round;
+    p = stream_shared(a->s, (uint64_t)kv * kv_bytes + (uint64_t)q * q_bytes);
+    if (!p || !bwd_local_reserve(a))
         return;
     a->packed = p;
-    b->lse2 = (float *)(p + packed);
-    b->delta = b->lse2 + a->H * padded;
-    b->dk = b->delta + a->H * padded;
-    b->dv = b->dk + sums;
-    b->begin[0] = (int32_t *)(b->dv + sums);
-    b->begin[1] = b->begin[0] + padded;
-    pool_run(a->s->pool, a->n_tiles, bwd_stats_item, b);
-    bwd_sweep_q(b, round_q);
-    bwd_sweep_k(b, round_k);
+    b->q_packed = p + (uint64_t)(kv * a->n_tiles * KV_KINDS) * a->tile_bytes;
+    b->dk = (float *)(b->q_packed + (uint64_t)(q * a->n_tiles * Q_KINDS) * a->tile_bytes);
+    b->dv = b->dk + kv * padded * a->Dp;
+    b->dq = b->dv + kv * padded * a->Dp;
+    b->lse2 = b->dq + q * padded * a->Dp;
+    b->delta = b->lse2 + q * padded;
+    bwd_run(b);
 }
 
 void cpu_attention_bwd(struct kn_stream *s, struct kn_mat dq, struct kn_mat dk, struct kn_mat dv,

@@ -162,81 +162,88 @@ void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t D
     }
 }
 
-VEC_INLINE void backward_q_rows(bool pairs, const struct softmax_rows *rows, const float *s,
-                                const float *dp, void *ds, struct attn_span span, float scale2,
-                                float scale)
+/* p = 2^(s*scale2 - lse2) and ds = p * (dp - delta) of one vector; columns from n of the tile. */
+VEC_INLINE vf backward_one(bool pairs, const struct softmax_rows *rows, int64_t r, int64_t n,
+                           bool masked, const float *s, const float *dp, float scale2, vf *ret_ds)
+{
+    vf w = softmax_exp2(pairs, *(const vf *)s * scale2 - rows->base[r]);
+
+    if (masked)
+        w = softmax_seen(rows, r, n, w, 0.0f);
+    *ret_ds = w * (*(const vf *)dp - rows->factor[r]);
+    return w;
+}
+
+#ifdef __AVX512BF16__
+/* Two rows side by side, word by word: a row of pairs of a packed panel. */
+VEC_INLINE void backward_put_pairs(void *to, __m512i even, __m512i odd)
+{
+    static const uint16_t lanes[2][32] __attribute__((aligned(64))) = {
+        {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+         24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+
+    for (int k = 0; k < 2; k++)
+        _mm512_storeu_si512((uint32_t *)to + k * VEC,
+                            _mm512_permutex2var_epi16(even, _mm512_load_si512(lanes[k]), odd));
+}
+
+VEC_INLINE void backward_pairs(const struct softmax_rows *rows, int64_t n, bool masked,
+                               const float *s, const float *dp, struct softmax_out out,
+                               float scale2)
+{
+    for (int64_t r = 0; r < TILE_ROWS; r += 2) {
+        __m512i p[2], ds[2];
+
+        for (int k = 0; k < 2; k++) {
+            int64_t at = (r + k) * TILE_STEP;
+            vf d[2], w[2];
+
+            for (int v = 0; v < 2; v++)
+                w[v] = backward_one(true, rows, r + k, n + v * VEC, masked, s + at + v * VEC,
+                                    dp + at + v * VEC, scale2, &d[v]);
+            p[k] = (__m512i)_mm512_cvtne2ps_pbh((__m512)w[1], (__m512)w[0]);
+            ds[k] = (__m512i)_mm512_cvtne2ps_pbh((__m512)d[1], (__m512)d[0]);
+            _mm512_storeu_si512((uint16_t *)out.ds + (r + k) * TILE_TOKENS, ds[k]);
+        }
+        backward_put_pairs((uint32_t *)out.p_b + r / 2 * TILE_STEP, p[0], p[1]);
+        backward_put_pairs((uint32_t *)out.ds_b + r / 2 * TILE_STEP, ds[0], ds[1]);
+    }
+}
+#endif
+
+VEC_INLINE void backward_wide(const struct softmax_rows *rows, int64_t n, bool masked,
+                              const float *s, const float *dp, struct softmax_out out, float scale2)
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
-        float lse2 = rows->base[r], delta = rows->factor[r];
-        int64_t at = r * TILE_TOKENS;
+        for (int64_t c = 0; c < TILE_STEP; c += VEC) {
+            int64_t at = r * TILE_STEP + c;
+            vf d, w = backward_one(false, rows, r, n + c, masked, s + at, dp + at, scale2, &d);
 
-        for (int64_t n = span.n0; n < span.n1; n += 2 * VEC) {
-            vf d[2];
-
-            for (int k = 0; k < 2; k++) {
-                int64_t c = n + k * VEC;
-                vf w = softmax_exp2(pairs, *(const vf *)(s + at + c) * scale2 - lse2);
-
-                d[k] = w * ((*(const vf *)(dp + at + c) - delta) * scale);
-                if (n >= span.open)
-                    d[k] = softmax_seen(rows, r, c, d[k], 0.0f);
-            }
-            softmax_put(pairs, ds, at + n, d[0], d[1]);
+            *(vf *)((float *)out.p_b + at) = w;
+            *(vf *)((float *)out.ds_b + at) = d;
+            *(vf *)((float *)out.ds + r * TILE_TOKENS + c) = d;
         }
     }
 }
 
-void softmax_backward_q(const struct tile_ops *ops, const struct softmax_rows *rows, const float *s,
-                        const float *dp, void *ds, struct attn_span span, float scale2, float scale)
+void softmax_backward(const struct tile_ops *ops, const struct softmax_rows *rows, int64_t n,
+                      bool masked, const float *s, const float *dp, struct softmax_out out,
+                      float scale2)
 {
-    if (ops->pairs && softmax_is_whole(span))
-        backward_q_rows(true, rows, s, dp, ds, softmax_whole, scale2, scale);
-    else if (ops->pairs)
-        backward_q_rows(true, rows, s, dp, ds, span, scale2, scale);
-    else
-        backward_q_rows(false, rows, s, dp, ds, span, scale2, scale);
-}
-
-VEC_INLINE void backward_k_rows(bool pairs, struct softmax_cols cols, const float *s,
-                                const float *dp, void *p, void *ds, struct attn_span span,
-                                float scale2, float scale)
-{
-    for (int64_t r = 0; r < TILE_ROWS; r++) {
-        int32_t key = cols.j0 + (int32_t)r;
-        int64_t at = r * TILE_TOKENS;
-
-        for (int64_t n = span.n0; n < span.n1; n += 2 * VEC) {
-            vf w[2], d[2];
-
-            for (int k = 0; k < 2; k++) {
-                int64_t c = n + k * VEC;
-
-                w[k] = softmax_exp2(pairs, *(const vf *)(s + at + c) * scale2 -
-                                               *(const vf *)(cols.lse2 + c));
-                if (n >= span.open) {
-                    vi query = vi_lanes() + (cols.i0 + (int32_t)c);
-
-                    w[k] = vf_select((query >= vi_all(key)) &
-                                         (*(const vi *)(cols.begin + c) <= vi_all(key)),
-                                     w[k], (vf){0});
-                }
-                d[k] =
-                    w[k] * ((*(const vf *)(dp + at + c) - *(const vf *)(cols.delta + c)) * scale);
-            }
-            softmax_put(pairs, p, at + n, w[0], w[1]);
-            softmax_put(pairs, ds, at + n, d[0], d[1]);
-        }
+#ifdef __AVX512BF16__
+    if (ops->pairs) {
+        if (masked)
+            backward_pairs(rows, n, true, s, dp, out, scale2);
+        else
+            backward_pairs(rows, n, false, s, dp, out, scale2);
+        return;
     }
-}
-
-void softmax_backward_k(const struct tile_ops *ops, struct softmax_cols cols, const float *s,
-                        const float *dp, void *p, void *ds, struct attn_span span, float scale2,
-                        float scale)
-{
-    if (ops->pairs && softmax_is_whole(span))
-        backward_k_rows(true, cols, s, dp, p, ds, softmax_whole, scale2, scale);
-    else if (ops->pairs)
-        backward_k_rows(true, cols, s, dp, p, ds, span, scale2, scale);
+#endif
+    (void)ops;
+    if (masked)
+        backward_wide(rows, n, true, s, dp, out, scale2);
     else
-        backward_k_rows(false, cols, s, dp, p, ds, span, scale2, scale);
+        backward_wide(rows, n, false, s, dp, out, scale2);
 }

@@ -65,41 +65,89 @@ void tile_pack_a(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat
     }
 }
 
+/* VEC words of 32 bits of row r: a number of fp32, or two of bf16, from column c. One load, since
+ * halves that meet in memory wait for each other. */
+VEC_INLINE vu tile_get_words(bool pairs, struct kn_mat x, int64_t r, int64_t c)
+{
+#ifdef __AVX512BF16__
+    if (pairs) {
+        int64_t n = LH_MIN(2 * VEC, x.cols - c);
+
+        assert(x.t == KN_BF16);
+        if (r >= x.rows || n <= 0)
+            return (vu){0};
+        return (vu)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1),
+                                            (const uint16_t *)x.p + r * x.ld + c);
+    }
+#endif
+    (void)pairs;
+    return (vu)tile_get(x, r, c);
+}
+
+/* Words d.. of the VEC tokens from t on: block[k] becomes word k of each. */
+VEC_INLINE void tile_transpose(bool pairs, vu block[VEC], struct kn_mat x, int64_t t, int64_t d)
+{
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < VEC; r++)
+        block[r] = tile_get_words(pairs, x, t + r, d);
+    vu_transpose(block);
+}
+
 void tile_pack_transposed(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
     int64_t per = ops->pairs ? 2 : 1; /* elements in a 32-bit word */
 
     for (int64_t t = 0; t < TILE_TOKENS; t += VEC) {
+        uint32_t *panel = (uint32_t *)to + t / TILE_STEP * tile_panel(ops, Dp) + t % TILE_STEP;
+
         for (int64_t d = 0; d < Dp; d += VEC * per) {
             vu block[VEC];
 
-            for (int64_t r = 0; r < VEC; r++) {
-                if (ops->pairs) {
-                    vh half[2] = {tile_get_bf16(x, t + r, d), tile_get_bf16(x, t + r, d + VEC)};
-
-                    memcpy(&block[r], half, sizeof(half));
-                } else {
-                    block[r] = (vu)tile_get(x, t + r, d);
-                }
-            }
-            vu_transpose(block);
+            tile_transpose(ops->pairs, block, x, t, d);
             for (int64_t k = 0; k < VEC; k++)
-                *(vu *)((uint32_t *)to + (d / per + k) * TILE_TOKENS + t) = block[k];
+                *(vu *)(panel + (d / per + k) * TILE_STEP) = block[k];
         }
     }
 }
 
 void tile_pack_plain(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
 {
-    for (int64_t t = 0; t < TILE_TOKENS; t += ops->pairs ? 2 : 1) {
-        for (int64_t d = 0; d < Dp; d += VEC) {
+    for (int64_t d = 0; d < Dp; d += VEC) {
+        uint32_t *panel =
+            (uint32_t *)to + d / TILE_STEP * tile_panel(ops, TILE_TOKENS) + d % TILE_STEP;
+
+        for (int64_t t = 0; t < TILE_TOKENS; t += ops->pairs ? 2 : 1) {
             if (ops->pairs) {
                 vu even = __builtin_convertvector(tile_get_bf16(x, t, d), vu);
                 vu odd = __builtin_convertvector(tile_get_bf16(x, t + 1, d), vu);
 
-                *(vu *)((uint32_t *)to + t / 2 * Dp + d) = even | odd << 16;
+                *(vu *)(panel + t / 2 * TILE_STEP) = even | odd << 16;
             } else {
-                *(vf *)((float *)to + t * Dp + d) = tile_get(x, t, d);
+                *(vf *)(panel + t * TILE_STEP) = tile_get(x, t, d);
+            }
+        }
+    }
+}
+
+void tile_pack_a_transposed(const struct tile_ops *ops, void *to, int64_t Dp, struct kn_mat x)
+{
+    int64_t per = ops->pairs ? 2 : 1;
+
+    for (int64_t t = 0; t < TILE_TOKENS; t += VEC) {
+        for (int64_t d = 0; d < Dp; d += VEC * per) {
+            vu block[VEC];
+
+            tile_transpose(ops->pairs, block, x, t, d);
+            for (int64_t k = 0; k < VEC; k++) {
+                int64_t at = (d + k * per) * TILE_TOKENS + t;
+
+                if (ops->pairs) {
+                    *(vh *)((uint16_t *)to + at) = __builtin_convertvector(block[k] & 0xffffu, vh);
+                    *(vh *)((uint16_t *)to + at + TILE_TOKENS) =
+                        __builtin_convertvector(block[k] >> 16, vh);
+                } else {
+                    *(vu *)((uint32_t *)to + at) = block[k];
+                }
             }
         }
     }

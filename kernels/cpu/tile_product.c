@@ -13,11 +13,12 @@
 
 /* rows and vectors are constants where this is inlined. */
 VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const float *a,
-                             int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
+                             int64_t lda, const float *b, int64_t panel, float *c, int64_t ldc,
                              bool add)
 {
     for (int64_t r = 0; r < TILE_ROWS; r += rows) {
         for (int64_t n = 0; n < N; n += vectors * VEC) {
+            const float *b_row = b + n / TILE_STEP * panel + n % TILE_STEP;
             vf sum[8][2];
 
             for (int i = 0; i < rows; i++)
@@ -27,7 +28,7 @@ VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const 
                 vf col[2];
 
                 for (int v = 0; v < vectors; v++)
-                    col[v] = *(const vf *)(b + k * ldb + n + v * VEC);
+                    col[v] = *(const vf *)(b_row + k * TILE_STEP + v * VEC);
                 for (int i = 0; i < rows; i++)
                     for (int v = 0; v < vectors; v++)
                         sum[i][v] += a[(r + i) * lda + k] * col[v];
@@ -39,21 +40,21 @@ VEC_INLINE void product_wide(int rows, int vectors, int64_t N, int64_t K, const 
     }
 }
 
-void tile_product_wide(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t ldb,
-                       float *c, int64_t ldc, bool add)
+void tile_product_wide(int64_t N, int64_t K, const void *a, int64_t lda, const void *b,
+                       int64_t panel, float *c, int64_t ldc, bool add)
 {
-    product_wide(VEC == 16 ? 8 : 4, 2, N, K, a, lda, b, ldb, c, ldc, add);
+    product_wide(VEC == 16 ? 8 : 4, 2, N, K, a, lda, b, panel, c, ldc, add);
 }
 
 #ifdef __AVX512BF16__
 #define PAIR_ROWS 8
 
 void tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const void *b,
-                        int64_t ldb, float *c, int64_t ldc, bool add)
+                        int64_t panel, float *c, int64_t ldc, bool add)
 {
     for (int64_t r = 0; r < TILE_ROWS; r += PAIR_ROWS) {
         for (int64_t n = 0; n < N; n += 2 * VEC) {
-            const uint32_t *b_pair = (const uint32_t *)b + n;
+            const uint32_t *b_pair = (const uint32_t *)b + n / TILE_STEP * panel;
             __m512 sum[PAIR_ROWS][2];
 
             for (int i = 0; i < PAIR_ROWS; i++)
@@ -61,8 +62,8 @@ void tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const 
                     sum[i][v] = add ? _mm512_loadu_ps(c + (r + i) * ldc + n + v * VEC)
                                     : _mm512_setzero_ps();
             for (int64_t k = 0; k < K / 2; k++) {
-                __m512bh left = (__m512bh)_mm512_loadu_si512(b_pair + k * ldb);
-                __m512bh right = (__m512bh)_mm512_loadu_si512(b_pair + k * ldb + VEC);
+                __m512bh left = (__m512bh)_mm512_loadu_si512(b_pair + k * TILE_STEP);
+                __m512bh right = (__m512bh)_mm512_loadu_si512(b_pair + k * TILE_STEP + VEC);
 
                 for (int i = 0; i < PAIR_ROWS; i++) {
                     uint32_t word;
@@ -106,13 +107,13 @@ __attribute__((target("amx-tile"))) void tile_amx_end(void)
 /* Tiles 0-3: sums; 4, 5: 16 rows of a; 6, 7: 16 columns of b. */
 __attribute__((target("amx-tile,amx-bf16"))) void tile_product_amx(int64_t N, int64_t K,
                                                                    const void *a, int64_t lda,
-                                                                   const void *b, int64_t ldb,
+                                                                   const void *b, int64_t panel,
                                                                    float *c, int64_t ldc, bool add)
 {
     const uint16_t *a0 = a, *a1 = a0 + 16 * lda;
 
     for (int64_t n = 0; n < N; n += 32) {
-        const uint32_t *b_pair = (const uint32_t *)b + n;
+        const uint32_t *b_pair = (const uint32_t *)b + n / TILE_STEP * panel;
         float *c0 = c + n, *c1 = c0 + 16 * ldc;
 
         if (add) {
@@ -127,10 +128,10 @@ __attribute__((target("amx-tile,amx-bf16"))) void tile_product_amx(int64_t N, in
             _tile_zero(3);
         }
         for (int64_t k = 0; k < K; k += 32) {
-            _tile_loadd(6, b_pair + k / 2 * ldb, ldb * 4);
+            _tile_loadd(6, b_pair + k / 2 * TILE_STEP, TILE_STEP * 4);
             _tile_loadd(4, a0 + k, lda * 2);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, b_pair + k / 2 * ldb + 16, ldb * 4);
+            _tile_loadd(7, b_pair + k / 2 * TILE_STEP + 16, TILE_STEP * 4);
             _tile_dpbf16ps(1, 4, 7);
             _tile_loadd(5, a1 + k, lda * 2);
             _tile_dpbf16ps(2, 5, 6);

@@ -107,7 +107,8 @@ static void check_problem(struct kt_rng *r, enum kn_dtype t, struct heads n,
     struct problem p = problem_new(r, t, n, spec, size), want = problem_f64(&p);
 
     run(ref, &want, 1);
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int i = 0; i < 4; i++) {
+        const int threads = (const int[]){1, 2, 3, 5}[i];
         struct kn_mat o, dq, dk, dv, lse;
 
         if (threads > 1)
@@ -245,6 +246,23 @@ static void cuts_inside_a_block_hold_for_queries_far_behind_them(void **state)
     check_problem(&r, KN_BF16, (struct heads){2, 1, 16}, &spec, 1.0);
 }
 
+/* Queries that see keys some chunks of the backward pass before them, of both classes of heads, in
+ * groups of heads of one class and of both. */
+static void shifted_groups_over_several_chunks_match_the_reference(void **state)
+{
+    struct kt_rng r = kt_rng(39);
+    const int64_t size[][2] = {{1100, 550}, {1030, 1030}, {1000, 250}}; /* tokens, group */
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(size) / sizeof(size[0]); i++) {
+        struct kn_segments_spec spec = {
+            .rows = 1, .row_tokens = size[i][0], .group = size[i][1], .heads = 6};
+
+        check_problem(&r, KN_F32, (struct heads){6, 3, 8}, &spec, 1.0);
+        check_problem(&r, KN_BF16, (struct heads){6, 2, 64}, &spec, 1.0);
+    }
+}
+
 /* Changing a token must not change any row that does not see it, by a single bit. */
 static void no_row_feels_a_later_token_or_another_segment(void **state)
 {
@@ -346,6 +364,7 @@ int main(void)
         cmocka_unit_test(scores_that_grow_along_the_keys_match_the_reference),
         cmocka_unit_test(long_segments_and_their_tails_match_the_reference),
         cmocka_unit_test(cuts_inside_a_block_hold_for_queries_far_behind_them),
+        cmocka_unit_test(shifted_groups_over_several_chunks_match_the_reference),
         cmocka_unit_test(no_row_feels_a_later_token_or_another_segment),
         cmocka_unit_test(queries_against_cached_keys_match_the_reference),
         cmocka_unit_test(a_group_too_large_for_one_round_gives_the_same_gradients),

@@ -4,6 +4,7 @@ lh_test(test_keep SOURCES unit/test_keep.c unit/tiny_model.c LINK lh_model kn)
 lh_test(test_lora_dropout SOURCES unit/test_lora_dropout.c unit/tiny_model.c LINK lh_model kn)
 lh_test(test_engine SOURCES unit/test_engine.c unit/tiny_model.c
         ${CMAKE_SOURCE_DIR}/worker/kinds/batches.c LINK lh_optim lh_model kn)
+lh_test(test_step_time SOURCES unit/test_step_time.c unit/tiny_model.c LINK lh_kinds lh_run)
 lh_test(test_rope SOURCES unit/test_rope.c LINK lh_model)
 target_compile_definitions(test_rope PRIVATE GOLDEN_DEFAULT="${CMAKE_SOURCE_DIR}/../shared/golden")
 lh_test(test_train SOURCES unit/test_train.c unit/tiny_model.c LINK lh_kinds lh_run)

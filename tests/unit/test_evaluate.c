@@ -1,214 +1,16 @@
-/* test_evaluate.c - windows of held-out texts, passkey prompts, and kind eval in this process.
+/* test_evaluate.c - passkey prompts, and kind eval in this process.
  *
  * What losses come to is compared with PyTorch by the golden case `evaluation`; here stand the
  * properties that hold for any texts, and what the passkey test counts. The sampler is wrapped: a
  * test may put words into the model's mouth, and sees the logits that it would have drawn from.
  */
-#include "proto/manifest.h"
 #include "tests/unit/talking_model.h"
-#include "worker/data/shard_writer.h"
-#include "worker/kinds/held_out.h"
 #include "worker/kinds/passkey_prompt.h"
 #include "worker/model/rope.h"
 #include "worker/model/sample.h"
 #include "worker/run.h"
 #include "worker/text/tokenizer.h"
 #include <math.h>
-
-#define SPANS_MAX 6
-#define TOKENS_MAX 4000
-
-/* ---- windows ---- */
-
-/* Prepared data: token i of all is i. */
-struct texts {
-    char *dir;
-    int64_t begin[SPANS_MAX + 1];
-    unsigned n;
-};
-
-static void texts_write(struct texts *t, const int64_t *lengths, unsigned n)
-{
-    static int32_t ids[TOKENS_MAX];
-    struct shard_writer w;
-    json_t *about;
-
-    t->dir = scratch_new();
-    t->n = n;
-    for (int i = 0; i < TOKENS_MAX; i++)
-        ids[i] = i;
-    assert_int_equal(shard_writer_open(&w, t->dir, 97, false, NULL), 0);
-    for (unsigned i = 0; i < n; i++) {
-        t->begin[i + 1] = t->begin[i] + lengths[i];
-        assert_true(t->begin[i + 1] <= TOKENS_MAX);
-        assert_int_equal(shard_writer_append(&w, ids + t->begin[i], (uint64_t)lengths[i], NULL), 0);
-        assert_int_equal(shard_writer_end(&w, NULL), 0);
-    }
-    about = json_pack("{s:i, s:I, s:I, s:I, s:I}", "format", SHARDS_FORMAT, "tokens",
-                      (json_int_t)w.n_tokens, "documents", (json_int_t)w.n_documents,
-                      "shard_tokens", (json_int_t)w.shard_tokens, "max_id", (json_int_t)w.max_id);
-    assert_int_equal(shard_writer_finish(&w, NULL), 0);
-    assert_int_equal(lh_manifest_write(t->dir, SHARDS_KIND, about, NULL, NULL), 0);
-    json_decref(about);
-}
-
-/* What is scored of the window that begins at a token: targets [from, to). */
-struct scored {
-    int64_t from, to;
-};
-
-/* By the loops that the published evaluations have, window by window. */
-static void by_definition(const struct lh_job *job, int64_t length, int64_t begin, int64_t end,
-                          struct scored *ret)
-{
-    int64_t n = end - begin, S = job->eval.stride, previous = 1, last = -1;
-
-    for (int64_t at = 0; n > 1;
-         at += job->eval.mode == LH_EVAL_PREFIXES ? job->context.length : S) {
-        int64_t stop = LH_MIN(at + length, n);
-
-        if (job->eval.mode == LH_EVAL_PREFIXES && at + job->context.length > n)
-            return;
-        if ((job->eval.mode == LH_EVAL_STRIDE || job->eval.mode == LH_EVAL_COMPATIBLE) &&
-            at >= n - length)
-            break;
-        last = begin + at;
-        ret[last] = (struct scored){begin + at + 1, begin + stop};
-        if (job->eval.mode != LH_EVAL_SLIDING)
-            continue;
-        ret[last].from = begin + previous;
-        previous = stop;
-        if (stop == n)
-            return;
-    }
-    if (job->eval.mode == LH_EVAL_COMPATIBLE && last >= 0)
-        ret[last] = (struct scored){0, 0};
-}
-
-/* Every window of every round stands in `want` for each length, and nothing more does. */
-static void compare_windows(struct held_out *h, struct scored *const *want)
-{
-    static int32_t ids[TOKENS_MAX], labels[TOKENS_MAX], documents[TOKENS_MAX];
-    struct held_out_window w = {ids, labels, documents, 0, 0};
-    int64_t from, to;
-
-    for (unsigned r = 0; r < held_out_rounds(h); r++) {
-        held_out_begin(h, r);
-        for (int64_t i = 0; i < held_out_windows(h); i++) {
-            assert_int_equal(held_out_take(h, i, &w, NULL), 0);
-            for (int64_t t = 1; t < w.tokens; t++)
-                assert_int_equal(ids[t], ids[0] + t);
-            for (unsigned l = 0; l < h->n_lengths; l++) {
-                struct scored *s = &want[l][ids[0]];
-
-                held_out_scored(h, &w, l, &from, &to);
-                if (to == 0)
-                    continue;
-                if (s->from != ids[0] + from + 1 || s->to != ids[0] + to + 1)
-                    fail_msg("length %d, window at %d: %d to %d is scored, %d to %d should be",
-                             (int)h->lengths[l], ids[0], (int)(ids[0] + from + 1),
-                             (int)(ids[0] + to + 1), (int)s->from, (int)s->to);
-                *s = (struct scored){0, 0};
-                for (int64_t t = from; t < to; t++)
-                    assert_int_equal(labels[t], ids[t + 1]);
-            }
-        }
-    }
-    for (unsigned l = 0; l < h->n_lengths; l++)
-        for (int64_t at = 0; at < TOKENS_MAX; at++)
-            if (want[l][at].to > 0)
-                fail_msg("length %d: no window at %d", (int)h->lengths[l], (int)at);
-}
-
-/* One random set of texts in one mode. */
-static void try_windows(enum lh_eval_mode mode, uint64_t seed)
-{
-    struct lh_job job;
-    struct texts t = {0};
-    struct held_out *h;
-    struct scored *want[3];
-    int64_t spans[SPANS_MAX], lengths[3];
-    unsigned n = 1 + (unsigned)(tiny_random(seed, 1) * 2 + 2); /* 1 to 5 */
-
-    memset(&job, 0, sizeof(job));
-    job.context.length = 20 + (int64_t)(tiny_random(seed, 2) * 10);
-    job.eval.mode = mode;
-    job.eval.join = tiny_random(seed, 3) > 0 || mode == LH_EVAL_COMPATIBLE;
-    for (int i = 0; i < 3; i++)
-        lengths[i] = 5 + (int64_t)((tiny_random(seed, 4 + (uint64_t)i) + 1) / 2 *
-                                   (double)(job.context.length - 5));
-    job.eval.stride = 1 + (int64_t)((tiny_random(seed, 8) + 1) * 1.9);
-    job.eval.lengths = (struct lh_lengths){lengths, 3};
-    for (unsigned i = 0; i < n; i++)
-        spans[i] = 1 + (int64_t)((tiny_random(seed, 10 + i) + 1) * 40);
-    spans[0] += 40; /* one is long enough */
-    texts_write(&t, spans, n);
-    assert_int_equal(held_out_open(&job, t.dir, TOKENS_MAX, &h, NULL), 0);
-    for (unsigned l = 0; l < 3; l++) {
-        want[l] = calloc(TOKENS_MAX, sizeof(*want[l]));
-        for (unsigned i = 0; i < (job.eval.join ? 1 : n); i++)
-            by_definition(&job, lengths[l], t.begin[i], t.begin[job.eval.join ? n : i + 1],
-                          want[l]);
-    }
-    compare_windows(h, want);
-    for (unsigned l = 0; l < 3; l++)
-        free(want[l]);
-    held_out_close(h);
-    scratch_free(t.dir);
-}
-
-/* JOB-40 */
-static void windows_are_those_of_the_definition_over_random_texts(void **state)
-{
-    const char *given = getenv("LONGHAUL_SEED");
-    uint64_t seed = given ? strtoull(given, NULL, 10) : 4711;
-
-    (void)state;
-    print_message("LONGHAUL_SEED=%llu\n", (unsigned long long)seed);
-    for (uint64_t i = 0; i < 40; i++)
-        for (int mode = LH_EVAL_PREFIXES; mode <= LH_EVAL_SLIDING; mode++)
-            try_windows((enum lh_eval_mode)mode, seed + i);
-}
-
-/* JOB-43: evenly spread, and windows of the longest length. */
-static void some_windows_are_spread_over_all_texts(void **state)
-{
-    static int32_t ids[64], labels[64], documents[64];
-    static const int64_t spans[] = {25, 9, 40};
-    int64_t lengths[] = {4, 10};
-    struct held_out_window w = {ids, labels, documents, 0, 0};
-    struct texts t = {0};
-    struct lh_job job;
-    struct held_out *h;
-    /* Starts of 10 tokens, 3 apart: 0 to 12 of the first text, none of the second, 34 to 61. */
-    static const int32_t want[] = {0, 9, 40, 52};
-
-    (void)state;
-    memset(&job, 0, sizeof(job));
-    job.context.length = 10;
-    job.eval.mode = LH_EVAL_STRIDE;
-    job.eval.stride = 3;
-    job.eval.windows = 4;
-    job.eval.lengths = (struct lh_lengths){lengths, 2};
-    texts_write(&t, spans, 3);
-    assert_int_equal(held_out_open(&job, t.dir, TOKENS_MAX, &h, NULL), 0);
-    assert_int_equal(held_out_windows(h), 4);
-    for (int i = 0; i < 4; i++) {
-        assert_int_equal(held_out_take(h, i, &w, NULL), 0);
-        assert_int_equal(w.tokens, 10);
-        assert_int_equal(ids[0], want[i]);
-    }
-    held_out_close(h);
-    job.context.length = lengths[1] = 41;
-    struct lh_err err = {0};
-    assert_int_equal(held_out_open(&job, t.dir, TOKENS_MAX, &h, &err), LH_EINPUT);
-    assert_non_null(strstr(err.text, "the longest has 40"));
-    assert_string_equal(err.pointer, "/eval/perplexity");
-    job.context.length = lengths[1] = 10;
-    assert_int_equal(held_out_open(&job, t.dir, 60, &h, &err), LH_EINPUT);
-    assert_non_null(strstr(err.text, "the model's vocabulary has 60"));
-    scratch_free(t.dir);
-}
 
 /* ---- passkey prompts ---- */
 
@@ -522,7 +324,7 @@ static void what_cannot_be_evaluated_is_refused_with_the_member(void **state)
     assert_int_equal(st_finish(w, NULL), 0);
     (void)snprintf(job, sizeof(job),
                    "{'eval':{'perplexity':['%s/tokens.safetensors'],'mode':'stride'}}", model);
-    refused(model, job, LH_ENOTSUP, "/eval/mode", "give texts");
+    refused(model, job, LH_EINPUT, "/eval/perplexity", "the longest has 64");
     (void)snprintf(job, sizeof(job),
                    "{'eval':{'perplexity':['%s/tokens.safetensors'],"
                    "'ropes':['shipped',{'type':'llama3','factor':2}]}}",
@@ -540,6 +342,42 @@ static double nll_at(const json_t *result, size_t i)
     const json_t *lengths = json_object_get(json_object_get(result, "eval"), "lengths");
 
     return lh_json_num(json_array_get(lengths, i), "nll", -1);
+}
+
+/* JOB-53: windows that go through the model together have the losses that they have alone: a
+ * context of 64 leaves room for three of 20 tokens, one of 20 for none. The last of a text are
+ * shorter. */
+static void windows_have_the_same_losses_together_as_alone(void **state)
+{
+    static const char *const modes[] = {"'stride'", "'sliding'", "'compatible','join':true"};
+    char model[128], job[500];
+
+    (void)state;
+    (void)snprintf(model, sizeof(model), "%s", talking_model(4, -1));
+    put_file(model, "text.txt",
+             "The morning was dull and it rained, so that nobody went out who had no need to, "
+             "and the few that had were quick about it.");
+    for (size_t i = 0; i < LH_ARRAY_LEN(modes); i++) {
+        json_t *result[2];
+
+        for (int k = 0; k < 2; k++) {
+            struct lh_err err = {0};
+
+            (void)snprintf(job, sizeof(job),
+                           "{'context':{'length':%d},'eval':{'perplexity':['%s/text.txt'],"
+                           "'lengths':[20,8],'stride':3,'mode':%s}}",
+                           k == 0 ? 64 : 20, model, modes[i]);
+            if (evaluate(model, job, false, &result[k], &err) < 0)
+                fail_msg("%s: %s", err.pointer, err.text);
+        }
+        if (everyone->rank == 0 &&
+            !json_equal(json_object_get(result[0], "eval"), json_object_get(result[1], "eval")))
+            fail_msg("mode %s: %s and %s", modes[i], lh_json_text(result[0], 0),
+                     lh_json_text(result[1], 0));
+        json_decref(result[0]);
+        json_decref(result[1]);
+    }
+    tiny_model_remove(model);
 }
 
 /* The same figures from a train job's last evaluation and from an evaluation of its checkpoint:
@@ -598,13 +436,12 @@ static void a_train_job_evaluates_as_an_eval_job_does(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TEST(windows_are_those_of_the_definition_over_random_texts),
-        TEST(some_windows_are_spread_over_all_texts),
         TEST(passkey_prompts_are_as_long_and_as_deep_as_asked),
         TEST(passkey_numbers_have_five_digits_and_follow_from_the_seed),
         TEST(every_prompt_is_read_as_by_a_pass_of_its_own),
         TEST(a_trial_counts_when_all_tokens_are_those_of_the_answer),
         TEST(what_cannot_be_evaluated_is_refused_with_the_member),
+        TEST(windows_have_the_same_losses_together_as_alone),
         TEST(a_train_job_evaluates_as_an_eval_job_does),
     };
     struct lh_err err = {0};

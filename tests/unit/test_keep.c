@@ -1,5 +1,6 @@
 /* test_keep.c - what layers keep for the backward pass: never other bits, and the choice of it for
  * a memory limit. */
+#include "kernels/profile.h"
 #include "tests/unit/tiny_model.h"
 #include "worker/model/keep.h"
 #include <setjmp.h>
@@ -198,6 +199,68 @@ static void what_costs_most_time_a_byte_is_kept_first(void **state)
     tiny_model_remove(dir);
 }
 
+static double worth(const struct llama *m, enum work_keep what, int64_t group)
+{
+    return llama_flops_kept(m, what, 4096, group) / (double)work_keep_bytes(&m->dims, what);
+}
+
+/* What a flop of attention would have to weigh to be kept before everything else. */
+static double decisive_weight(const struct llama *m, int64_t group)
+{
+    double most = 0;
+
+    for (int i = 0; i < WORK_KEEPS; i++)
+        if (i != WORK_KEEP_SCORES)
+            most = LH_MAX(most, worth(m, (enum work_keep)i, group));
+    return most / worth(m, WORK_KEEP_SCORES, group);
+}
+
+static int64_t scores_kept(struct llama *m, int64_t group)
+{
+    const int64_t nothing[WORK_KEEPS] = {0};
+    uint64_t scores = work_keep_bytes(&m->dims, WORK_KEEP_SCORES);
+
+    assert_int_equal(llama_keep(m, nothing, NULL), 0);
+    assert_int_equal(keep_choose(m, 4096, group, plan_total(&m->plan) + 2 * scores, NULL), 0);
+    return m->dims.keep[WORK_KEEP_SCORES];
+}
+
+/* PLAN-2: where products are slow attention is kept later, where they are fast sooner. */
+static void attention_weighs_as_much_as_the_level_says(void **state)
+{
+    char *env = getenv("LONGHAUL_CPU_ISA"), *was = env ? strdup(env) : NULL;
+    const char *dir = tiny_model_write(&shape, 15);
+    struct model_source *source;
+    double weight[2], light, heavy;
+    int64_t group = 4096;
+    struct llama m;
+
+    (void)state;
+    open_plan(dir, tiny_spec(KN_BF16), &source, &m);
+    for (int i = 0; i < 2; i++) {
+        (void)setenv("LONGHAUL_CPU_ISA", i == 0 ? "base" : "avx512", 1);
+        weight[i] = kn_cpu_attention_weight(KN_BF16);
+    }
+    light = LH_MIN(weight[0], weight[1]);
+    heavy = LH_MAX(weight[0], weight[1]);
+    while (group > 0 && !(decisive_weight(&m, group) > light && decisive_weight(&m, group) < heavy))
+        group--;
+    for (int i = 0; i < 2 && light < heavy; i++) {
+        (void)setenv("LONGHAUL_CPU_ISA", i == 0 ? "base" : "avx512", 1);
+        assert_true(group > 0);
+        if ((weight[i] == heavy) != (scores_kept(&m, group) > 0))
+            fail_msg("weight %.1f, group %lld", weight[i], (long long)group);
+    }
+    if (was)
+        (void)setenv("LONGHAUL_CPU_ISA", was, 1);
+    else
+        (void)unsetenv("LONGHAUL_CPU_ISA");
+    free(was);
+    llama_release(&m);
+    model_source_close(source);
+    tiny_model_remove(dir);
+}
+
 static void a_model_that_only_evaluates_keeps_nothing(void **state)
 {
     const char *dir = tiny_model_write(&shape, 14);
@@ -224,6 +287,7 @@ int main(void)
         cmocka_unit_test(whatever_layers_keep_loss_and_gradients_have_the_same_bits_in_bf16),
         cmocka_unit_test(more_memory_keeps_more_and_computes_less),
         cmocka_unit_test(what_costs_most_time_a_byte_is_kept_first),
+        cmocka_unit_test(attention_weighs_as_much_as_the_level_says),
         cmocka_unit_test(a_model_that_only_evaluates_keeps_nothing),
     };
 

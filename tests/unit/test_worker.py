@@ -49,9 +49,9 @@ class WorkerTest(unittest.TestCase):
         return subprocess.run([*launcher, WORKER, *map(str, args)], capture_output=True, text=True, timeout=120,
                               env=self.environment(more))
 
-    def start_worker(self, *args, ranks=1, **more):
+    def start_worker(self, *args, ranks=1, stdout=subprocess.DEVNULL, **more):
         launcher = MPIRUN + ["-np", str(ranks)] if ranks > 1 else []
-        process = subprocess.Popen([*launcher, WORKER, *map(str, args)], stdout=subprocess.DEVNULL,
+        process = subprocess.Popen([*launcher, WORKER, *map(str, args)], stdout=stdout,
                                    stderr=subprocess.DEVNULL, env=self.environment(more))
         self.addCleanup(lambda: process.poll() is None and process.kill())
         return process

@@ -39,12 +39,15 @@ class Halts(Trains):
     def halted(self, job, *args, at="worker.step:1", ranks=1, out=None):
         """A worker that stands still after a step, as a debugger would hold it."""
         process = self.start_worker(self.write(job), "--out", out or self.out, *args, ranks=ranks, LONGHAUL_FAULT=f"{at}:stop")
+        return process, self.wait_halted(process)
+
+    def wait_halted(self, process):
         deadline = time.monotonic() + 60
         while not (halted := [pid for pid in self.workers(process) if self.stands(pid)]):
             self.assertIsNone(process.poll(), "it ended before it halted")
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.01)
-        return process, halted
+        return halted
 
     def workers(self, process):
         """The process itself, or the ranks that it (mpirun) has started."""
@@ -171,6 +174,18 @@ class LostInputs(Halts):
         shard, = (self.dir / "cache").glob("**/tokens-00000.bin")
         os.truncate(shard, 4096)
         self.ends(process, halted, "tokens-00000.bin")
+
+    def test_a_plan_names_a_file_that_shrinks_under_it(self):
+        job, tokens = self.tokens_job()
+        process = self.start_worker(self.write(job), "--plan", stdout=subprocess.PIPE, LONGHAUL_FAULT="tokens.opened:1:stop")
+        pid, = self.wait_halted(process)
+        os.truncate(tokens, 4096)
+        os.kill(pid, signal.SIGCONT)
+        told, _ = process.communicate(timeout=60)
+        answer = json.loads(told)
+        self.assertEqual((process.returncode, answer["ok"], answer["code"], answer["class"]), (0, False, "bad_input", "app"))
+        self.assertIn("t.safetensors", answer["detail"])
+        self.assertIn("became shorter", answer["detail"])
 
     @unittest.skipIf(NO_MPI, "built without MPI")
     def test_the_other_ranks_end_too(self):

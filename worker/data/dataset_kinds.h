@@ -75,6 +75,8 @@ LH_MUST_CHECK int tokens_open(struct dataset *d, const struct lh_job *job, int64
                               struct lh_err *reterr);
 /* Window w of the file order: fills ids, labels and documents up to seq->length, which it sets. */
 void tokens_window(const struct dataset *d, int64_t w, struct sequence *seq);
+/* The file that holds window w. */
+const struct token_file *tokens_file(const struct dataset *d, int64_t w);
 void tokens_close(struct dataset *d);
 
 LH_MUST_CHECK int text_open(struct dataset *d, const struct lh_job *job, const char *shard_dir,

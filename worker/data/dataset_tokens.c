@@ -5,6 +5,7 @@
  * shape, not shifted, -100 for none (left out: every token is a target); lengths [steps,
  * sequences]; documents like input_ids.
  */
+#include "proto/base/fault.h"
 #include "worker/data/dataset_kinds.h"
 #include "worker/data/inputs.h"
 #include <errno.h>
@@ -126,6 +127,7 @@ static int open_file(struct token_file *f, const char *path, int64_t length, int
             reterr, LH_EINPUT,
             "'%s' has sequences of %lld tokens, context.length is %lld; raise it or cut the data",
             path, (long long)f->cols, (long long)length);
+    lh_fault("tokens.opened");
     for (int64_t row = 0; row < f->rows && rc == 0; row++)
         rc = check_row(f, path, row, vocab, reterr);
     return rc;
@@ -158,15 +160,20 @@ int tokens_open(struct dataset *d, const struct lh_job *job, int64_t vocab, stru
     return rc;
 }
 
-void tokens_window(const struct dataset *d, int64_t w, struct sequence *seq)
+const struct token_file *tokens_file(const struct dataset *d, int64_t w)
 {
     const struct token_file *f = d->files;
-    int64_t row, at;
 
     for (unsigned i = 1; i < d->n_files && d->files[i].first_row <= w; i++)
         f = &d->files[i];
-    row = w - f->first_row;
-    at = row * f->cols;
+    return f;
+}
+
+void tokens_window(const struct dataset *d, int64_t w, struct sequence *seq)
+{
+    const struct token_file *f = tokens_file(d, w);
+    int64_t row = w - f->first_row, at = row * f->cols;
+
     seq->length = f->lengths ? value_at(f->lengths, row) : f->cols;
     for (int64_t t = 0; t < seq->length; t++) {
         const uint8_t *targets = f->labels ? f->labels : f->ids;

@@ -56,8 +56,16 @@ LH_MUST_CHECK int engine_count(struct engine *e, const struct lh_job *job,
 /* Collective, for training, then: chooses what the layers keep for the backward pass (keep.h), on
  * every rank for the least memory that any of them may plan with (PLAN-2). */
 LH_MUST_CHECK int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr);
-LH_MUST_CHECK int engine_fits(const struct engine *e, const struct run *r,
-                              struct lh_err *reterr); /* LH_ENOFIT */
+/* LH_ENOFIT: this machine could not hold local_ranks of it, or one not within the job's limit. */
+LH_MUST_CHECK int engine_check(const struct engine *e, const struct lh_job *job, int local_ranks,
+                               struct lh_err *reterr);
+/* The same, and LH_ETRYAGAIN for what others hold now. */
+LH_MUST_CHECK int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr);
+/* Collective: the most memory that a rank has held so far beyond what it began with; what
+ * `bytes_per_rank` of the plan foretold. */
+LH_MUST_CHECK int engine_peak(struct run *r, int64_t *ret_bytes, struct lh_err *reterr);
+/* Puts both into the result (PLAN-4, PLAN-8). */
+void engine_report_bytes(struct run *r, uint64_t planned, int64_t peak);
 LH_MUST_CHECK int engine_load(struct engine *e, struct run *r, struct lh_err *reterr);
 void engine_close(struct engine *e);
 

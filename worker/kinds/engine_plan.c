@@ -2,10 +2,9 @@
  * that a run allocates by. See engine.h.
  */
 #include "proto/base/json.h"
-#include "worker/kinds/batches.h"
 #include "worker/kinds/engine.h"
+#include "worker/kinds/step_time.h"
 #include "worker/model/keep.h"
-#include "worker/model/rates.h"
 #include "worker/model/rehearse.h"
 #include "worker/model/rope.h"
 #include <assert.h>
@@ -17,6 +16,10 @@
 /* What a process holds when MPI_Init returns, 25 to 35 MB: not planned, but taken off a limit
  * before anything is kept. */
 #define START_BYTES ((uint64_t)32 << 20)
+
+/* What loading takes beside the weights: the buffer that they pass through (params_load.c), and
+ * what the system reads ahead of their files, 6 to 8 MB measured. */
+#define LOADING_BYTES ((uint64_t)24 << 20)
 
 static void count_flops(struct engine *e, const struct lh_job *job)
 {
@@ -47,8 +50,8 @@ static int choose_kept(struct engine *e, const struct lh_job *job, uint64_t budg
     return rc;
 }
 
-static int check_memory(const struct engine *e, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr)
+int engine_check(const struct engine *e, const struct lh_job *job, int local_ranks,
+                 struct lh_err *reterr)
 {
     uint64_t limit = (uint64_t)job->limits.memory_bytes;
 
@@ -59,6 +62,32 @@ static int check_memory(const struct engine *e, const struct lh_job *job, int lo
                       "/context/length", reterr);
 }
 
+/* What a job of this kind does with its model. */
+static unsigned passes(const struct engine *e, enum lh_kind kind)
+{
+    unsigned cache = e->model.dims.cache > 0 ? REHEARSE_CACHE : 0;
+
+    switch (kind) {
+    case LH_KIND_EXPORT:
+        return REHEARSE_LOGITS;
+    case LH_KIND_GENERATE:
+        return cache;
+    default:
+        return REHEARSE_LOSS | cache;
+    }
+}
+
+/* Loading ends before a pass touches anything else, so it counts where a pass takes less. In
+ * training it never does: gradients alone, or what is kept, are more in any model that matters. */
+static uint64_t loading_bytes(const struct plan *p)
+{
+    uint64_t loading = LH_MIN(LOADING_BYTES, p->bytes[PLAN_WEIGHTS]);
+    uint64_t later = p->bytes[PLAN_CACHE] + p->bytes[PLAN_ACTIVATIONS] + p->bytes[PLAN_WORKSPACE] +
+                     p->bytes[PLAN_SCRATCH];
+
+    return loading - LH_MIN(loading, later);
+}
+
 int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
                  struct lh_err *reterr)
 {
@@ -67,16 +96,20 @@ int engine_count(struct engine *e, const struct lh_job *job, const struct engine
     int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
 
     if (rc == 0)
-        rc = check_memory(e, job, place->local_ranks, reterr); /* a rehearsal takes memory */
+        rc = engine_check(e, job, place->local_ranks, reterr); /* a rehearsal takes memory */
     if (rc == 0)
-        rc = rehearse_scratch(&e->model, ops, place->threads, &scratch, reterr);
+        rc = rehearse_scratch(&e->model, passes(e, job->kind), ops, place->threads, &scratch,
+                              reterr);
     if (rc < 0)
         return rc;
     llama_add_outside(&e->model, PLAN_SCRATCH, scratch);
     llama_add_outside(&e->model, PLAN_COMMUNICATION,
                       comm_bytes(place->ranks, (uint64_t)e->model.params.n_region * sizeof(float)));
     llama_add_outside(&e->model, PLAN_HOST, PROGRAM_BYTES);
-    count_flops(e, job);
+    if (!e->model.dims.backward)
+        llama_add_outside(&e->model, PLAN_HOST, loading_bytes(&e->model.plan));
+    if (job->kind == LH_KIND_TRAIN || job->kind == LH_KIND_EVAL)
+        count_flops(e, job);
     return 0;
 }
 
@@ -94,13 +127,29 @@ int engine_keep(struct engine *e, struct run *r, struct lh_err *reterr)
 int engine_fits(const struct engine *e, const struct run *r, struct lh_err *reterr)
 {
     struct lh_err err = {0};
-    int rc = check_memory(e, r->job, r->comm->local_size, reterr);
+    int rc = engine_check(e, r->job, r->comm->local_size, reterr);
 
     if (rc < 0 || r->job->limits.memory_bytes > 0)
         return rc;
     rc = plan_check(&e->model.plan, plan_machine_free() / (uint64_t)r->comm->local_size, "", &err);
     return rc < 0 ? lh_err_set(reterr, LH_ETRYAGAIN, "memory is taken by others now: %s", err.text)
                   : 0;
+}
+
+int engine_peak(struct run *r, int64_t *ret_bytes, struct lh_err *reterr)
+{
+    int64_t peak = (int64_t)plan_process_peak() - (int64_t)r->start_bytes;
+    int rc = r->comm->ops->max_i64(r->comm, &peak, 1, reterr);
+
+    if (rc == 0)
+        *ret_bytes = peak;
+    return rc;
+}
+
+void engine_report_bytes(struct run *r, uint64_t planned, int64_t peak)
+{
+    (void)json_object_set_new(r->result, "bytes_per_rank", json_integer((json_int_t)planned));
+    (void)json_object_set_new(r->result, "peak_bytes", json_integer((json_int_t)peak));
 }
 
 json_t *engine_kept_json(const struct engine *e)
@@ -116,7 +165,7 @@ json_t *engine_kept_json(const struct engine *e)
 int engine_plan_json(const struct engine *e, const struct lh_job *job, int local_ranks,
                      json_t **ret_plan, struct lh_err *reterr)
 {
-    int rc = check_memory(e, job, local_ranks, reterr);
+    int rc = engine_check(e, job, local_ranks, reterr);
     json_t *plan = rc == 0 ? plan_json(&e->model.plan) : NULL;
 
     if (rc < 0)
@@ -134,31 +183,6 @@ int engine_plan_json(const struct engine *e, const struct lh_job *job, int local
     return 0;
 }
 
-/* Bytes that zeroing, summing up and updating an fp32 parameter move. */
-#define UPDATE_BYTES 38
-
-/* The slowest rank's time of a step, without communication. */
-static double step_seconds(const struct engine *e, const struct lh_job *job, int ranks,
-                           const struct rates *rates)
-{
-    bool train = e->model.dims.backward;
-    int64_t batches = train ? batches_count(job, ranks) : 1;
-    double seconds = (double)e->model.params.n_trainable * UPDATE_BYTES / rates->bytes;
-
-    for (int64_t batch = 0; batch < batches; batch++) {
-        int64_t first, rows = 1;
-        struct llama_work work;
-
-        if (train)
-            batches_part(job, batch, 0, ranks, &first, &rows); /* rank 0 has most */
-        if (rows == 0)
-            continue;
-        llama_count(&e->model, rows, job->context.length, train ? engine_group(job) : 0, &work);
-        seconds += rates_seconds(rates, &work);
-    }
-    return seconds;
-}
-
 static int tell_time(const struct engine *e, const struct lh_job *job,
                      const struct engine_place *place, json_t *plan, struct lh_err *reterr)
 {
@@ -167,16 +191,16 @@ static int tell_time(const struct engine *e, const struct lh_job *job,
     int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
 
     if (rc == 0)
-        rc = rates_measure(&e->model, ops, place->threads,
+        rc = rates_measure(&e->model, &e->spec, ops, place->threads,
                            e->model.dims.backward ? engine_group(job) : 0, &r, reterr);
-    if (rc < 0)
+    if (rc < 0 || r.product <= 0)
         return rc;
-    (void)json_object_set_new(plan, "step_s", json_real(step_seconds(e, job, place->ranks, &r)));
-    (void)json_object_set_new(plan, "rates",
-                              json_pack("{s:f, s:f, s:f, s:f, s:i}", "product", r.product,
-                                        "attention", r.attention, "attention_backward",
-                                        r.attention_bwd, "bytes", r.bytes, "threads",
-                                        place->threads));
+    (void)json_object_set_new(plan, "step_s", json_real(step_time(&e->model, job, place, &r)));
+    (void)json_object_set_new(
+        plan, "rates",
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}", "product", r.product, "head", r.head,
+                  "attention", r.attention, "attention_backward", r.attention_bwd, "bytes", r.rows,
+                  "update", r.update, "copy", r.copy, "threads", place->threads));
     return 0;
 }
 

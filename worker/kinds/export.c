@@ -9,7 +9,6 @@
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
-#include "proto/manifest.h"
 #include "worker/formats/gguf_llama.h"
 #include "worker/formats/hf_writer.h"
 #include "worker/model/counter.h"
@@ -23,11 +22,9 @@
 
 static int export_run(struct export *x, struct lh_err *reterr);
 static int export_open(const struct lh_job *job, struct export *x, struct lh_err *reterr);
-static int export_model(struct export *x, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr);
+static int export_model(struct export *x, const struct lh_job *job,
+                        const struct engine_place *place, struct lh_err *reterr);
 static int export_write(struct export *x, struct lh_err *reterr);
-static int export_publish(struct export *x, const struct export_check *check,
-                          struct lh_err *reterr);
 
 static void export_release(struct export *x)
 {
@@ -40,6 +37,8 @@ static void export_release(struct export *x)
 int kind_export(struct run *r, struct lh_err *reterr)
 {
     struct export *x;
+    uint64_t planned = 0;
+    int64_t peak = 0;
     int rc = 0;
 
     if (r->comm->rank == 0) {
@@ -51,16 +50,23 @@ int kind_export(struct run *r, struct lh_err *reterr)
             rc = export_run(x, reterr);
             if (rc < 0 && *x->tmp)
                 (void)!lh_remove_tree(x->tmp, NULL);
+            planned = x->planned;
             export_release(x);
         }
         free(x);
     }
-    return run_agree(r, rc, reterr);
+    rc = run_agree(r, rc, reterr);
+    if (rc == 0)
+        rc = engine_peak(r, &peak, reterr);
+    if (rc == 0)
+        engine_report_bytes(r, planned, peak);
+    return rc;
 }
 
 static int export_run(struct export *x, struct lh_err *reterr)
 {
     struct run *r = x->run;
+    struct engine_place place = engine_place_of(r);
     struct export_check check;
     int rc;
 
@@ -68,7 +74,7 @@ static int export_run(struct export *x, struct lh_err *reterr)
         return lh_err_set(reterr, -ENAMETOOLONG, "output '%s/export'", r->out_dir);
     rc = export_open(r->job, x, reterr);
     if (rc == 0)
-        rc = export_model(x, r->job, r->comm->local_size, reterr);
+        rc = export_model(x, r->job, &place, reterr);
     if (rc < 0)
         return rc;
     run_phase(r, "loading", 0, 1, "tensors");
@@ -96,6 +102,8 @@ static int read_weights(void *arg, unsigned i, int64_t r0, int64_t rows, float *
     int64_t cols = weights_cols(&x->entries[i]);
 
     run_phase(x->run, x->phase, i, x->weights.n, "tensors");
+    if (r0 == 0 && i > 0) /* what has been read makes room */
+        model_source_forget(x->engine.source, x->entries[i - 1].name);
     if (run_stopping(x->run))
         return lh_err_set(reterr, LH_ESTOPPED, "stopped while exporting");
     if (x->format != EXPORT_ADAPTER)
@@ -177,19 +185,26 @@ static int export_open(const struct lh_job *job, struct export *x, struct lh_err
 
 /* ---- the model that is compared with ---- */
 
-static int make_model(struct export *x, enum kn_dtype dtype, struct lh_err *reterr)
+static int make_model(struct export *x, const struct lh_job *job, const struct engine_place *place,
+                      enum kn_dtype dtype, struct lh_err *reterr)
 {
     const struct engine_need need = {.dtype = dtype, .tokens = x->n_ids, .positions = x->n_ids};
+    uint64_t logits = (uint64_t)(x->n_ids * x->engine.config->vocab) * sizeof(*x->logits);
+    int rc = engine_model(&x->engine, &need, reterr);
 
     x->compute = dtype;
-    return engine_model(&x->engine, &need, reterr);
+    if (rc < 0)
+        return rc;
+    llama_add_outside(&x->engine.model, PLAN_HOST, 2 * logits); /* of both that are compared */
+    rc = engine_count(&x->engine, job, place, reterr);
+    x->planned = plan_total(&x->engine.model.plan);
+    return rc;
 }
 
 /* fp32 where it fits. ids: any will do; the same for every export of a vocabulary. */
-static int export_model(struct export *x, const struct lh_job *job, int local_ranks,
-                        struct lh_err *reterr)
+static int export_model(struct export *x, const struct lh_job *job,
+                        const struct engine_place *place, struct lh_err *reterr)
 {
-    json_t *plan = NULL;
     int rc;
 
     x->n_ids = LH_MIN((int64_t)EXPORT_CHECK_TOKENS, x->engine.length);
@@ -198,26 +213,26 @@ static int export_model(struct export *x, const struct lh_job *job, int local_ra
     x->logits = malloc((size_t)(x->n_ids * x->engine.config->vocab) * sizeof(*x->logits));
     if (!x->logits)
         return lh_err_set(reterr, -ENOMEM, "logits to compare with");
-    rc = make_model(x, KN_F32, reterr);
+    rc = make_model(x, job, place, KN_F32, reterr);
     if (rc == 0)
-        rc = engine_plan_json(&x->engine, job, local_ranks, &plan, reterr);
+        rc = engine_check(&x->engine, job, place->local_ranks, reterr);
     if (rc == LH_ENOFIT) {
         engine_model_release(&x->engine);
-        rc = make_model(x, KN_BF16, reterr);
+        rc = make_model(x, job, place, KN_BF16, reterr);
         if (rc == 0)
-            rc = engine_plan_json(&x->engine, job, local_ranks, &plan, reterr);
+            rc = engine_check(&x->engine, job, place->local_ranks, reterr);
     }
-    json_decref(plan);
     return rc;
 }
 
-int export_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
+int export_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
+                struct lh_err *reterr)
 {
     struct export *x = calloc(1, sizeof(*x));
     int rc = x ? export_open(job, x, reterr) : lh_err_set(reterr, -ENOMEM, "the plan");
 
     if (rc == 0)
-        rc = export_model(x, job, 1, reterr);
+        rc = export_model(x, job, place, reterr);
     if (rc == 0)
         rc = engine_plan_json(&x->engine, job, 1, ret_plan, reterr);
     if (x)
@@ -228,7 +243,7 @@ int export_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *rete
 
 /* ---- writing ---- */
 
-static int64_t max_positions(const struct export *x)
+int64_t export_positions(const struct export *x)
 {
     return rope_max_positions(&x->engine.rope, x->engine.config, x->engine.length);
 }
@@ -256,7 +271,7 @@ static int write_config(const struct export *x, const char *dtype, struct lh_err
     LH_CLEANUP(lh_json_decrefp) json_t *rope = rope_json(&x->engine.rope);
 
     return write_json(x, "config.json",
-                      hf_writer_config(x->engine.config, rope, max_positions(x), dtype), reterr);
+                      hf_writer_config(x->engine.config, rope, export_positions(x), dtype), reterr);
 }
 
 static int write_hf(struct export *x, struct lh_err *reterr)
@@ -292,7 +307,7 @@ static int write_gguf(struct export *x, struct lh_err *reterr)
                            .rope = &x->engine.rope,
                            .inv_freq = x->engine.inv_freq,
                            .scaling = x->engine.scaling,
-                           .context = max_positions(x),
+                           .context = export_positions(x),
                            .type = x->type,
                            .name = name};
     struct gguf_writer *w = NULL;
@@ -360,52 +375,5 @@ static int export_write(struct export *x, struct lh_err *reterr)
         lh_report(x->run->reporter, "warning",
                   json_pack("{s:s, s:s}", "code", "no_tokenizer", "text", x->why_not));
     }
-    return rc;
-}
-
-/* ---- publishing ---- */
-
-static void put_result(struct export *x, const struct export_check *c, const struct lh_manifest *m)
-{
-    json_t *check =
-        json_pack("{s:I, s:s, s:f, s:f, s:f}", "tokens", (json_int_t)x->n_ids, "precision",
-                  x->compute == KN_F32 ? "fp32" : "bf16", "logit_error", c->logit_error,
-                  "logit_limit", c->logit_limit, "angle_error", c->angle_error);
-
-    (void)json_object_set_new(
-        x->run->result, "export",
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:b, s:o}", "path", x->final, "format",
-                  x->run->job->export.format, "dtype", quant_info(x->type)->name, "bytes",
-                  (json_int_t)m->bytes, "tensors", (json_int_t)x->weights.n, "weight_files",
-                  (json_int_t)x->files, "max_position_embeddings", (json_int_t)max_positions(x),
-                  "rope", rope_json(&x->engine.rope), "tokenizer", x->tokenizer, "check", check));
-}
-
-static int export_publish(struct export *x, const struct export_check *check, struct lh_err *reterr)
-{
-    LH_CLEANUP(lh_json_decrefp)
-    json_t *about = json_pack("{s:s, s:s, s:s, s:I, s:o}", "name", x->run->job->name, "format",
-                              x->run->job->export.format, "dtype", quant_info(x->type)->name,
-                              "max_position_embeddings", (json_int_t)max_positions(x), "rope",
-                              rope_json(&x->engine.rope));
-    struct lh_manifest m = {0};
-    int rc = about ? lh_manifest_write(x->tmp, "export", about, &m, reterr)
-                   : lh_err_set(reterr, -ENOMEM, "the manifest of the export");
-
-    if (rc < 0)
-        return rc;
-    lh_fault("export.before_rename");
-    rc = lh_remove_tree(x->final, reterr);
-    if (rc == 0 && rename(x->tmp, x->final) < 0)
-        rc = lh_err_set(reterr, -errno, "rename '%s'", x->tmp);
-    if (rc == 0)
-        rc = lh_sync_path(x->run->out_dir, reterr);
-    if (rc == 0) {
-        put_result(x, check, &m);
-        lh_info("export.done", "path=%s format=%s dtype=%s bytes=%llu logit_error=%.2g", x->final,
-                x->run->job->export.format, quant_info(x->type)->name, (unsigned long long)m.bytes,
-                check->logit_error);
-    }
-    lh_manifest_release(&m);
     return rc;
 }

@@ -24,7 +24,8 @@ struct export
     const char *phase;             /* what reading the weights is for, in progress reports */
     int32_t ids[EXPORT_CHECK_TOKENS];
     int64_t n_ids;
-    float *logits; /* owned, n_ids x V: of base and adapter */
+    float *logits;    /* owned, n_ids x V: of base and adapter */
+    uint64_t planned; /* bytes */
     unsigned files;
     bool tokenizer; /* was carried over */
     const char *why_not;
@@ -46,5 +47,13 @@ LH_MUST_CHECK int export_logits(struct export *x, struct engine *e, float *out,
 LH_MUST_CHECK int export_check(struct export *x, struct export_check *ret_check,
                                struct lh_err *reterr);
 
+/* The window that the export says. */
+int64_t export_positions(const struct export *x);
+
+/* x->tmp becomes x->final, and the result tells of it. */
+LH_MUST_CHECK int export_publish(struct export *x, const struct export_check *check,
+                                 struct lh_err *reterr);
+
 /* The answer of `--plan`. */
-LH_MUST_CHECK int export_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr);
+LH_MUST_CHECK int export_plan(const struct lh_job *job, const struct engine_place *place,
+                              json_t **ret_plan, struct lh_err *reterr);

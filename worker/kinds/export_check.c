@@ -198,6 +198,8 @@ static int compare_tensor(struct export *x, const struct engine *made, unsigned 
         if (rc == 0)
             rc = compare_values(x, e, r0, want, got, rows * cols, reterr);
     }
+    model_source_forget(x->engine.source, e->name); /* makes room for the next, and for a model */
+    model_source_forget(made->source, e->name);
     return rc;
 }
 
@@ -216,6 +218,7 @@ static int compare_tensors(struct export *x, const struct engine *made, struct l
     x->phase = "checking";
     for (unsigned i = 0; rc == 0 && i < x->weights.n; i++)
         rc = compare_tensor(x, made, i, want, got, reterr);
+    model_source_forget(x->engine.source, NULL); /* reading ahead brought back some */
     run_phase(x->run, x->phase, x->weights.n, x->weights.n, "tensors");
     free(want);
     free(got);

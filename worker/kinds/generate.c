@@ -71,8 +71,12 @@ static void generate_release(struct generate *g)
 int kind_generate(struct run *r, struct lh_err *reterr)
 {
     LH_CLEANUP(generate_release) struct generate g = {.run = r, .job = r->job};
+    struct engine_place place = engine_place_of(r);
+    int64_t peak = 0;
     int rc = generate_open(&g, reterr);
 
+    if (rc == 0)
+        rc = engine_count(&g.engine, r->job, &place, reterr);
     if (rc == 0)
         rc = engine_fits(&g.engine, r, reterr);
     rc = run_agree(r, rc, reterr);
@@ -89,16 +93,22 @@ int kind_generate(struct run *r, struct lh_err *reterr)
     rc = run_agree(r, rc, reterr);
     if (rc == 0)
         rc = texts_gather(r, g.texts, g.n, reterr);
+    if (rc == 0)
+        rc = engine_peak(r, &peak, reterr);
     if (rc < 0)
         return rc;
+    engine_report_bytes(r, plan_total(&g.engine.model.plan), peak);
     return run_agree(r, r->comm->rank == 0 ? generate_report(&g, reterr) : 0, reterr);
 }
 
-int generate_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr)
+int generate_plan(const struct lh_job *job, const struct engine_place *place, json_t **ret_plan,
+                  struct lh_err *reterr)
 {
     LH_CLEANUP(generate_release) struct generate g = {.job = job};
     int rc = generate_open(&g, reterr);
 
+    if (rc == 0)
+        rc = engine_count(&g.engine, job, place, reterr);
     return rc < 0 ? rc : engine_plan_json(&g.engine, job, 1, ret_plan, reterr);
 }
 

@@ -4,4 +4,6 @@
 #include <jansson.h>
 
 /* The answer of `--plan`; tokenises the prompts, since memory follows from their length. */
-LH_MUST_CHECK int generate_plan(const struct lh_job *job, json_t **ret_plan, struct lh_err *reterr);
+struct engine_place;
+LH_MUST_CHECK int generate_plan(const struct lh_job *job, const struct engine_place *place,
+                                json_t **ret_plan, struct lh_err *reterr);

@@ -40,9 +40,16 @@ static void take_lengths(struct held_out *h)
 
 static uint64_t span_begin(const struct held_out *h, uint64_t span)
 {
+    if (h->tokens)
+        return h->token_spans.begin[span];
     if (h->job->eval.join)
         return span == 0 ? 0 : h->shards.n_tokens;
     return shards_document(&h->shards, span);
+}
+
+uint64_t held_out_tokens(const struct held_out *h)
+{
+    return h->tokens ? h->token_spans.n_tokens : h->shards.n_tokens;
 }
 
 static uint64_t span_tokens(const struct held_out *h, uint64_t span)
@@ -99,7 +106,7 @@ void held_out_begin(struct held_out *h, unsigned round)
 
 static int64_t all_windows(const struct held_out *h)
 {
-    return h->tokens ? dataset_windows(h->tokens) : (int64_t)h->first[h->n_spans];
+    return h->in_rows ? dataset_windows(h->tokens) : (int64_t)h->first[h->n_spans];
 }
 
 int64_t held_out_windows(const struct held_out *h)
@@ -111,24 +118,10 @@ int64_t held_out_windows(const struct held_out *h)
 
 bool held_out_has_documents(const struct held_out *h)
 {
-    return h->tokens && dataset_has_documents(h->tokens);
+    return h->in_rows && dataset_has_documents(h->tokens);
 }
 
 /* ---- opening ---- */
-
-static int open_tokens(struct held_out *h, int64_t vocab, struct lh_err *reterr)
-{
-    if (h->job->eval.mode != LH_EVAL_PREFIXES || h->job->eval.join)
-        return lh_err_at(
-            reterr, LH_ENOTSUP, "/eval/mode",
-            "a file of tokens holds windows already; give texts, or what a job of kind "
-            "prepare made of them, or take eval.mode \"prefixes\" without eval.join");
-    h->tokens_job = *h->job;
-    h->tokens_job.data.format = LH_DATA_TOKENS;
-    h->tokens_job.data.train = h->job->eval.perplexity;
-    h->tokens_job.optim.batch_sequences = 1;
-    return dataset_open(&h->tokens_job, NULL, vocab, &h->tokens, reterr);
-}
 
 static int check_longest(const struct held_out *h, struct lh_err *reterr)
 {
@@ -151,6 +144,37 @@ static int check_longest(const struct held_out *h, struct lh_err *reterr)
                      (unsigned long long)longest);
 }
 
+/* The spans are known. */
+static int begin(struct held_out *h, uint64_t n_spans, struct lh_err *reterr)
+{
+    h->n_spans = n_spans;
+    h->first = calloc(n_spans + 1, sizeof(*h->first));
+    if (!h->first)
+        return lh_err_set(reterr, -ENOMEM, "the windows for evaluation");
+    held_out_begin(h, 0);
+    return check_longest(h, reterr);
+}
+
+/* Sequences are windows where windows are whole and lie end to end; else they are texts of any
+ * length. */
+static int open_tokens(struct held_out *h, int64_t vocab, struct lh_err *reterr)
+{
+    int rc;
+
+    h->in_rows = h->job->eval.mode == LH_EVAL_PREFIXES && !h->job->eval.join;
+    h->tokens_job = *h->job;
+    h->tokens_job.data.format = LH_DATA_TOKENS;
+    h->tokens_job.data.train = h->job->eval.perplexity;
+    h->tokens_job.optim.batch_sequences = 1;
+    if (!h->in_rows)
+        h->tokens_job.context.length = INT32_MAX;
+    rc = dataset_open(&h->tokens_job, NULL, vocab, &h->tokens, reterr);
+    if (rc < 0 || h->in_rows)
+        return rc;
+    rc = token_spans_open(h->tokens, h->job->eval.join, &h->token_spans, reterr);
+    return rc < 0 ? rc : begin(h, h->token_spans.n, reterr);
+}
+
 static int open_shards(struct held_out *h, const char *dir, int64_t vocab, struct lh_err *reterr)
 {
     int rc = shards_open(dir, &h->shards, reterr);
@@ -163,12 +187,7 @@ static int open_shards(struct held_out *h, const char *dir, int64_t vocab, struc
                          "'%s' has token id %lld, the model's vocabulary has %lld; tokenizer and "
                          "model do not belong together",
                          dir, (long long)h->shards.max_id, (long long)vocab);
-    h->n_spans = h->job->eval.join ? 1 : h->shards.n_documents;
-    h->first = calloc(h->n_spans + 1, sizeof(*h->first));
-    if (!h->first)
-        return lh_err_set(reterr, -ENOMEM, "open data '%s'", dir);
-    held_out_begin(h, 0);
-    return check_longest(h, reterr);
+    return begin(h, h->job->eval.join ? 1 : h->shards.n_documents, reterr);
 }
 
 int held_out_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
@@ -193,6 +212,7 @@ void held_out_close(struct held_out *h)
 {
     if (!h)
         return;
+    token_spans_close(&h->token_spans);
     if (h->tokens)
         dataset_close(h->tokens);
     if (h->has_shards)
@@ -235,12 +255,19 @@ static uint64_t window_begin(const struct held_out *h, uint64_t k, uint64_t n, i
     return k * S;
 }
 
-/* A token is a target when it is to be learned (all are, of plain text). */
-static void put_labels(const struct held_out *h, uint64_t at, struct held_out_window *w)
+/* Tokens from `at` on. A token is a target when it is to be learned (all are, of plain text). */
+static void put_tokens(const struct held_out *h, uint64_t at, struct held_out_window *w)
 {
-    shards_copy_labels(&h->shards, at, (uint64_t)w->tokens, w->labels);
+    if (h->tokens) {
+        token_spans_copy(&h->token_spans, at, w->tokens, w->ids, w->labels);
+    } else {
+        shards_copy(&h->shards, at, (uint64_t)w->tokens, w->ids);
+        shards_copy_labels(&h->shards, at, (uint64_t)w->tokens, w->labels);
+        for (int64_t t = 0; t < w->tokens; t++)
+            w->labels[t] = w->labels[t] ? w->ids[t] : -100;
+    }
     for (int64_t t = 0; t + 1 < w->tokens; t++)
-        w->labels[t] = w->labels[t + 1] ? w->ids[t + 1] : -100;
+        w->labels[t] = w->labels[t + 1];
     w->labels[w->tokens - 1] = -100;
 }
 
@@ -252,7 +279,7 @@ int held_out_take(const struct held_out *h, int64_t i, struct held_out_window *w
     uint64_t number = (uint64_t)(i * all_windows(h) / n), span, at;
 
     assert(i >= 0 && i < n);
-    if (h->tokens) {
+    if (h->in_rows) {
         struct sequence seq = {.ids = w->ids, .labels = w->labels, .documents = w->documents};
 
         w->tokens = h->longest;
@@ -262,8 +289,7 @@ int held_out_take(const struct held_out *h, int64_t i, struct held_out_window *w
     span = find_span(h, number);
     w->index = number - h->first[span];
     at = span_begin(h, span) + window_begin(h, w->index, span_tokens(h, span), &w->tokens);
-    shards_copy(&h->shards, at, (uint64_t)w->tokens, w->ids);
-    put_labels(h, at, w);
+    put_tokens(h, at, w);
     if (h->job->eval.mode == LH_EVAL_SLIDING) { /* the head passes over what is not scored */
         held_out_scored(h, w, h->round, &from, &to);
         for (int64_t t = 0; t < from; t++)

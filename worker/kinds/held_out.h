@@ -8,11 +8,14 @@
 #pragma once
 #include "worker/data/dataset.h"
 #include "worker/data/shards.h"
+#include "worker/data/token_spans.h"
 
 struct held_out {
     const struct lh_job *job;
-    struct lh_job tokens_job; /* the data set's */
-    struct dataset *tokens;   /* a file of tokens; NULL: shards */
+    struct lh_job tokens_job;       /* the data set's */
+    struct dataset *tokens;         /* a file of tokens; NULL: shards */
+    bool in_rows;                   /* its sequences are the windows: mode prefixes */
+    struct token_spans token_spans; /* else */
     struct shards shards;
     bool has_shards;
     int64_t lengths[LH_EVAL_LENGTHS_MAX]; /* to report, as the job lists them */
@@ -32,8 +35,7 @@ struct held_out_window {
 };
 
 /* shard_dir: prepared texts, or NULL for the file of tokens that eval.perplexity names. Round 0 is
- * begun. The job must live as long. LH_EINPUT: no text is as long as the longest length;
- * LH_ENOTSUP: a file of tokens in another mode than prefixes. */
+ * begun. The job must live as long. LH_EINPUT: no text is as long as the longest length. */
 LH_MUST_CHECK int held_out_open(const struct lh_job *job, const char *shard_dir, int64_t vocab,
                                 struct held_out **ret_held_out, struct lh_err *reterr);
 void held_out_close(struct held_out *h); /* accepts NULL */
@@ -47,6 +49,8 @@ unsigned held_out_rounds(const struct held_out *h);
 void held_out_begin(struct held_out *h, unsigned round);
 int64_t held_out_windows(const struct held_out *h); /* of the round, eval.windows at most */
 bool held_out_has_documents(const struct held_out *h);
+
+uint64_t held_out_tokens(const struct held_out *h); /* of all spans */
 
 /* Windows of one length of a span of n tokens, of this round, were eval.windows not there. */
 uint64_t held_out_count(const struct held_out *h, int64_t length, uint64_t n);

@@ -9,9 +9,9 @@ int job_plan(const struct lh_job *job, const struct engine_place *place, json_t 
 {
     switch (job->kind) {
     case LH_KIND_EXPORT:
-        return export_plan(job, ret_plan, reterr);
+        return export_plan(job, place, ret_plan, reterr);
     case LH_KIND_GENERATE:
-        return generate_plan(job, ret_plan, reterr);
+        return generate_plan(job, place, ret_plan, reterr);
     default:
         return engine_plan(job, place, ret_plan, reterr);
     }

@@ -48,7 +48,6 @@ struct train {
 static int train_open(struct train *t, struct lh_err *reterr);
 static int train_step(struct train *t, struct lh_err *reterr);
 static bool checkpoint_due(struct train *t);
-static int train_peak(struct train *t, struct lh_err *reterr);
 static int train_save(struct train *t, bool must, struct lh_err *reterr);
 static int train_eval(struct train *t, bool last, struct lh_err *reterr);
 static int train_dump(struct train *t, struct lh_err *reterr);
@@ -85,7 +84,7 @@ int kind_train(struct run *r, struct lh_err *reterr)
         lh_fault("worker.step");
     }
     if (rc == 0)
-        rc = train_peak(&t, reterr);
+        rc = engine_peak(r, &t.peak_bytes, reterr);
     if (rc == 0 && r->job->optim.has_lr)
         rc = train_save(&t, true, reterr);
     if (rc == 0 && stop && t.state.step < t.steps)
@@ -280,15 +279,6 @@ static bool checkpoint_due(struct train *t)
     return every == 0 && t->half > 0 && t->state.step >= t->half;
 }
 
-/* What `bytes_per_rank` of the plan foretold. */
-static int train_peak(struct train *t, struct lh_err *reterr)
-{
-    struct run *r = t->run;
-
-    t->peak_bytes = (int64_t)plan_process_peak() - (int64_t)r->start_bytes;
-    return r->comm->ops->max_i64(r->comm, &t->peak_bytes, 1, reterr);
-}
-
 /* Saves; must: the last one of an attempt, whose failure is the attempt's. Another one that fails
  * is a warning, and training goes on with the older checkpoints (CKPT-11). */
 static int train_save(struct train *t, bool must, struct lh_err *reterr)
@@ -400,8 +390,6 @@ static void train_result(struct train *t)
     (void)json_object_set_new(result, "train_s", json_real(t->state.train_seconds));
     (void)json_object_set_new(result, "tokens_per_s",
                               json_real(t->loop_seconds > 0 ? tokens / t->loop_seconds : 0));
-    (void)json_object_set_new(result, "bytes_per_rank",
-                              json_integer((json_int_t)plan_total(&t->engine.model.plan)));
-    (void)json_object_set_new(result, "peak_bytes", json_integer((json_int_t)t->peak_bytes));
+    engine_report_bytes(t->run, plan_total(&t->engine.model.plan), t->peak_bytes);
     (void)json_object_set_new(result, "kept", engine_kept_json(&t->engine));
 }

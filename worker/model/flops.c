@@ -75,6 +75,14 @@ static double layer_elements(const struct llama *m)
     return m->dims.backward ? forward + 4 * C + 8 * C + 2 * heads + 5 * F : forward;
 }
 
+/* The same of the embedding and the last norm. The gradient of the embedding is in fp32. */
+static double ends_elements(const struct llama *m)
+{
+    double C = (double)m->dims.C;
+
+    return m->dims.backward ? 4 * C + 10 * C : 4 * C;
+}
+
 void llama_count(const struct llama *m, int64_t rows, int64_t row_tokens, int64_t group,
                  struct llama_work *ret_work)
 {
@@ -87,18 +95,18 @@ void llama_count(const struct llama *m, int64_t rows, int64_t row_tokens, int64_
     assert(rows > 0);
     element = (double)kn_dtype_bytes(m->dims.dtype);
     *ret_work = (struct llama_work){
-        .products = T * (linear + head),
+        .products = T * linear,
+        .head = T * head,
         .attention = attention * L,
-        .bytes = T * (L * layer_elements(m) * element + 8 * (double)m->dims.V),
+        .bytes = T * element * (L * layer_elements(m) + ends_elements(m)),
     };
     if (!m->dims.backward)
         return;
     /* Gradients of inputs (of attention: 2.5 times the forward pass) and of what trains, and what
      * is done again. The head is computed once. */
-    ret_work->products += T * (linear + head + linear_flops(m, all, 0, true));
-    ret_work->products += w->trains ? T * head : 0;
+    ret_work->products += T * (linear + linear_flops(m, all, 0, true));
+    ret_work->head += w->trains ? 2 * T * head : T * head;
     ret_work->attention_bwd = attention * L * 2.5;
-    ret_work->bytes += T * element * (double)m->dims.V;
     for (int i = 0; i < WORK_KEEPS; i++) {
         double again = T * (double)(m->dims.L - m->dims.keep[i]) *
                        llama_flops_kept(m, (enum work_keep)i, row_tokens, group);
@@ -112,5 +120,5 @@ double llama_flops(const struct llama *m, int64_t rows, int64_t row_tokens, int6
     struct llama_work work;
 
     llama_count(m, rows, row_tokens, group, &work);
-    return work.products + work.attention + work.attention_bwd;
+    return work.products + work.head + work.attention + work.attention_bwd;
 }

@@ -1,10 +1,6 @@
 /* keep.c - a greedy choice of what is kept; see keep.h. */
 #include "worker/model/keep.h"
-
-/* Attention takes longer for an operation than products do: 120 to 150 GFLOP a cpu-second against
- * 190 to 200 on a processor without tile registers (with them 340 to 480 against 1270). A constant,
- * so that a choice never depends on a clock. */
-#define ATTENTION_WEIGHT 1.4
+#include "kernels/profile.h"
 
 const char *keep_name(enum work_keep what)
 {
@@ -28,8 +24,9 @@ static void order_by_worth(const struct llama *m, int64_t row_tokens, int64_t gr
         double flops = llama_flops_kept(m, (enum work_keep)i, row_tokens, group);
         int at = i;
 
-        worth[i] = (i == WORK_KEEP_SCORES ? ATTENTION_WEIGHT : 1) * flops /
-                   (double)work_keep_bytes(&m->dims, (enum work_keep)i);
+        if (i == WORK_KEEP_SCORES)
+            flops *= kn_cpu_attention_weight(m->dims.dtype);
+        worth[i] = flops / (double)work_keep_bytes(&m->dims, (enum work_keep)i);
         for (; at > 0 && worth[order[at - 1]] < worth[i]; at--)
             order[at] = order[at - 1];
         order[at] = (enum work_keep)i;

@@ -2,8 +2,8 @@
  *
  * Keeping more spares products and attention that the backward pass would do again; the bits of
  * loss and gradients are the same whatever is kept. What spares most time a byte is kept first, by
- * as many layers as fit, then the next. The choice follows from the model, the sizes and the limit
- * alone.
+ * as many layers as fit, then the next. The choice follows from the model, the sizes, the limit
+ * and the processor's level alone, never from a clock.
  */
 #pragma once
 #include "worker/model/llama.h"

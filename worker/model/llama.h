@@ -102,8 +102,8 @@ LH_MUST_CHECK int llama_eval(struct llama *m, const struct llama_batch *batch,
 /* The work of one training micro-batch, what is done again because it was not kept included, or of
  * one forward pass. */
 struct llama_work {
-    double products, attention, attention_bwd; /* floating point operations */
-    double bytes; /* moved by what goes over elements: norms, positions, SiLU, loss */
+    double products, head, attention, attention_bwd; /* floating point operations */
+    double bytes; /* moved by what goes over elements: norms, positions, SiLU */
 };
 void llama_count(const struct llama *m, int64_t rows, int64_t row_tokens, int64_t group,
                  struct llama_work *ret_work);

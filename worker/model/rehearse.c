@@ -4,8 +4,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
+static int look(void *arg, const struct device *d, int64_t t0, struct kn_mat logits,
+                struct lh_err *reterr)
+{
+    (void)arg;
+    (void)d;
+    (void)t0;
+    (void)logits;
+    (void)reterr;
+    return 0;
+}
+
 /* As many rows as there may be. */
-static int run_batch(struct llama *m, const int32_t *zeros, struct lh_err *reterr)
+static int run_batch(struct llama *m, const int32_t *zeros, bool logits, struct lh_err *reterr)
 {
     int64_t row = LH_MIN(m->dims.T, m->dims.positions);
     struct llama_batch b = {
@@ -13,6 +24,8 @@ static int run_batch(struct llama *m, const int32_t *zeros, struct lh_err *reter
     double sum = 0;
     int rc;
 
+    if (logits)
+        b.sink.fn = look;
     if (!m->dims.backward)
         return llama_eval(m, &b, reterr);
     rc = llama_train(m, &b, 1, &sum, reterr);
@@ -25,14 +38,20 @@ static int run_cache(struct llama *m, const int32_t *zeros, struct lh_err *reter
 {
     int64_t T = LH_MIN(m->dims.T, m->dims.cache);
     struct cache c = {.model = m, .used = m->dims.cache - T};
-    int rc = cache_append(&c, zeros, T, NULL, reterr);
+    float *logits = malloc((size_t)m->dims.V * sizeof(*logits));
+    int rc = logits ? cache_append(&c, zeros, T, logits, reterr)
+                    : lh_err_set(reterr, -ENOMEM, "logits for a rehearsal");
 
-    cache_rewind(&c, m->dims.cache - 1);
-    return rc < 0 ? rc : cache_append(&c, zeros, 1, NULL, reterr);
+    if (rc == 0) {
+        cache_rewind(&c, m->dims.cache - 1);
+        rc = cache_append(&c, zeros, 1, logits, reterr);
+    }
+    free(logits);
+    return rc;
 }
 
-int rehearse_scratch(struct llama *m, const struct kn_ops *ops, int threads, uint64_t *ret_bytes,
-                     struct lh_err *reterr)
+int rehearse_scratch(struct llama *m, unsigned passes, const struct kn_ops *ops, int threads,
+                     uint64_t *ret_bytes, struct lh_err *reterr)
 {
     int32_t *zeros = calloc((size_t)m->dims.T, sizeof(*zeros));
     struct kn_stream *stream = NULL;
@@ -43,9 +62,9 @@ int rehearse_scratch(struct llama *m, const struct kn_ops *ops, int threads, uin
         ops->rehearse(stream);
         rc = llama_bind(m, ops, stream, reterr);
     }
-    if (rc == 0)
-        rc = run_batch(m, zeros, reterr);
-    if (rc == 0 && m->dims.cache > 0)
+    if (rc == 0 && passes & (REHEARSE_LOSS | REHEARSE_LOGITS))
+        rc = run_batch(m, zeros, passes & REHEARSE_LOGITS, reterr);
+    if (rc == 0 && passes & REHEARSE_CACHE)
         rc = run_cache(m, zeros, reterr);
     if (rc == 0)
         *ret_bytes = ops->scratch_bytes(stream);

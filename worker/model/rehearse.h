@@ -2,8 +2,15 @@
 #pragma once
 #include "worker/model/llama.h"
 
-/* Runs the largest pass of m on a stream of its own that does not compute: *ret_bytes is the back
- * end's scratch. Takes address space as large as the plan while it lasts, but no memory worth
- * mentioning. Before llama_load. */
-LH_MUST_CHECK int rehearse_scratch(struct llama *m, const struct kn_ops *ops, int threads,
-                                   uint64_t *ret_bytes, struct lh_err *reterr);
+/* The passes that a run will make. */
+enum rehearse_pass {
+    REHEARSE_LOSS = 1,   /* llama_train, or llama_eval of a model without backward pass */
+    REHEARSE_LOGITS = 2, /* llama_eval with a sink */
+    REHEARSE_CACHE = 4,  /* cache_append */
+};
+
+/* Runs the largest of these passes of m on a stream of its own that does not compute: *ret_bytes is
+ * the back end's scratch. Takes address space as large as the plan while it lasts, but no memory
+ * worth mentioning. Before llama_load. */
+LH_MUST_CHECK int rehearse_scratch(struct llama *m, unsigned passes, const struct kn_ops *ops,
+                                   int threads, uint64_t *ret_bytes, struct lh_err *reterr);
