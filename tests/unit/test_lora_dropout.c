@@ -206,7 +206,7 @@ static void a_rehearsal_gives_back_what_it_took(void **state)
     (void)state;
     bench_open(&b, dir, 0.4, 0);
     llama_unbind(m);
-    assert_int_equal(rehearse_scratch(m, &kn_reference_ops, 1, &bytes, NULL), 0);
+    assert_int_equal(rehearse_scratch(m, REHEARSE_LOSS, &kn_reference_ops, 1, &bytes, NULL), 0);
     assert_null(m->dropout.host);
     assert_null(m->pos);
     assert_null(m->nll);
