@@ -258,6 +258,13 @@ static void *work(void *arg)
     return NULL;
 }
 
+/* Ids [from, to) of a slot, which has no array when its unit gave none. */
+static int write_ids(struct shard_writer *w, const struct slot *s, size_t from, size_t to,
+                     struct lh_err *reterr)
+{
+    return from < to ? shard_writer_append(w, s->ids.at + from, to - from, reterr) : 0;
+}
+
 /* Waits for the slot's worker, writes what it made, frees the slot. */
 static int write_slot(struct ring *r, struct slot *s, struct shard_writer *w, struct lh_err *reterr)
 {
@@ -274,13 +281,13 @@ static int write_slot(struct ring *r, struct slot *s, struct shard_writer *w, st
         return s->rc;
     }
     for (size_t i = 0; i < s->n_ends && rc == 0; i++) {
-        rc = shard_writer_append(w, s->ids.at + from, s->ends[i] - from, reterr);
+        rc = write_ids(w, s, from, s->ends[i], reterr);
         if (rc == 0)
             rc = shard_writer_end(w, reterr);
         from = s->ends[i];
     }
     if (rc == 0)
-        rc = shard_writer_append(w, s->ids.at + from, s->ids.n - from, reterr);
+        rc = write_ids(w, s, from, s->ids.n, reterr);
     s->state = SLOT_FREE;
     w->n_records += s->n_records;
     w->n_dropped += s->n_dropped;
