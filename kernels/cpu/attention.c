@@ -1,19 +1,27 @@
 /* attention.c - the forward pass of attention, and the form for cached keys.
  *
  * For a round of kv heads, as many as ATTN_PACK_MAX holds, K is packed transposed and V plain,
- * once. Then every block of TILE_ROWS queries walks over its tiles of keys: scores, weights with a
- * running maximum, weighted sum of V. No matrix of T x T exists. Blocks are shared out in a fixed
- * order and do not meet, so threads do not change the bits.
+ * once, a band of queries at a time. Then every block of TILE_ROWS queries walks over its tiles of
+ * keys: scores, weights with a running maximum, weighted sum of V. No matrix of T x T exists.
+ * Blocks are shared out in a fixed order and do not meet, so threads do not change the bits.
  */
 #include "kernels/cpu/attention.h"
 #include <math.h>
 
 #define FWD_ROWS 128 /* queries of one item */
+#define FWD_BAND 32  /* chunks of a head at least before the next head's: 4096 tokens */
+#define FWD_ITEMS 4  /* of a thread in a band */
 #define CACHED_ROWS_FEW                                                                            \
     8 /* up to so many queries are faster one by one: packing reads all keys                       \
        */
 
 enum { PACK_K, PACK_V, FWD_KINDS };
+
+struct attn_fwd {
+    struct attn a;
+    int64_t tile0, n_tiles;   /* keys that are packed now */
+    int64_t chunk0, n_chunks; /* the band: FWD_ROWS queries a chunk */
+};
 
 void attn_init(struct attn *a)
 {
@@ -40,8 +48,9 @@ static struct attn_local attn_local(const struct attn *a, int thread)
 
 static void attention_pack_item(void *arg, int64_t item, int thread)
 {
-    const struct attn *a = arg;
-    int64_t i = item / a->n_tiles, t = item % a->n_tiles, j0 = t * TILE_TOKENS;
+    const struct attn_fwd *f = arg;
+    const struct attn *a = &f->a;
+    int64_t i = item / f->n_tiles, t = f->tile0 + item % f->n_tiles, j0 = t * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_TOKENS, a->T - j0);
 
     (void)thread;
@@ -88,12 +97,13 @@ static void attention_fwd_block(const struct attn *a, const struct attn_local *l
 
 static void attention_fwd_item(void *arg, int64_t item, int thread)
 {
-    const struct attn *a = arg;
+    const struct attn_fwd *f = arg;
+    const struct attn *a = &f->a;
     struct attn_local l = attn_local(a, thread);
-    int64_t chunks = (a->q.rows + FWD_ROWS - 1) / FWD_ROWS, i = item / chunks;
+    int64_t i = item / f->n_chunks, at = item % f->n_chunks;
     /* Later queries cost more: every other head runs backwards, so that no thread gets all the long
      * ones. */
-    int64_t chunk = i % 2 == 0 ? item % chunks : chunks - 1 - item % chunks;
+    int64_t chunk = f->chunk0 + (i % 2 == 0 ? at : f->n_chunks - 1 - at);
 
     a->tiles->begin();
     for (int64_t r0 = chunk * FWD_ROWS; r0 < LH_MIN(a->q.rows, (chunk + 1) * FWD_ROWS);
@@ -102,8 +112,29 @@ static void attention_fwd_item(void *arg, int64_t item, int thread)
     a->tiles->end();
 }
 
-static void attention_forward(struct attn *a)
+/* All queries of the heads of this round, band by band: their keys are packed, then they run. */
+static void forward_heads(struct attn_fwd *f)
 {
+    struct attn *a = &f->a;
+    int64_t chunks = (a->q.rows + FWD_ROWS - 1) / FWD_ROWS, packed = 0;
+    int64_t band = LH_MAX(FWD_BAND, FWD_ITEMS * a->s->threads);
+
+    for (f->chunk0 = 0; f->chunk0 < chunks; f->chunk0 += band) {
+        int64_t end = LH_MIN(a->T, a->q0 + (f->chunk0 + band) * FWD_ROWS);
+
+        f->n_chunks = LH_MIN(band, chunks - f->chunk0);
+        f->tile0 = packed;
+        packed = (end + TILE_TOKENS - 1) / TILE_TOKENS;
+        f->n_tiles = packed - f->tile0;
+        pool_run(a->s->pool, a->n_kv * f->n_tiles, attention_pack_item, f);
+        pool_run(a->s->pool, a->n_kv * a->group * f->n_chunks, attention_fwd_item, f);
+    }
+}
+
+static void attention_forward(const struct attn *call)
+{
+    struct attn_fwd f = {.a = *call};
+    struct attn *a = &f.a;
     uint64_t head_bytes;
     int64_t round;
 
@@ -115,9 +146,7 @@ static void attention_forward(struct attn *a)
         return;
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += round) {
         a->n_kv = LH_MIN(round, a->KV - a->kv0);
-        pool_run(a->s->pool, a->n_kv * a->n_tiles, attention_pack_item, a);
-        pool_run(a->s->pool, a->n_kv * a->group * ((a->q.rows + FWD_ROWS - 1) / FWD_ROWS),
-                 attention_fwd_item, a);
+        forward_heads(&f);
     }
 }
 

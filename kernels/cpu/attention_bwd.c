@@ -11,8 +11,10 @@
  * it. So no two items of a phase add to the same sums, and the order of a sum is that of the phases
  * and of the squares in a chunk, whatever the number of threads. Phase 0 meets every chunk once,
  * with itself, and packs it; whoever adds to a chunk last writes its gradients: so what an item
- * touches stays in L2. How many kv heads make a round depends on the threads, and changes no sum.
- * When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in parts.
+ * touches stays in L2. A long sequence is taken in bands of keys, all phases of one before those of
+ * the next. How many kv heads make a round and how many chunks a band depends on the threads, and
+ * changes no sum. When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in
+ * parts.
  */
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/vec.h"
@@ -21,6 +23,7 @@
 
 #define BWD_CHUNK 2
 #define BWD_ITEMS 4 /* of a thread in a phase; heads beyond wait, so that scratch stays near */
+#define BWD_BAND 16 /* chunks at least, 4096 tokens: what a band touches stays in L3 */
 #define BWD_PANELS (TILE_TOKENS / TILE_STEP)
 
 enum { PACK_KT, PACK_VT, PACK_K, KV_KINDS }; /* of a kv head */
@@ -29,7 +32,8 @@ enum { PACK_QA, PACK_DOA, Q_KINDS };         /* of a query head: transposed, pla
 struct attn_bwd {
     struct attn a;
     const float *lse;
-    int64_t n_chunks, phases[2], phase; /* phases: of the two classes of heads */
+    int64_t n_chunks, phases[2];        /* phases: of the two classes of heads */
+    int64_t chunk0, phase;              /* the band and the phase that are run now */
     int64_t kv_round, g_round, g0, n_g; /* query heads packed now: those from g0 on of each group */
     char *q_packed;                     /* like a.packed, for query heads */
     float *dq, *dk, *dv; /* sums of packed heads by tile: (TILE_TOKENS, Dp); dk, dv in panels of
@@ -289,7 +293,7 @@ static void bwd_chunk_item(void *arg, int64_t item, int thread)
     const struct attn_bwd *b = arg;
     const struct attn *a = &b->a;
     struct bwd_local l = bwd_local(a, thread);
-    int64_t i = item % a->n_kv, chunk = item / a->n_kv, t0 = chunk * BWD_CHUNK;
+    int64_t i = item % a->n_kv, chunk = b->chunk0 + item / a->n_kv, t0 = chunk * BWD_CHUNK;
     int64_t end = LH_MIN(a->n_tiles, t0 + BWD_CHUNK);
     int64_t phases = LH_MIN(LH_MAX(b->phases[0], b->phases[1]), b->n_chunks - chunk);
 
@@ -314,6 +318,22 @@ static int64_t bwd_phases(const struct attn *a, const int32_t *begin)
     return most + 1;
 }
 
+/* All bands, from the last: queries meet the keys of their own band before those of earlier ones,
+ * as they would in one band. */
+static void bwd_heads(struct attn_bwd *b)
+{
+    int64_t phases = LH_MAX(b->phases[0], b->phases[1]);
+    int64_t band = LH_MAX(BWD_BAND, BWD_ITEMS * b->a.s->threads);
+
+    for (b->chunk0 = (b->n_chunks - 1) / band * band; b->chunk0 >= 0; b->chunk0 -= band) {
+        for (b->phase = 0; b->phase < LH_MIN(phases, b->n_chunks - b->chunk0); b->phase++) {
+            int64_t n = LH_MIN(band, b->n_chunks - b->chunk0 - b->phase);
+
+            pool_run(b->a.s->pool, b->a.n_kv * n, bwd_chunk_item, b);
+        }
+    }
+}
+
 static void bwd_run(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
@@ -324,8 +344,7 @@ static void bwd_run(struct attn_bwd *b)
         a->n_kv = LH_MIN(b->kv_round, a->KV - a->kv0);
         for (b->g0 = 0; b->g0 < a->group; b->g0 += b->g_round) {
             b->n_g = LH_MIN(b->g_round, a->group - b->g0);
-            for (b->phase = 0; b->phase < LH_MAX(b->phases[0], b->phases[1]); b->phase++)
-                pool_run(a->s->pool, a->n_kv * (b->n_chunks - b->phase), bwd_chunk_item, b);
+            bwd_heads(b);
         }
     }
 }

@@ -263,6 +263,17 @@ static void shifted_groups_over_several_chunks_match_the_reference(void **state)
     }
 }
 
+/* More tokens than a band of either pass has (4096), and segments that lie across its ends. */
+static void a_sequence_of_several_bands_matches_the_reference(void **state)
+{
+    struct kt_rng r = kt_rng(40);
+    struct kn_segments_spec spec = {.rows = 1, .row_tokens = 4500, .group = 210, .heads = 2};
+
+    (void)state;
+    check_problem(&r, KN_F32, (struct heads){2, 1, 8}, &spec, 1.0);
+    check_problem(&r, KN_BF16, (struct heads){2, 1, 8}, &spec, 1.0);
+}
+
 /* Changing a token must not change any row that does not see it, by a single bit. */
 static void no_row_feels_a_later_token_or_another_segment(void **state)
 {
@@ -365,6 +376,7 @@ int main(void)
         cmocka_unit_test(long_segments_and_their_tails_match_the_reference),
         cmocka_unit_test(cuts_inside_a_block_hold_for_queries_far_behind_them),
         cmocka_unit_test(shifted_groups_over_several_chunks_match_the_reference),
+        cmocka_unit_test(a_sequence_of_several_bands_matches_the_reference),
         cmocka_unit_test(no_row_feels_a_later_token_or_another_segment),
         cmocka_unit_test(queries_against_cached_keys_match_the_reference),
         cmocka_unit_test(a_group_too_large_for_one_round_gives_the_same_gradients),
