@@ -111,16 +111,18 @@ static int fill(struct unit_reader *r, size_t target, struct lh_err *reterr)
 
 static int hand_out(struct unit_reader *r, size_t n, struct unit *u, struct lh_err *reterr)
 {
-    if (n > u->cap) {
-        char *more = realloc(u->text, n);
+    if (n > u->cap || !u->text) { /* text is never NULL, not of an empty file either */
+        char *more = realloc(u->text, LH_MAX(n, (size_t)1));
 
         if (!more)
             return lh_err_set(reterr, -ENOMEM, "read '%s'", r->list->paths[r->file]);
         u->text = more;
         u->cap = n;
     }
-    memcpy(u->text, r->rest, n);
-    memmove(r->rest, r->rest + n, r->rest_n - n);
+    if (n > 0) {
+        memcpy(u->text, r->rest, n);
+        memmove(r->rest, r->rest + n, r->rest_n - n);
+    }
     r->rest_n -= n;
     u->path = r->list->paths[r->file];
     u->len = n;
