@@ -116,21 +116,9 @@ static int open_file(struct app *a, const struct target *t, char *path, size_t c
  * sides know. */
 static int append(int fd, int64_t size, const char *bytes, size_t len)
 {
-    size_t done = 0;
+    int rc = lh_write_all(fd, bytes, len);
 
-    while (done < len) {
-        ssize_t n = write(fd, bytes + done, len - done);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int rc = n < 0 ? -errno : -EIO;
-
-            return ftruncate(fd, size) < 0 ? -errno : rc;
-        }
-        done += (size_t)n;
-    }
-    return 0;
+    return rc < 0 && ftruncate(fd, size) < 0 ? -errno : rc;
 }
 
 static void answer_size(struct http_request *q, int status, int64_t size)

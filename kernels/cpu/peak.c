@@ -30,8 +30,9 @@ static double thread_seconds(void)
     SUM(op, kind, 1)                                                                               \
     SUM(op, kind, 2)                                                                               \
     SUM(op, kind, 3)                                                                               \
-    SUM(op, kind, 4) SUM(op, kind, 5) SUM(op, kind, 6) SUM(op, kind, 7) SUM(op, kind, 8)           \
-        SUM(op, kind, 9) SUM(op, kind, 10) SUM(op, kind, 11)
+    SUM(op, kind, 4)                                                                               \
+    SUM(op, kind, 5) SUM(op, kind, 6) SUM(op, kind, 7) SUM(op, kind, 8) SUM(op, kind, 9)           \
+        SUM(op, kind, 10) SUM(op, kind, 11)
 #define PROBE(name, op, kind)                                                                      \
     static void name(void)                                                                         \
     {                                                                                              \
@@ -124,8 +125,9 @@ double kn_cpu_attention_weight(enum kn_dtype t)
 {
     /* GFLOP/s a core of the products of SmolLM2-135M's layers over those of its attention, S2 and
      * dense in 2048 tokens, on a processor with tiles that was held to each level (oneDNN too):
-     * bf16 27/20, 77/63, 108/121, (an AMD's pairs of bf16) 195/135, 980/455; fp32 28/18, 89/58,
-     * 147/124. */
+     * bf16 27/20, 77/63, 108/121, 980/455; fp32 28/18, 89/58, 147/124. Pairs of bf16 are not worth
+     * using there; their weight is that of an AMD's products and a prototype of attention, 195/135.
+     */
     static const double weight[][2] = {
         [CPU_BASE] = {1.5, 1.4},        [CPU_AVX2] = {1.5, 1.2}, [CPU_AVX512] = {1.2, 0.9},
         [CPU_AVX512_BF16] = {1.2, 1.4}, [CPU_AMX] = {1.2, 2.2},

@@ -112,14 +112,9 @@ int lh_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *re
 int lh_sync_path(const char *path, struct lh_err *reterr)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc = 0;
 
-    if (fd < 0)
-        return lh_err_set(reterr, -errno, "open '%s' to sync it", path);
-    if (fsync(fd) < 0)
-        rc = lh_err_set(reterr, -errno, "fsync '%s'", path);
-    (void)close(fd);
-    return rc;
+    return fd < 0 ? lh_err_set(reterr, -errno, "open '%s' to sync it", path)
+                  : lh_close_synced(fd, path, reterr);
 }
 
 int lh_write_all(int fd, const void *data, uint64_t bytes)

@@ -1,6 +1,7 @@
 /* token_spans.c - see token_spans.h. */
 #include "worker/data/token_spans.h"
 #include "worker/data/dataset_kinds.h"
+#include "worker/data/spans.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -74,26 +75,11 @@ void token_spans_close(struct token_spans *s)
     *s = (struct token_spans){0};
 }
 
-/* The sequence that holds token `at`. */
-static int64_t find_sequence(const struct token_spans *s, uint64_t at)
-{
-    int64_t low = 0, high = dataset_windows(s->d);
-
-    while (high - low > 1) {
-        int64_t middle = low + (high - low) / 2;
-
-        if (s->sequence[middle] <= at)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 void token_spans_copy(const struct token_spans *s, uint64_t at, int64_t n, int32_t *ids,
                       int32_t *labels)
 {
-    int64_t sequence = find_sequence(s, at), done = 0;
+    int64_t sequence = (int64_t)span_holding(s->sequence, (uint64_t)dataset_windows(s->d), at);
+    int64_t done = 0;
 
     assert(at + (uint64_t)n <= s->n_tokens);
     for (; done < n; sequence++) {

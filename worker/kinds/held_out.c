@@ -1,6 +1,7 @@
 /* held_out.c - see held_out.h. Which windows there are is arithmetic on the lengths of the spans;
  * only held_out_take reads tokens. */
 #include "worker/kinds/held_out.h"
+#include "worker/data/spans.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -223,22 +224,6 @@ void held_out_close(struct held_out *h)
 
 /* ---- windows ---- */
 
-/* The last span whose windows begin at or before number w. */
-static uint64_t find_span(const struct held_out *h, uint64_t w)
-{
-    uint64_t low = 0, high = h->n_spans;
-
-    while (high - low > 1) {
-        uint64_t middle = low + (high - low) / 2;
-
-        if (h->first[middle] <= w)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* Start and length of window k of a span of n tokens. */
 static uint64_t window_begin(const struct held_out *h, uint64_t k, uint64_t n, int64_t *ret_tokens)
 {
@@ -286,7 +271,7 @@ int held_out_take(const struct held_out *h, int64_t i, struct held_out_window *w
         w->index = number;
         return dataset_sequence(h->tokens, (int64_t)number, &seq, reterr);
     }
-    span = find_span(h, number);
+    span = span_holding(h->first, h->n_spans, number);
     w->index = number - h->first[span];
     at = span_begin(h, span) + window_begin(h, w->index, span_tokens(h, span), &w->tokens);
     put_tokens(h, at, w);
