@@ -3,6 +3,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +49,68 @@ static void sums_of_floats_have_the_bits_of_adding_in_rank_order(void **state)
                          (double)x[i], (double)want);
         }
         assert_true(x[n] == 42.0f);
+        free(x);
+    }
+}
+
+static void a_rank_that_sums_its_part_leaves_the_others_as_they_were(void **state)
+{
+    static const int64_t sizes[] = {0, 1, 17, 64, 4099, 5000003};
+    struct lh_err err = {0};
+
+    (void)state;
+    for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+        int64_t n = sizes[k];
+        struct comm_part own = comm_part(n, comm->size, comm->rank);
+        float *x = malloc(((size_t)n + 1) * sizeof(*x));
+
+        assert_non_null(x);
+        for (int64_t i = 0; i < n; i++)
+            x[i] = (float)value(comm->rank, i);
+        assert_int_equal(comm->ops->sum_part_f32(comm, x, n, &err), 0);
+        for (int64_t i = 0; i < n; i++) {
+            bool mine = i >= own.first && i < own.first + own.n;
+            float want = (float)value(mine ? 0 : comm->rank, i);
+
+            for (int r = 1; mine && r < comm->size; r++)
+                want += (float)value(r, i);
+            if (memcmp(&want, &x[i], sizeof(want)) != 0)
+                fail_msg("n %lld, element %lld: %a, want %a", (long long)n, (long long)i,
+                         (double)x[i], (double)want);
+        }
+        free(x);
+    }
+}
+
+static void parts_cover_a_vector_and_are_gathered_on_every_rank(void **state)
+{
+    static const int64_t sizes[] = {0, 1, 15, 16, 33, 100, 4099, 600001};
+    struct lh_err err = {0};
+
+    (void)state;
+    for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+        int64_t n = sizes[k], next = 0;
+        uint16_t *x = calloc((size_t)n + 1, sizeof(*x));
+
+        assert_non_null(x);
+        for (int r = 0; r < comm->size; r++) {
+            struct comm_part part = comm_part(n, comm->size, r);
+
+            assert_int_equal(part.first, next);
+            assert_true(part.n == 0 || part.first % COMM_PART_ALIGN == 0);
+            next += part.n;
+            for (int64_t i = part.first; r == comm->rank && i < next; i++)
+                x[i] = (uint16_t)(i * 7 + r + 1);
+        }
+        assert_int_equal(next, n);
+        assert_int_equal(comm->ops->gather_parts(comm, x, n, sizeof(*x), &err), 0);
+        for (int r = 0; r < comm->size; r++) {
+            struct comm_part part = comm_part(n, comm->size, r);
+
+            for (int64_t i = part.first; i < part.first + part.n; i++)
+                assert_int_equal(x[i], (uint16_t)(i * 7 + r + 1));
+        }
+        assert_int_equal(x[n], 0);
         free(x);
     }
 }
@@ -113,6 +176,8 @@ int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_of_floats_have_the_bits_of_adding_in_rank_order),
+        cmocka_unit_test(a_rank_that_sums_its_part_leaves_the_others_as_they_were),
+        cmocka_unit_test(parts_cover_a_vector_and_are_gathered_on_every_rank),
         cmocka_unit_test(sums_of_doubles_have_the_bits_of_adding_in_rank_order),
         cmocka_unit_test(maxima_and_broadcasts_reach_every_rank),
         cmocka_unit_test(every_rank_knows_its_place),

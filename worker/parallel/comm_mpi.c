@@ -1,10 +1,11 @@
 /* comm_mpi.c - the communicator over MPI; the only file that sees mpi.h.
  *
- * A sum is a reduce-scatter of our own and a gather: each rank receives everyone's values of its
- * slice, adds them in rank order, and the slices are gathered again. MPI_Allreduce would choose its
- * order by message size and topology, and the bits of a run would depend on where it runs. Slices
- * are bounded, so memory for exchanged values is COMM_SLICE_BYTES a rank, allocated by the first
- * sum.
+ * Sums and gathers of parts are our own, of plain messages: MPI_Allreduce would choose its order by
+ * message size and topology, and the bits of a run would depend on where it runs. For a sum each
+ * rank sends every other one the values of that one's part, slice by slice, and adds what it
+ * received in rank order. Slices are bounded, so memory for exchanged values is COMM_SLICE_BYTES a
+ * rank, allocated by the first sum. A gather passes parts round a ring, so that between two
+ * machines each goes over the wire once.
  */
 #include "worker/parallel/comm.h"
 #include <assert.h>
@@ -16,14 +17,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#define COMM_BCAST_BYTES (1 << 30) /* MPI counts are int */
-#define COMM_RANKS_MAX 1024        /* so that offsets into COMM_RANKS_MAX slices fit an int */
+#define COMM_MESSAGE_BYTES (1 << 30) /* MPI counts are int */
+#define COMM_RANKS_MAX 1024          /* each takes a slice of memory on every other */
+#define SLICE (COMM_SLICE_BYTES / (int64_t)sizeof(float))
 
 struct comm_mpi {
     struct comm base;
-    void *inbox;          /* size slices, one from each rank; owned */
-    int *counts, *starts; /* size each: elements of each rank's slice in the chunk at hand; owned */
-    int *in_counts, *in_starts; /* the same for what this rank receives; owned */
+    /* One slice from each other rank: first from the rank before this one, then from the rank
+     * before that one, and so round; owned. */
+    void *inbox;
 };
 
 static int mpi_error(struct lh_err *reterr, const char *what, int status)
@@ -35,97 +37,142 @@ static int mpi_error(struct lh_err *reterr, const char *what, int status)
     return lh_err_set(reterr, LH_ETRYAGAIN, "%s among the ranks failed: %s", what, text);
 }
 
-static int buffers_need(struct comm_mpi *m, struct lh_err *reterr)
+static int inbox_need(struct comm_mpi *m, struct lh_err *reterr)
 {
-    size_t size = (size_t)m->base.size;
-
-    if (m->inbox)
-        return 0;
-    m->counts = calloc(size * 4, sizeof(int));
-    m->inbox = aligned_alloc(64, size * COMM_SLICE_BYTES);
-    if (!m->counts || !m->inbox) {
-        free(m->counts);
-        free(m->inbox);
-        m->counts = m->inbox = NULL;
-        return lh_err_set(reterr, -ENOMEM, "buffers for sums over %d ranks", m->base.size);
-    }
-    m->starts = m->counts + size;
-    m->in_counts = m->starts + size;
-    m->in_starts = m->in_counts + size;
-    return 0;
+    if (!m->inbox)
+        m->inbox = aligned_alloc(64, (size_t)(m->base.size - 1) * COMM_SLICE_BYTES);
+    return m->inbox ? 0
+                    : lh_err_set(reterr, -ENOMEM, "buffers for sums over %d ranks", m->base.size);
 }
 
-/* Cuts n elements into one slice a rank, as even as can be; fills both pairs of count arrays. */
-static void slices_cut(struct comm_mpi *m, int64_t n)
+/* The rank that is `by` after this one, or before it. */
+static int rank_after(const struct comm *c, int by)
 {
-    int size = m->base.size, start = 0;
-    int each = (int)(n / size), more = (int)(n % size);
-
-    for (int r = 0; r < size; r++) {
-        m->counts[r] = each + (r < more);
-        m->starts[r] = start;
-        start += m->counts[r];
-    }
-    for (int r = 0; r < size; r++) {
-        m->in_counts[r] = m->counts[m->base.rank];
-        m->in_starts[r] = r * m->in_counts[r];
-    }
+    return (c->rank + by) % c->size;
 }
 
-/* Adds the slices of all ranks in rank order, in blocks that stay in the first-level cache. */
-static void add_f32(float *sum, const float *in, int64_t n, int size)
+static int rank_before(const struct comm *c, int by)
 {
-    for (int64_t i0 = 0; i0 < n; i0 += 2048) {
-        int64_t len = LH_MIN(2048, n - i0);
-        float *s = sum + i0;
+    return (c->rank - by + c->size) % c->size;
+}
 
-        memcpy(s, in + i0, (size_t)len * sizeof(float));
-        for (int r = 1; r < size; r++) {
-            const float *v = in + r * n + i0;
+static int exchange(const void *out, int64_t out_bytes, int to, void *in, int64_t in_bytes,
+                    int from, const char *what, struct lh_err *reterr)
+{
+    int rc = MPI_Sendrecv(out, (int)out_bytes, MPI_BYTE, to, 0, in, (int)in_bytes, MPI_BYTE, from,
+                          0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
 
-            for (int64_t i = 0; i < len; i++)
-                s[i] += v[i];
+    return rc == MPI_SUCCESS ? 0 : mpi_error(reterr, what, rc);
+}
+
+/* Elements of slice k of a part. */
+static int64_t slice_n(const struct comm_part *part, int64_t k)
+{
+    return LH_MAX(LH_MIN(part->n - k * SLICE, SLICE), (int64_t)0);
+}
+
+static void add(float *restrict sum, const float *restrict in, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        sum[i] += in[i];
+}
+
+/* own[0..n) += the slices in the inbox, in rank order, in blocks that stay in the first-level
+ * cache. */
+static void add_slices(const struct comm_mpi *m, float *own, int64_t n)
+{
+    const struct comm *c = &m->base;
+    float block[2048];
+
+    for (int64_t i = 0; i < n; i += (int64_t)LH_ARRAY_LEN(block)) {
+        int64_t len = LH_MIN((int64_t)LH_ARRAY_LEN(block), n - i);
+
+        for (int r = 0; r < c->size; r++) {
+            int by = (c->rank - r + c->size) % c->size; /* r is the rank so many before this one */
+            const float *v = by == 0 ? own + i : (const float *)m->inbox + (by - 1) * SLICE + i;
+
+            if (r == 0)
+                memcpy(block, v, (size_t)len * sizeof(float));
+            else
+                add(block, v, len);
         }
+        memcpy(own + i, block, (size_t)len * sizeof(float));
     }
+}
+
+static int mpi_sum_part_f32(struct comm *c, float *x, int64_t n, struct lh_err *reterr)
+{
+    struct comm_mpi *m = (struct comm_mpi *)c;
+    struct comm_part own = comm_part(n, c->size, c->rank), largest = comm_part(n, c->size, 0);
+    int rc;
+
+    if (c->size == 1)
+        return 0;
+    rc = inbox_need(m, reterr);
+    for (int64_t k = 0; rc == 0 && k * SLICE < largest.n; k++) {
+        for (int by = 1; rc == 0 && by < c->size; by++) {
+            int to = rank_after(c, by);
+            struct comm_part theirs = comm_part(n, c->size, to);
+
+            rc = exchange(
+                x + theirs.first + k * SLICE, slice_n(&theirs, k) * (int64_t)sizeof(float), to,
+                (float *)m->inbox + (by - 1) * SLICE, slice_n(&own, k) * (int64_t)sizeof(float),
+                rank_before(c, by), "exchanging values to be summed", reterr);
+        }
+        if (rc == 0)
+            add_slices(m, x + own.first + k * SLICE, slice_n(&own, k));
+    }
+    return rc;
+}
+
+/* Bytes of piece k of a part, when parts are cut to what a message holds. */
+static int64_t piece_bytes(int64_t bytes, int64_t k)
+{
+    return LH_MAX(LH_MIN(bytes - k * COMM_MESSAGE_BYTES, (int64_t)COMM_MESSAGE_BYTES), (int64_t)0);
+}
+
+static int mpi_gather_parts(struct comm *c, void *x, int64_t n, int64_t element,
+                            struct lh_err *reterr)
+{
+    int64_t largest = comm_part(n, c->size, 0).n * element;
+    int rc = 0;
+
+    /* In step `by` the rank after this one gets the part that came by steps before. */
+    for (int by = 1; rc == 0 && by < c->size; by++) {
+        struct comm_part out = comm_part(n, c->size, rank_before(c, by - 1));
+        struct comm_part in = comm_part(n, c->size, rank_before(c, by));
+
+        for (int64_t k = 0; rc == 0 && k * COMM_MESSAGE_BYTES < largest; k++)
+            rc = exchange((char *)x + out.first * element + k * COMM_MESSAGE_BYTES,
+                          piece_bytes(out.n * element, k), rank_after(c, 1),
+                          (char *)x + in.first * element + k * COMM_MESSAGE_BYTES,
+                          piece_bytes(in.n * element, k), rank_before(c, 1), "gathering parts",
+                          reterr);
+    }
+    return rc;
 }
 
 static int mpi_sum_f32(struct comm *c, float *x, int64_t n, struct lh_err *reterr)
 {
-    struct comm_mpi *m = (struct comm_mpi *)c;
-    int64_t chunk = (int64_t)c->size * (COMM_SLICE_BYTES / (int64_t)sizeof(float));
-    int rc = buffers_need(m, reterr);
+    int rc = mpi_sum_part_f32(c, x, n, reterr);
 
-    if (rc < 0)
-        return rc;
-    for (int64_t at = 0; at < n; at += chunk) {
-        float *part = x + at, *own;
-
-        slices_cut(m, LH_MIN(chunk, n - at));
-        rc = MPI_Alltoallv(part, m->counts, m->starts, MPI_FLOAT, m->inbox, m->in_counts,
-                           m->in_starts, MPI_FLOAT, MPI_COMM_WORLD);
-        if (rc != MPI_SUCCESS)
-            return mpi_error(reterr, "exchanging values to be summed", rc);
-        own = part + m->starts[c->rank];
-        add_f32(own, m->inbox, m->counts[c->rank], c->size);
-        rc = MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, part, m->counts, m->starts,
-                            MPI_FLOAT, MPI_COMM_WORLD);
-        if (rc != MPI_SUCCESS)
-            return mpi_error(reterr, "gathering sums", rc);
-    }
-    return 0;
+    return rc < 0 ? rc : mpi_gather_parts(c, x, n, sizeof(*x), reterr);
 }
 
 /* Sums in double are few (losses, norms): everyone receives everything. */
 static int mpi_sum_f64(struct comm *c, double *x, int64_t n, struct lh_err *reterr)
 {
     struct comm_mpi *m = (struct comm_mpi *)c;
-    int64_t chunk = COMM_SLICE_BYTES / (int64_t)sizeof(double);
-    int rc = buffers_need(m, reterr);
+    int64_t room = (c->size - 1) * (COMM_SLICE_BYTES / (int64_t)sizeof(double)) / c->size;
+    int rc;
 
+    if (c->size == 1)
+        return 0;
+    rc = inbox_need(m, reterr);
     if (rc < 0)
         return rc;
-    for (int64_t at = 0; at < n; at += chunk) {
-        int64_t len = LH_MIN(chunk, n - at);
+    for (int64_t at = 0; at < n; at += room) {
+        int64_t len = LH_MIN(room, n - at);
         const double *in = m->inbox;
 
         rc = MPI_Allgather(x + at, (int)len, MPI_DOUBLE, m->inbox, (int)len, MPI_DOUBLE,
@@ -162,8 +209,8 @@ static int mpi_broadcast(struct comm *c, void *bytes, int64_t n, int root, struc
     int rc;
 
     assert(root >= 0 && root < c->size);
-    for (int64_t at = 0; at < n; at += COMM_BCAST_BYTES) {
-        rc = MPI_Bcast((char *)bytes + at, (int)LH_MIN(COMM_BCAST_BYTES, n - at), MPI_BYTE, root,
+    for (int64_t at = 0; at < n; at += COMM_MESSAGE_BYTES) {
+        rc = MPI_Bcast((char *)bytes + at, (int)LH_MIN(COMM_MESSAGE_BYTES, n - at), MPI_BYTE, root,
                        MPI_COMM_WORLD);
         if (rc != MPI_SUCCESS)
             return mpi_error(reterr, "a broadcast", rc);
@@ -194,13 +241,14 @@ static void mpi_free(struct comm *c)
     if (!m)
         return;
     (void)MPI_Finalize();
-    free(m->counts);
     free(m->inbox);
     free(m);
 }
 
 static const struct comm_ops mpi_ops = {
     .free = mpi_free,
+    .sum_part_f32 = mpi_sum_part_f32,
+    .gather_parts = mpi_gather_parts,
     .sum_f32 = mpi_sum_f32,
     .sum_f64 = mpi_sum_f64,
     .max_i64 = mpi_max_i64,

@@ -15,6 +15,13 @@ static int self_sum_f32(struct comm *c, float *x, int64_t n, struct lh_err *rete
     return 0;
 }
 
+static int self_gather_parts(struct comm *c, void *x, int64_t n, int64_t element,
+                             struct lh_err *reterr)
+{
+    (void)c, (void)x, (void)n, (void)element, (void)reterr;
+    return 0;
+}
+
 static int self_sum_f64(struct comm *c, double *x, int64_t n, struct lh_err *reterr)
 {
     (void)c, (void)x, (void)n, (void)reterr;
@@ -47,6 +54,8 @@ static void self_abort(struct comm *c, int code)
 
 static const struct comm_ops self_ops = {
     .free = self_free,
+    .sum_part_f32 = self_sum_f32,
+    .gather_parts = self_gather_parts,
     .sum_f32 = self_sum_f32,
     .sum_f64 = self_sum_f64,
     .max_i64 = self_max_i64,
