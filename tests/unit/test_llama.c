@@ -173,10 +173,16 @@ static double pass(const struct tiny_options *o, const struct tokens *tokens, in
         assert_int_equal(llama_train(&t.model, &b, 0.02f, &nll, &err), 0);
         sum += nll;
     }
-    *ret_n = t.model.params.n_region;
-    *ret_grads = malloc((size_t)*ret_n * sizeof(float));
+    *ret_n = 0;
+    *ret_grads = malloc((size_t)t.model.params.n_trainable * sizeof(float));
     assert_non_null(*ret_grads);
-    memcpy(*ret_grads, t.model.params.grad, (size_t)*ret_n * sizeof(float));
+    for (unsigned i = 0; i < t.model.params.n; i++) { /* regions differ between precisions */
+        const struct param *p = &t.model.params.at[i];
+
+        if (p->trains)
+            memcpy(*ret_grads + *ret_n, p->grad, (size_t)p->n * sizeof(float));
+        *ret_n += p->trains ? p->n : 0;
+    }
     tiny_close(&t);
     return sum;
 }

@@ -1,4 +1,4 @@
-/* test_optim.c - the norm over the table of parameters, and which parameter is updated how. */
+/* test_optim.c - squares over the table of parameters, and which parameter is updated how. */
 #include "worker/optim/optim.h"
 #include <math.h>
 #include <setjmp.h>
@@ -48,7 +48,7 @@ static void table_open(struct table *t)
             t->grad[i][k] = (float)(i + 1) * (k == 1 ? -1.0f : 1.0f);
         }
     }
-    t->params = (struct params){.at = t->at, .n = PARAMS};
+    t->params = (struct params){.at = t->at, .n = PARAMS, .own = {{0, N}, {0, N}}};
 }
 
 static void table_close(struct table *t)
@@ -67,15 +67,15 @@ static struct lh_job job_of(double decay)
     return job;
 }
 
-static void the_norm_is_over_all_that_trains_and_nothing_else(void **state)
+static void squares_are_of_all_that_trains_and_nothing_else(void **state)
 {
     struct table t;
-    double norm;
+    double squares;
 
     (void)state;
     table_open(&t);
-    assert_int_equal(optim_norm(&t.device, &t.params, &norm, NULL), 0);
-    assert_true(fabs(norm - sqrt(N * (1.0 + 4.0 + 9.0 + 16.0))) < 1e-12);
+    assert_int_equal(optim_squares(&t.device, &t.params, &squares, NULL), 0);
+    assert_true(fabs(squares - N * (1.0 + 4.0 + 9.0 + 16.0)) < 1e-12);
     table_close(&t);
 }
 
@@ -139,13 +139,44 @@ static void moments_and_eps_are_those_of_the_job(void **state)
     table_close(&t);
 }
 
+/* Of fp32 tensors the first two elements are this process's, of the one with a bf16 copy the last.
+ */
+static void of_shared_work_a_process_squares_and_updates_its_own_part(void **state)
+{
+    struct lh_job job = job_of(0);
+    double squares;
+    struct table t;
+
+    (void)state;
+    table_open(&t);
+    t.params.own[PARAMS_EXACT] = (struct params_range){0, 2};
+    t.params.own[PARAMS_LOW] = (struct params_range){2, 1};
+    assert_int_equal(optim_squares(&t.device, &t.params, &squares, NULL), 0);
+    assert_true(fabs(squares - (2 * (1.0 + 4.0 + 9.0) + 16.0)) < 1e-12);
+    assert_int_equal(optim_update(&t.device, &t.params, &job, 0.25, 1, 1, NULL), 0);
+    for (int i = 0; i < PARAMS; i++) {
+        for (int k = 0; k < N; k++) {
+            bool own = i == EMBED ? k == 2 : i != FROZEN && k < 2;
+
+            assert_true((t.master[i][k] != 1.0f + (float)k) == own);
+            assert_true((t.m[i][k] != 0) == own);
+            assert_true((t.v[i][k] != 0) == own);
+        }
+    }
+    assert_int_equal(t.low[0], 0);
+    assert_int_equal(t.low[1], 0);
+    assert_int_equal(t.low[2], kn_f32_to_bf16(t.master[EMBED][2]));
+    table_close(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_norm_is_over_all_that_trains_and_nothing_else),
+        cmocka_unit_test(squares_are_of_all_that_trains_and_nothing_else),
         cmocka_unit_test(the_first_update_moves_each_weight_by_the_rate),
         cmocka_unit_test(norms_do_not_decay_and_b_may_have_a_rate_of_its_own),
         cmocka_unit_test(moments_and_eps_are_those_of_the_job),
+        cmocka_unit_test(of_shared_work_a_process_squares_and_updates_its_own_part),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

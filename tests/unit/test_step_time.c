@@ -120,7 +120,7 @@ static double told(const struct llama *m, int ranks, int local_ranks, const stru
     return step_time(m, &job, &place, r);
 }
 
-static void a_step_is_its_rows_the_update_and_the_sum_over_ranks(void **state)
+static void a_step_is_its_rows_the_update_and_what_ranks_exchange(void **state)
 {
     const char *dir = tiny_model_write(&shape, 7);
     struct params_spec spec = tiny_spec(KN_F32);
@@ -144,10 +144,12 @@ static void a_step_is_its_rows_the_update_and_the_sum_over_ranks(void **state)
     assert_true(fabs(told(&m, 2, 2, &work) / (2 * seconds) - 1) < 1e-9);
     assert_true(fabs(told(&m, 3, 3, &work) / (2 * seconds) - 1) < 1e-9); /* 3 rows, then 1 */
     assert_true(fabs(told(&m, 1, 1, &update) * 1e6 - (double)m.params.n_trainable) < 1e-3);
+    assert_true(fabs(told(&m, 2, 2, &update) * 2e6 - (double)m.params.n_trainable) < 1e-3);
     bytes = (double)m.params.n_region * sizeof(float);
     assert_true(told(&m, 1, 1, &sum) == 0.0);
-    /* Half of the values come and half go, each copied twice; two slices are read for one sum. */
-    assert_true(fabs(told(&m, 2, 2, &sum) * 1e9 / bytes - (4 + 1.5)) < 1e-9);
+    /* Half of the gradients come and half of the weights, each copied twice; two slices are read
+     * for one sum; the other half of the gradients is set to 0. */
+    assert_true(fabs(told(&m, 2, 2, &sum) * 1e9 / bytes - (4 + 1.5 + 0.5)) < 1e-9);
     assert_true(fabs((told(&m, 2, 1, &sum) - told(&m, 2, 2, &sum)) * STEP_TIME_NETWORK_BYTES -
                      bytes) < 1e-3);
     llama_release(&m);
@@ -162,7 +164,7 @@ int main(void)
         cmocka_unit_test(measured_rates_tell_the_time_of_a_step_in_bf16),
         cmocka_unit_test(measured_rates_tell_the_time_of_a_step_that_keeps_nothing),
         cmocka_unit_test(a_pass_without_gradients_has_rates_of_what_it_does),
-        cmocka_unit_test(a_step_is_its_rows_the_update_and_the_sum_over_ranks),
+        cmocka_unit_test(a_step_is_its_rows_the_update_and_what_ranks_exchange),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -117,17 +117,17 @@ static int run_job(const struct bench *b, json_t *spec, const struct attempt *a,
     return rc;
 }
 
-/* The largest difference between two dumps, relative to each tensor's largest value; every key must
- * be in both. */
-static double compare_dumps(const struct bench *b, const char *one, const char *two)
+/* The largest difference between two files of tensors, relative to each tensor's largest value;
+ * every key must be in both. */
+static double compare_tensors(const struct bench *b, const char *one, const char *two)
 {
     struct st_file *f, *g;
     char path[300];
     double worst = 0;
 
-    (void)snprintf(path, sizeof(path), "%s/%s-dump/results.safetensors", b->dir, one);
+    (void)snprintf(path, sizeof(path), "%s/%s", b->dir, one);
     assert_int_equal(st_open(path, &f, NULL), 0);
-    (void)snprintf(path, sizeof(path), "%s/%s-dump/results.safetensors", b->dir, two);
+    (void)snprintf(path, sizeof(path), "%s/%s", b->dir, two);
     assert_int_equal(st_open(path, &g, NULL), 0);
     assert_int_equal(st_count(f), st_count(g));
     for (unsigned i = 0; i < st_count(f); i++) {
@@ -183,9 +183,55 @@ static void several_ranks_train_what_one_rank_trains(void **state)
     if (run_job(&b, job_spec(&b), &together, &err) != 0)
         fail_msg("%s", err.text);
     if (everyone->rank == 0)
-        assert_true(compare_dumps(&b, "alone", "together") < 2e-5);
+        assert_true(compare_tensors(&b, "alone-dump/results.safetensors",
+                                    "together-dump/results.safetensors") < 2e-5);
     assert_int_equal(everyone->ops->barrier(everyone, &err), 0);
     bench_close(&b);
+}
+
+static json_t *with_steps(json_t *spec, int steps)
+{
+    (void)json_object_set_new(json_object_get(spec, "optim"), "steps", json_integer(steps));
+    return spec;
+}
+
+static json_t *in_bf16(json_t *spec)
+{
+    (void)json_object_set_new(spec, "precision", json_string("bf16"));
+    return spec;
+}
+
+/* CKPT-8, CKPT-21: in bf16 a rank has masters and moments of its part only. */
+static void a_checkpoint_of_several_ranks_holds_what_each_keeps_apart(void **state)
+{
+    const char *const files[] = {"adapter_model.safetensors", "optimizer.safetensors"};
+    struct attempt alone = {.name = "alone"}, whole = {.name = "whole", .comm = everyone};
+    struct attempt first = {.name = "first", .comm = everyone};
+    struct attempt rest = {
+        .name = "rest", .resume = "first/checkpoints/step-00000003", .comm = everyone};
+    struct bench own, b; /* all ranks work in the directory of rank 0 */
+    struct lh_err err = {0};
+
+    (void)state;
+    bench_open(&own);
+    b = own;
+    assert_int_equal(everyone->ops->broadcast(everyone, b.dir, sizeof(b.dir), 0, &err), 0);
+    assert_int_equal(run_job(&b, in_bf16(job_spec(&b)), &whole, &err), 0);
+    assert_int_equal(run_job(&b, with_steps(in_bf16(job_spec(&b)), 3), &first, &err), 0);
+    assert_int_equal(run_job(&b, in_bf16(job_spec(&b)), &rest, &err), 0);
+    if (everyone->rank == 0)
+        assert_int_equal(run_job(&b, in_bf16(job_spec(&b)), &alone, &err), 0);
+    for (size_t i = 0; everyone->rank == 0 && i < LH_ARRAY_LEN(files); i++) {
+        char one[100], two[100];
+
+        (void)snprintf(one, sizeof(one), "whole/checkpoints/step-00000006/%s", files[i]);
+        (void)snprintf(two, sizeof(two), "rest/checkpoints/step-00000006/%s", files[i]);
+        assert_true(same_files(&b, one, two));
+        (void)snprintf(two, sizeof(two), "alone/checkpoints/step-00000006/%s", files[i]);
+        assert_true(compare_tensors(&b, two, one) < 0.05);
+    }
+    assert_int_equal(everyone->ops->barrier(everyone, &err), 0);
+    bench_close(&own);
 }
 
 /* CKPT-21. */
@@ -200,8 +246,7 @@ static void a_resumed_run_ends_with_the_same_bytes(void **state)
     (void)state;
     bench_open(&b);
     assert_int_equal(run_job(&b, job_spec(&b), &whole, &err), 0);
-    spec = job_spec(&b);
-    (void)json_object_set_new(json_object_get(spec, "optim"), "steps", json_integer(3));
+    spec = with_steps(job_spec(&b), 3);
     assert_int_equal(run_job(&b, spec, &first, &err), 0);
     if (run_job(&b, job_spec(&b), &rest, &err) != 0)
         fail_msg("%s", err.text);
@@ -409,6 +454,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(several_ranks_train_what_one_rank_trains),
+        cmocka_unit_test(a_checkpoint_of_several_ranks_holds_what_each_keeps_apart),
         cmocka_unit_test(a_resumed_run_ends_with_the_same_bytes),
         cmocka_unit_test(a_stop_request_leaves_a_checkpoint),
         cmocka_unit_test(a_step_that_is_not_finite_stops_the_job_and_names_a_tensor),
@@ -420,6 +466,7 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest ranks[] = {
         cmocka_unit_test(several_ranks_train_what_one_rank_trains),
+        cmocka_unit_test(a_checkpoint_of_several_ranks_holds_what_each_keeps_apart),
     };
     struct lh_err err = {0};
     int failed;

@@ -112,7 +112,7 @@ class Profile(WorkerTest):
         self.assertLessEqual(ops, step["busy_s"])
         self.assertGreater(ops, 0.75 * step["busy_s"])
         inner = {s["name"]: s for s in trace["spans"] if s["depth"] == 1}
-        self.assertLessEqual({"data", "forward", "head", "backward", "all-reduce", "norm", "optimizer"}, set(inner))
+        self.assertLessEqual({"data", "forward", "head", "backward", "sum", "norm", "optimizer", "gather"}, set(inner))
         self.assertLessEqual(sum(s["seconds"] for s in inner.values()), step["seconds"])
         events = sorted((e for e in trace["traceEvents"] if e["ph"] == "X"), key=lambda e: (e["ts"], -e["dur"]))
         stack = []

@@ -16,7 +16,7 @@ struct train_state {
 /* Writes OUT/checkpoints/step-%08lld: adapter_config.json, adapter_model.safetensors (or model.safetensors for full
  * fine-tuning), optimizer.safetensors (exp_avg.KEY, exp_avg_sq.KEY), state.json, manifest.json; into a temporary
  * directory, synced, then renamed and the parent synced. Removes older ones beyond job.checkpoint.keep (never the
- * newest). Rank 0 writes, the others wait. A failure (no space) leaves the older ones as they were. */
+ * newest). Collective: rank 0 gets what ranks keep apart and writes, the others wait. A failure (no space) leaves the older ones as they were. */
 LH_MUST_CHECK int ckpt_save(struct run *r, const struct params *params, const struct model_config *config,
                             const struct rope_config *rope, const struct train_state *state, char ret_path[static 1024],
                             struct lh_manifest *ret_manifest, struct lh_err *reterr);

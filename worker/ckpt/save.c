@@ -12,6 +12,7 @@
 #include "worker/formats/hf_writer.h"
 #include "worker/formats/peft.h"
 #include "worker/model/rope.h"
+#include "worker/optim/share.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,12 +38,15 @@ int ckpt_save(struct run *r, const struct params *params, const struct model_con
 {
     struct save s = {.run = r, .params = params, .config = config, .rope = rope, .state = state};
     struct lh_manifest manifest = {0};
-    int rc = 0;
+    int rc;
 
     if (snprintf(s.parent, sizeof(s.parent), "%s/checkpoints", r->out_dir) > 960)
         return lh_err_set(reterr, -ENAMETOOLONG, "checkpoints of '%s'", r->out_dir);
     (void)snprintf(s.final, sizeof(s.final), "%s/step-%08lld", s.parent, (long long)state->step);
     (void)snprintf(s.tmp, sizeof(s.tmp), "%s.tmp", s.final);
+    rc = share_state(params, r->comm, reterr);
+    if (rc < 0)
+        return rc;
     if (r->comm->rank == 0) {
         rc = save_all(&s, &manifest, reterr);
         if (rc == 0)
@@ -243,8 +247,8 @@ static int write_files(struct save *s, struct lh_err *reterr)
     } else {
         rc = write_trained(s, CKPT_ADAPTER, reterr);
         if (rc == 0)
-            rc = write_json(s, "adapter_config.json",
-                            peft_config(job, base, s->config->tied), reterr);
+            rc = write_json(s, "adapter_config.json", peft_config(job, base, s->config->tied),
+                            reterr);
     }
     lh_fault("ckpt.after_adapter");
     if (rc == 0)

@@ -1,9 +1,10 @@
-/* step.c - one optimizer step; see step.h. Everything after the sums over the ranks is computed
- * alike on every rank from the same bits, so masters stay equal without ever being sent. */
+/* step.c - one optimizer step; see step.h. Ranks share the update (optim/share.h): what decides
+ * about it, loss, norm and rate, is computed alike on every rank from the same bits. */
 #include "worker/kinds/step.h"
 #include "proto/base/clock.h"
 #include "worker/kinds/batches.h"
 #include "worker/optim/optim.h"
+#include "worker/optim/share.h"
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -179,9 +180,11 @@ static int nonfinite(struct stepper *s, int64_t step, const struct step_result *
     const struct param *p = NULL;
     const char *what = "value";
     int64_t index = 0;
-    int rc =
-        params_nonfinite(&m->params, false, m->device.ops, m->device.stream, &p, &index, reterr);
+    int rc = share_gradients(&m->params, s->run->comm, reterr);
 
+    if (rc == 0)
+        rc = params_nonfinite(&m->params, false, m->device.ops, m->device.stream, &p, &index,
+                              reterr);
     if (rc == 0 && !p) {
         what = "gradient";
         rc =
@@ -227,21 +230,26 @@ static int update(struct stepper *s, int64_t step, int64_t steps, struct step_re
     return run_agree(s->run, rc, reterr);
 }
 
-/* Sums loss and gradients over the ranks. */
+/* Loss and norm over the ranks, and the gradients of this rank's part. */
 static int reduce(struct stepper *s, double *nll, struct step_result *result, struct lh_err *reterr)
 {
     struct run *r = s->run;
     const struct llama *m = &s->engine->model;
+    double squares;
     int rc;
 
-    profile_begin(r->profile, "all-reduce");
+    profile_begin(r->profile, "sum");
     rc = r->comm->ops->sum_f64(r->comm, nll, 1, reterr);
     if (rc == 0)
-        rc = r->comm->ops->sum_f32(r->comm, m->params.grad, m->params.n_region, reterr);
+        rc = share_sum(&m->params, r->comm, reterr);
     profile_end(r->profile);
     profile_begin(r->profile, "norm");
     if (rc == 0)
-        rc = optim_norm(&m->device, &m->params, &result->grad_norm, reterr);
+        rc = optim_squares(&m->device, &m->params, &squares, reterr);
+    if (rc == 0)
+        rc = r->comm->ops->sum_f64(r->comm, &squares, 1, reterr);
+    if (rc == 0)
+        result->grad_norm = sqrt(squares);
     profile_end(r->profile);
     result->loss = result->labels > 0 ? *nll / (double)result->labels : 0;
     return rc;
@@ -270,10 +278,16 @@ int step_run(struct stepper *s, int64_t step, int64_t steps, struct step_result 
     if (rc == 0)
         rc = reduce(s, &nll, &result, reterr);
     if (rc == 0 && step == 0 && s->dump)
+        rc = share_gradients(&m->params, r->comm, reterr);
+    if (rc == 0 && step == 0 && s->dump)
         rc = run_agree(r, dump_grads(s->dump, &m->device, &m->params, reterr), reterr);
     profile_begin(r->profile, "optimizer");
     if (rc == 0)
         rc = update(s, step, steps, &result, reterr);
+    profile_end(r->profile);
+    profile_begin(r->profile, "gather");
+    if (rc == 0 && result.applied)
+        rc = share_weights(&m->params, r->comm, reterr);
     profile_end(r->profile);
     ns = (int64_t)(lh_mono_ns() - began);
     if (rc == 0)

@@ -5,20 +5,33 @@
 /* Times that bytes received within a machine are copied: into memory that both see, and out. */
 #define COPIES 2
 
-/* A rank's time in the sum of the gradients (comm_mpi.c): it receives everyone's values of its own
- * slice, adds them, and receives all other slices. A copy moves a byte twice, to be read and to be
- * written. */
-static double sum_seconds(const struct llama *m, const struct engine_place *place,
-                          const struct rates *rates)
+/* A rank's time in exchanges (comm_mpi.c, optim/share.c): it receives everyone's gradients of its
+ * part and adds them, and receives all other parts of what the ops read. A copy moves a byte twice,
+ * to be read and to be written. */
+static double exchange_seconds(const struct params *p, const struct engine_place *place,
+                               const struct rates *rates)
 {
-    double bytes = (double)m->params.n_region * sizeof(float), ranks = place->ranks;
-    double received = 2 * bytes * (ranks - 1) / ranks;
-    double moved = 2 * COPIES * received + bytes * (ranks + 1) / ranks;
+    double gradients = (double)p->n_region * sizeof(float), ranks = place->ranks;
+    double weights = (double)p->stretch[PARAMS_EXACT].n * sizeof(float) +
+                     (double)p->stretch[PARAMS_LOW].n * sizeof(uint16_t);
+    double received = (gradients + weights) * (ranks - 1) / ranks;
+    double moved = 2 * COPIES * received + gradients * (ranks + 1) / ranks;
 
     if (place->ranks == 1)
         return 0;
     return moved / rates->copy +
            (place->local_ranks < place->ranks ? received / STEP_TIME_NETWORK_BYTES : 0);
+}
+
+/* A rank's part of the update. The rate is of the update and of setting gradients to 0, and that a
+ * rank does with all of them. */
+static double update_seconds(const struct params *p, const struct engine_place *place,
+                             const struct rates *rates)
+{
+    double ranks = place->ranks, gradients = (double)p->n_region * sizeof(float);
+
+    return (double)p->n_trainable / ranks / rates->update +
+           gradients * (ranks - 1) / ranks / rates->copy;
 }
 
 double step_time(const struct llama *m, const struct lh_job *job, const struct engine_place *place,
@@ -29,7 +42,8 @@ double step_time(const struct llama *m, const struct lh_job *job, const struct e
     double seconds = 0;
 
     if (train)
-        seconds = (double)m->params.n_trainable / rates->update + sum_seconds(m, place, rates);
+        seconds =
+            update_seconds(&m->params, place, rates) + exchange_seconds(&m->params, place, rates);
     for (int64_t batch = 0; batch < batches; batch++) {
         int64_t first, rows = 1;
         struct llama_work work;

@@ -15,6 +15,7 @@
 #include "worker/kinds/perplexity.h"
 #include "worker/kinds/rope_check.h"
 #include "worker/kinds/step.h"
+#include "worker/optim/share.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -165,6 +166,7 @@ static int train_open(struct train *t, struct lh_err *reterr)
         rc = ckpt_load(r, r->resume_dir, &t->engine.model.params, &t->state, reterr);
     if (rc < 0)
         return rc;
+    share_split(&t->engine.model.params, r->comm);
     params_refresh(&t->engine.model.params, r->ops, r->stream);
     rc = run_agree(r, r->ops->sync(r->stream, reterr), reterr);
     run_phase(r, "loading", 1, 1, "tensors");
@@ -373,7 +375,9 @@ static int train_dump(struct train *t, struct lh_err *reterr)
     dump_shorten(t->dump, "loss", t->state.step);
     dump_shorten(t->dump, "grad_norm", t->state.step);
     dump_shorten(t->dump, "learning_rate", t->state.step);
-    rc = run_agree(t->run, dump_finals(t->dump, &m->device, &m->params, reterr), reterr);
+    rc = share_state(&m->params, t->run->comm, reterr);
+    if (rc == 0)
+        rc = run_agree(t->run, dump_finals(t->dump, &m->device, &m->params, reterr), reterr);
     return rc < 0 ? rc : dump_write(t->dump, t->run, reterr);
 }
 

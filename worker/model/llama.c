@@ -202,6 +202,7 @@ int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
         return lh_err_set(reterr, -ENOMEM, "%llu bytes for the model",
                           (unsigned long long)m->plan.peak);
     plan_bind(&m->plan, m->block);
+    params_bind(&m->params);
     for (unsigned i = 0; i < m->params.n; i++)
         assert(m->params.at[i].w.p);
     return 0;

@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Masters and gradients begin at multiples of 64 bytes. */
-#define REGION_ALIGN 16
+/* A tensor's first value begins a cache line in bf16, too. */
+#define REGION_ALIGN 32
 
 static const char *const linear_module[PARAMS_LINEARS] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -28,6 +28,41 @@ struct build {
     struct params *params;
     unsigned cap;
 };
+
+static int64_t padded(int64_t n)
+{
+    return (n + REGION_ALIGN - 1) / REGION_ALIGN * REGION_ALIGN;
+}
+
+static enum params_stretch stretch_of(const struct param *p)
+{
+    return p->w.t == KN_F32 ? PARAMS_EXACT : PARAMS_LOW;
+}
+
+struct params_range params_own(const struct params *p, const struct param *at)
+{
+    struct params_range own = p->own[stretch_of(at)];
+    int64_t first = LH_MAX(own.first - at->at, (int64_t)0);
+    int64_t end = LH_MIN(own.first + own.n - at->at, at->n);
+
+    return (struct params_range){first, LH_MAX(end - first, (int64_t)0)};
+}
+
+/* Gives each tensor that trains its place in the regions. */
+static void lay_out(struct params *p)
+{
+    for (int s = 0; s < PARAMS_STRETCHES; s++) {
+        p->stretch[s].first = p->n_region;
+        for (unsigned i = 0; i < p->n; i++) {
+            if (!p->at[i].trains || (int)stretch_of(&p->at[i]) != s)
+                continue;
+            p->at[i].at = p->n_region;
+            p->n_region += padded(p->at[i].n);
+        }
+        p->stretch[s].n = p->n_region - p->stretch[s].first;
+        p->own[s] = p->stretch[s];
+    }
+}
 
 const struct param *params_find(const struct params *p, const char *key)
 {
@@ -209,9 +244,7 @@ int params_init(const struct model_config *config, const struct params_spec *spe
         params_release(&params);
         return rc;
     }
-    for (unsigned i = 0; i < params.n; i++)
-        if (params.at[i].trains)
-            params.n_region += (params.at[i].n + REGION_ALIGN - 1) / REGION_ALIGN * REGION_ALIGN;
+    lay_out(&params);
     *ret_params = params;
     return 0;
 }
@@ -224,31 +257,34 @@ void params_release(struct params *p)
 
 void params_plan(struct params *p, struct plan *plan)
 {
-    /* Gradients first and one after the other: their buffers are padded to PLAN_ALIGN, which is
-     * REGION_ALIGN floats, so together they are the region that p->grad names. */
-    for (unsigned i = 0, first = 1; i < p->n; i++) {
+    uint64_t bytes = (uint64_t)p->n_region * sizeof(float);
+
+    plan_add(plan, PLAN_GRADIENTS, &p->grad, bytes);
+    plan_add(plan, PLAN_ADAPTER, &p->master, bytes);
+    plan_add(plan, PLAN_OPTIMIZER, &p->m, bytes);
+    plan_add(plan, PLAN_OPTIMIZER, &p->v, bytes);
+    plan_add(plan, PLAN_WEIGHTS, &p->low, (uint64_t)p->stretch[PARAMS_LOW].n * sizeof(*p->low));
+    for (unsigned i = 0; i < p->n; i++) {
+        struct param *at = &p->at[i];
+
+        if (!at->trains)
+            plan_add(plan, PLAN_WEIGHTS, &at->w.p, (uint64_t)at->n * kn_dtype_bytes(at->w.t));
+    }
+}
+
+void params_bind(struct params *p)
+{
+    for (unsigned i = 0; i < p->n; i++) {
         struct param *at = &p->at[i];
 
         if (!at->trains)
             continue;
-        plan_add(plan, PLAN_GRADIENTS, &at->grad, (uint64_t)at->n * sizeof(float));
-        if (first) {
-            plan_add_alias(plan, &p->grad);
-            first = 0;
-        }
-    }
-    for (unsigned i = 0; i < p->n; i++) {
-        struct param *at = &p->at[i];
-        uint64_t bytes = (uint64_t)at->n * sizeof(float);
-
-        if (at->trains) {
-            plan_add(plan, PLAN_ADAPTER, &at->master, bytes);
-            if (at->w.t == KN_F32)
-                plan_add_alias(plan, &at->w.p);
-            plan_add(plan, PLAN_OPTIMIZER, &at->m, bytes);
-            plan_add(plan, PLAN_OPTIMIZER, &at->v, bytes);
-        }
-        if (!at->trains || at->w.t != KN_F32)
-            plan_add(plan, PLAN_WEIGHTS, &at->w.p, (uint64_t)at->n * kn_dtype_bytes(at->w.t));
+        at->grad = p->grad + at->at;
+        at->master = p->master + at->at;
+        at->m = p->m + at->at;
+        at->v = p->v + at->at;
+        at->w.p = at->master;
+        if (stretch_of(at) == PARAMS_LOW)
+            at->w.p = p->low + (at->at - p->stretch[PARAMS_LOW].first);
     }
 }

@@ -45,17 +45,33 @@ struct param {
     struct kn_mat w;     /* device: what ops read */
     /* Device, n each; NULL when it does not train. w.p == master in fp32. */
     float *master, *grad, *m, *v;
+    int64_t at; /* of what trains: its first element in the regions of struct params */
 };
+
+struct params_range {
+    int64_t first, n;
+};
+
+/* The two stretches of a region: tensors that ops read in fp32 (as all do in fp32), and those that
+ * they read as bf16. */
+enum params_stretch { PARAMS_EXACT, PARAMS_LOW, PARAMS_STRETCHES };
 
 struct params {
     struct param *at;
     unsigned n;
     int64_t n_trainable, n_total; /* elements */
-    /* The gradients of all that trains in one run of n_region floats, in the order of the table;
-     * gaps between tensors (each begins at a multiple of 16) hold zeros. So ranks add them with one
-     * call. */
-    float *grad;
+    /* All that trains lies in regions of one order: the stretch PARAMS_EXACT, then PARAMS_LOW,
+     * tensors in the order of the table within each, each from a multiple of 32 elements on. Gaps
+     * hold zeros. So ranks add gradients and exchange what they updated with few calls. n_region
+     * floats each, and of `low`, the bf16 that ops read, as many values as the second stretch has.
+     */
+    float *grad, *master, *m, *v;
+    uint16_t *low;
     int64_t n_region;
+    struct params_range stretch[PARAMS_STRETCHES];
+    /* What this process updates of each stretch: all, unless ranks share the work
+     * (worker/optim/share.h). Multiples of 16 elements. */
+    struct params_range own[PARAMS_STRETCHES];
 };
 
 /* What is put on top of the base, and what trains. */
@@ -72,6 +88,10 @@ struct params_spec {
     unsigned n_rank_pattern, n_alpha_pattern;
     enum kn_dtype dtype; /* of w, norms aside */
 };
+
+/* The elements of a tensor that trains, counted from its first, that this process updates; n may be
+ * 0. */
+struct params_range params_own(const struct params *p, const struct param *at);
 
 const struct param *params_find(const struct params *p,
                                 const char *key); /* by key, NULL when absent */
@@ -102,8 +122,10 @@ LH_MUST_CHECK int params_init(const struct model_config *config, const struct pa
                               struct params *ret_params, struct lh_err *reterr);
 void params_release(struct params *p); /* the table, not the device memory */
 
-/* Adds the memory of every parameter to the plan. p must not move until plan_bind. */
+/* Adds the memory of every parameter to the plan. p must not move until plan_bind, after which
+ * params_bind gives every tensor its place in the regions. */
 void params_plan(struct params *p, struct plan *plan);
+void params_bind(struct params *p);
 
 /* Fills masters and weights after plan_bind: the base from source; LoRA factors, embeddings and
  * norms from adapter, or (adapter NULL) A uniform in +-1/sqrt(in) from a counter-based generator

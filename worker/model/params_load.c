@@ -126,6 +126,19 @@ static bool is_lora(const struct param *p)
     return p->role == PARAM_LORA_A || p->role == PARAM_LORA_B;
 }
 
+/* Gradients and moments of 0, and gaps of 0 between the tensors of every region. */
+static void clear(const struct params *p, const struct kn_ops *ops, struct kn_stream *stream)
+{
+    float *const regions[] = {p->grad, p->m, p->v, p->master};
+
+    if (p->n_region == 0)
+        return;
+    for (size_t i = 0; i < LH_ARRAY_LEN(regions); i++)
+        ops->fill(stream, kn_mat(regions[i], KN_F32, 1, p->n_region), 0);
+    if (p->low)
+        ops->fill(stream, kn_mat(p->low, KN_BF16, 1, p->stretch[PARAMS_LOW].n), 0);
+}
+
 int params_load(struct params *p, const struct model_source *source,
                 const struct peft_adapter *adapter, uint64_t seed, const struct kn_ops *ops,
                 struct kn_stream *stream, struct lh_err *reterr)
@@ -138,6 +151,7 @@ int params_load(struct params *p, const struct model_source *source,
     l.staging = malloc(l.staging_bytes);
     if (!l.staging)
         return lh_err_set(reterr, -ENOMEM, "a buffer for loading the model");
+    clear(p, ops, stream);
     for (unsigned i = 0; i < p->n && rc == 0; i++) {
         const struct param *at = &p->at[i];
         enum kn_dtype dtype = at->trains ? KN_F32 : at->w.t;
@@ -151,14 +165,8 @@ int params_load(struct params *p, const struct model_source *source,
         if (rc < 0)
             break;
         refresh(at, ops, stream);
-        if (at->trains) {
-            ops->fill(stream, kn_mat(at->m, KN_F32, 1, at->n), 0);
-            ops->fill(stream, kn_mat(at->v, KN_F32, 1, at->n), 0);
-        }
     }
     model_source_forget(source, NULL); /* reading ahead brought back some */
-    if (rc == 0 && p->n_region > 0)
-        ops->fill(stream, kn_mat(p->grad, KN_F32, 1, p->n_region), 0);
     return rc < 0 ? rc : ops->sync(stream, reterr);
 }
 

@@ -191,7 +191,7 @@ static int fill(struct llama *m, struct lh_err *reterr)
     return d->ops->sync(d->stream, reterr);
 }
 
-/* As optim_norm and optim_update, with a rate of 0. */
+/* As optim_squares and optim_update, with a rate of 0. */
 static int update(struct llama *m, struct lh_err *reterr)
 {
     const struct device *d = &m->device;

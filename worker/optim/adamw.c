@@ -1,26 +1,32 @@
-/* adamw.c - gradient norm, clipping and the update over the table of parameters; see optim.h. */
+/* adamw.c - squares of gradients, clipping and the update over the table of parameters; see
+ * optim.h. */
 #include "worker/optim/optim.h"
 #include <assert.h>
 #include <math.h>
 
-int optim_norm(const struct device *d, const struct params *p, double *ret_norm,
-               struct lh_err *reterr)
+int optim_squares(const struct device *d, const struct params *p, double *ret_squares,
+                  struct lh_err *reterr)
 {
     double sum = 0;
 
     for (unsigned i = 0; i < p->n; i++) {
+        const struct param *at = &p->at[i];
+        struct params_range own;
         double squares = 0;
         int rc;
 
-        if (!p->at[i].trains)
+        if (!at->trains)
             continue;
-        d->ops->sum_squares(d->stream, &squares, p->at[i].grad, p->at[i].n);
+        own = params_own(p, at);
+        if (own.n == 0)
+            continue;
+        d->ops->sum_squares(d->stream, &squares, at->grad + own.first, own.n);
         rc = d->ops->sync(d->stream, reterr);
         if (rc < 0)
             return rc;
         sum += squares;
     }
-    *ret_norm = sqrt(sum);
+    *ret_squares = sum;
     return 0;
 }
 
@@ -50,10 +56,15 @@ int optim_update(const struct device *d, const struct params *p, const struct lh
             .grad_scale = (float)grad_scale,
         };
 
+        struct params_range own;
+
         if (!at->trains)
             continue;
-        d->ops->adamw(d->stream, at->master, at->m, at->v, at->grad,
-                      at->w.t == KN_BF16 ? at->w.p : NULL, at->n, &h);
+        own = params_own(p, at);
+        if (own.n > 0)
+            d->ops->adamw(d->stream, at->master + own.first, at->m + own.first, at->v + own.first,
+                          at->grad + own.first,
+                          at->w.t == KN_BF16 ? (uint16_t *)at->w.p + own.first : NULL, own.n, &h);
     }
     return d->ops->sync(d->stream, reterr);
 }
