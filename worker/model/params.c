@@ -42,8 +42,8 @@ static enum params_stretch stretch_of(const struct param *p)
 struct params_range params_own(const struct params *p, const struct param *at)
 {
     struct params_range own = p->own[stretch_of(at)];
-    int64_t first = LH_MAX(own.first - at->at, (int64_t)0);
-    int64_t end = LH_MIN(own.first + own.n - at->at, at->n);
+    int64_t first = LH_MAX(own.first - at->place, (int64_t)0);
+    int64_t end = LH_MIN(own.first + own.n - at->place, at->n);
 
     return (struct params_range){first, LH_MAX(end - first, (int64_t)0)};
 }
@@ -56,7 +56,7 @@ static void lay_out(struct params *p)
         for (unsigned i = 0; i < p->n; i++) {
             if (!p->at[i].trains || (int)stretch_of(&p->at[i]) != s)
                 continue;
-            p->at[i].at = p->n_region;
+            p->at[i].place = p->n_region;
             p->n_region += padded(p->at[i].n);
         }
         p->stretch[s].n = p->n_region - p->stretch[s].first;
@@ -279,12 +279,12 @@ void params_bind(struct params *p)
 
         if (!at->trains)
             continue;
-        at->grad = p->grad + at->at;
-        at->master = p->master + at->at;
-        at->m = p->m + at->at;
-        at->v = p->v + at->at;
+        at->grad = p->grad + at->place;
+        at->master = p->master + at->place;
+        at->m = p->m + at->place;
+        at->v = p->v + at->place;
         at->w.p = at->master;
         if (stretch_of(at) == PARAMS_LOW)
-            at->w.p = p->low + (at->at - p->stretch[PARAMS_LOW].first);
+            at->w.p = p->low + (at->place - p->stretch[PARAMS_LOW].first);
     }
 }

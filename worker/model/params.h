@@ -45,7 +45,7 @@ struct param {
     struct kn_mat w;     /* device: what ops read */
     /* Device, n each; NULL when it does not train. w.p == master in fp32. */
     float *master, *grad, *m, *v;
-    int64_t at; /* of what trains: its first element in the regions of struct params */
+    int64_t place; /* of what trains: its first element in the regions of struct params */
 };
 
 struct params_range {

@@ -65,7 +65,12 @@ static int exchange(const void *out, int64_t out_bytes, int to, void *in, int64_
     return rc == MPI_SUCCESS ? 0 : mpi_error(reterr, what, rc);
 }
 
-/* Elements of slice k of a part. */
+/* Where slice k of a part begins, and its elements; the last slices of smaller parts are empty. */
+static int64_t slice_first(const struct comm_part *part, int64_t k)
+{
+    return part->first + LH_MIN(k * SLICE, part->n);
+}
+
 static int64_t slice_n(const struct comm_part *part, int64_t k)
 {
     return LH_MAX(LH_MIN(part->n - k * SLICE, SLICE), (int64_t)0);
@@ -114,13 +119,13 @@ static int mpi_sum_part_f32(struct comm *c, float *x, int64_t n, struct lh_err *
             int to = rank_after(c, by);
             struct comm_part theirs = comm_part(n, c->size, to);
 
-            rc = exchange(
-                x + theirs.first + k * SLICE, slice_n(&theirs, k) * (int64_t)sizeof(float), to,
-                (float *)m->inbox + (by - 1) * SLICE, slice_n(&own, k) * (int64_t)sizeof(float),
-                rank_before(c, by), "exchanging values to be summed", reterr);
+            rc = exchange(x + slice_first(&theirs, k), slice_n(&theirs, k) * (int64_t)sizeof(float),
+                          to, (float *)m->inbox + (by - 1) * SLICE,
+                          slice_n(&own, k) * (int64_t)sizeof(float), rank_before(c, by),
+                          "exchanging values to be summed", reterr);
         }
         if (rc == 0)
-            add_slices(m, x + own.first + k * SLICE, slice_n(&own, k));
+            add_slices(m, x + slice_first(&own, k), slice_n(&own, k));
     }
     return rc;
 }
