@@ -12,6 +12,7 @@
 #include <zstd.h>
 
 #define IN_BYTES (256 * 1024)
+#define ZSTD_HEADER_BYTES 18 /* of a frame, at most (RFC 8878, 3.1.1.1) */
 
 enum packing { PACKING_NONE, PACKING_GZIP, PACKING_ZSTD };
 
@@ -22,8 +23,9 @@ struct text_stream {
     z_stream gzip;
     bool gzip_ready;
     ZSTD_DStream *zstd;
-    bool inside; /* a member or frame has begun and not ended */
-    bool eof;    /* of the file */
+    unsigned long long frame_says, frame_has; /* bytes of text; ZSTD_CONTENTSIZE_UNKNOWN */
+    bool inside;                              /* a member or frame has begun and not ended */
+    bool eof;                                 /* of the file */
     uint64_t taken;
     size_t in_at, in_n;
     uint8_t in[IN_BYTES];
@@ -92,6 +94,20 @@ static int read_some(struct text_stream *s, void *buf, size_t cap, size_t *ret_n
     return 0;
 }
 
+/* More of the file behind what is not unpacked yet; at its end s->eof. */
+static int read_more(struct text_stream *s, struct lh_err *reterr)
+{
+    size_t left = s->in_n - s->in_at, n = 0;
+    int rc;
+
+    memmove(s->in, s->in + s->in_at, left);
+    s->in_at = 0;
+    s->in_n = left;
+    rc = read_some(s, s->in + left, sizeof(s->in) - left, &n, reterr);
+    s->in_n += n;
+    return rc;
+}
+
 static int damaged(const struct text_stream *s, const char *why, struct lh_err *reterr)
 {
     return lh_err_set(reterr, LH_EINPUT, "'%s' is damaged at about byte %llu: %s", s->path,
@@ -121,17 +137,41 @@ static int unpack_gzip(struct text_stream *s, char *buf, size_t cap, size_t *ret
     return 0;
 }
 
+/* What a frame says of its length is compared here: zstd itself does not look when the last block
+ * is empty, unless the whole frame happens to fit the buffers of one call. */
+static int begin_frame(struct text_stream *s, struct lh_err *reterr)
+{
+    int rc = 0;
+
+    while (rc == 0 && s->in_n - s->in_at < ZSTD_HEADER_BYTES && !s->eof)
+        rc = read_more(s, reterr);
+    s->frame_says = ZSTD_getFrameContentSize(s->in + s->in_at, s->in_n - s->in_at);
+    if (s->frame_says == ZSTD_CONTENTSIZE_ERROR) /* and ZSTD_decompressStream says why */
+        s->frame_says = ZSTD_CONTENTSIZE_UNKNOWN;
+    s->frame_has = 0;
+    return rc;
+}
+
 static int unpack_zstd(struct text_stream *s, char *buf, size_t cap, size_t *ret_n,
                        struct lh_err *reterr)
 {
-    ZSTD_inBuffer in = {s->in, s->in_n, s->in_at};
+    ZSTD_inBuffer in = {.src = s->in};
     ZSTD_outBuffer out = {buf, cap, 0};
-    size_t rc = ZSTD_decompressStream(s->zstd, &out, &in);
+    int rc = s->inside ? 0 : begin_frame(s, reterr);
+    size_t left;
 
-    if (ZSTD_isError(rc))
-        return damaged(s, ZSTD_getErrorName(rc), reterr);
+    if (rc < 0)
+        return rc;
+    in.size = s->in_n;
+    in.pos = s->in_at;
+    left = ZSTD_decompressStream(s->zstd, &out, &in);
+    if (ZSTD_isError(left))
+        return damaged(s, ZSTD_getErrorName(left), reterr);
     s->in_at = in.pos;
-    s->inside = rc != 0;
+    s->inside = left != 0;
+    s->frame_has += out.pos;
+    if (!s->inside && s->frame_says != ZSTD_CONTENTSIZE_UNKNOWN && s->frame_has != s->frame_says)
+        return damaged(s, "a frame has not the length that it says", reterr);
     *ret_n = out.pos;
     return 0;
 }
@@ -148,8 +188,7 @@ int text_stream_read(struct text_stream *s, char *buf, size_t cap, size_t *ret_n
         bool out_of_input = s->in_at == s->in_n;
 
         if (out_of_input && !s->eof) {
-            rc = read_some(s, s->in, sizeof(s->in), &s->in_n, reterr);
-            s->in_at = 0;
+            rc = read_more(s, reterr);
             if (rc < 0)
                 return rc;
             out_of_input = s->in_n == 0;

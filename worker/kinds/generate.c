@@ -7,10 +7,10 @@
  */
 #include "worker/kinds/generate.h"
 #include "proto/base/clock.h"
-#include "proto/base/fs.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "worker/kinds/engine.h"
+#include "worker/kinds/stops.h"
 #include "worker/kinds/texts.h"
 #include "worker/model/cache.h"
 #include "worker/model/sample.h"
@@ -25,7 +25,6 @@
 /* As many rows as matrix products run at full speed with; the pieces of attention that grow with
  * the prompt are packed once a chunk, so it should not be less. */
 #define GENERATE_CHUNK 512
-#define STOPS_MAX 32 /* end-of-text tokens; published models have up to 3 */
 
 struct generate {
     struct run *run;
@@ -35,8 +34,7 @@ struct generate {
     struct token_list *prompts; /* owned, n each */
     struct text *texts;
     unsigned n;
-    int32_t stops[STOPS_MAX];
-    unsigned n_stops;
+    struct stops stops;
     int64_t limit;    /* tokens of a prompt with its text; 0: none */
     int64_t capacity; /* of the cache */
     struct cache cache;
@@ -114,41 +112,6 @@ int generate_plan(const struct lh_job *job, const struct engine_place *place, js
 
 /* ---- opening ---- */
 
-static void add_stop(struct generate *g, int64_t id)
-{
-    for (unsigned i = 0; i < g->n_stops; i++)
-        if (g->stops[i] == id)
-            return;
-    if (id >= 0 && id < g->engine.config->vocab && g->n_stops < STOPS_MAX)
-        g->stops[g->n_stops++] = (int32_t)id;
-}
-
-static void add_stops_of(struct generate *g, const json_t *config)
-{
-    const json_t *ids = json_object_get(config, "eos_token_id"), *id;
-    size_t i;
-
-    if (json_is_integer(ids))
-        add_stop(g, json_integer_value(ids));
-    json_array_foreach(ids, i, id) add_stop(g, json_is_integer(id) ? json_integer_value(id) : -1);
-}
-
-/* What the tokenizer, the model's config and its generation_config call the end of a text. */
-static int find_stops(struct generate *g, struct lh_err *reterr)
-{
-    LH_CLEANUP(lh_json_decrefp) json_t *more = NULL;
-    char path[1200];
-    int rc = 0;
-
-    add_stop(g, tokenizer_eos(g->tokenizer));
-    add_stops_of(g, g->engine.config->raw);
-    (void)snprintf(path, sizeof(path), "%s/generation_config.json", g->engine.base_path);
-    if (lh_path_exists(path))
-        rc = lh_json_load(path, 1u << 20, &more, reterr);
-    add_stops_of(g, more);
-    return rc;
-}
-
 static int encode_prompt(struct generate *g, unsigned i, struct lh_err *reterr)
 {
     const char *text = g->job->generate.prompts.at[i];
@@ -222,7 +185,7 @@ static int generate_open(struct generate *g, struct lh_err *reterr)
     if (rc == 0)
         rc = open_tokenizer(g, reterr);
     if (rc == 0)
-        rc = find_stops(g, reterr);
+        rc = stops_find(&g->stops, g->engine.base_path, g->engine.config, g->tokenizer, reterr);
     if (rc == 0)
         rc = open_prompts(g, reterr);
     if (rc < 0)
@@ -271,14 +234,6 @@ static int generate_ready(struct generate *g, struct lh_err *reterr)
 
 /* ---- writing a text ---- */
 
-static bool is_stop(const struct generate *g, int32_t id)
-{
-    for (unsigned i = 0; i < g->n_stops; i++)
-        if (g->stops[i] == id)
-            return true;
-    return false;
-}
-
 static int read_prompt(struct generate *g, unsigned i, struct lh_err *reterr)
 {
     const struct token_list *ids = &g->prompts[i];
@@ -318,7 +273,7 @@ static int write_text(struct generate *g, unsigned i, enum ended *ret_ended, str
                               "the logits of token %zu behind prompt %u are not finite", g->out.n,
                               i);
         *ret_ended = ENDED_EOS;
-        if (is_stop(g, id))
+        if (stops_has(&g->stops, id))
             return 0;
         rc = token_list_append(&g->out, id);
         if (rc < 0)

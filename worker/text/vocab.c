@@ -49,6 +49,7 @@ int64_t vocab_letters(const char *token, size_t len, char *out)
     return n;
 }
 
+/* Room for the token id and len bytes; bytes is never NULL after it, also for an empty token. */
 static int reserve(struct vocab *v, int64_t id, size_t len)
 {
     if (id < 0 || id >= VOCAB_MAX || len > VOCAB_BYTES_MAX - v->bytes_len)
@@ -66,7 +67,7 @@ static int reserve(struct vocab *v, int64_t id, size_t len)
         v->tokens = more;
         v->tokens_cap = cap;
     }
-    if (v->bytes_len + len > v->bytes_cap) {
+    if (!v->bytes || v->bytes_len + len > v->bytes_cap) {
         size_t cap = v->bytes_cap ? v->bytes_cap : 1 << 16;
         char *more;
 
