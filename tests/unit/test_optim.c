@@ -151,8 +151,9 @@ static void of_shared_work_a_process_squares_and_updates_its_own_part(void **sta
     table_open(&t);
     t.params.own[PARAMS_EXACT] = (struct params_range){0, 2};
     t.params.own[PARAMS_LOW] = (struct params_range){2, 1};
+    t.grad[EMBED][2] = 7;
     assert_int_equal(optim_squares(&t.device, &t.params, &squares, NULL), 0);
-    assert_true(fabs(squares - (2 * (1.0 + 4.0 + 9.0) + 16.0)) < 1e-12);
+    assert_true(fabs(squares - (2 * (1.0 + 4.0 + 9.0) + 49.0)) < 1e-12);
     assert_int_equal(optim_update(&t.device, &t.params, &job, 0.25, 1, 1, NULL), 0);
     for (int i = 0; i < PARAMS; i++) {
         for (int k = 0; k < N; k++) {
