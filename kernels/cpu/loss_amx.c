@@ -54,8 +54,7 @@ static void loss_amx_item(void *arg, int64_t b, int thread)
     for (int64_t t0 = 0; t0 < j->x.rows; t0 += AMX_STEP) {
         for (int64_t r = 0; r < loss_rows(j, b); r += AMX_STEP)
             product_multiply(AMX_STEP, AMX_STEP, C / AMX_STEP, w + r * ld, ld,
-                             (const uint16_t *)j->room + t0 * C,
-                             (struct product_sums){.p = logits + r * AMX_STEP, .ld = AMX_STEP});
+                             (const uint16_t *)j->room + t0 * C, logits + r * AMX_STEP);
         j->s->level->loss_block(j, b, logits, AMX_STEP, t0, LH_MIN(AMX_STEP, j->x.rows - t0));
     }
     product_amx_end();

@@ -5,6 +5,13 @@
 #include <immintrin.h>
 #include <string.h>
 
+/* Numbers of lanes: from i on one of the first vector, one of the second, and so on. */
+#define PACK_PAIR(i) (i), (i) + 32, (i) + 1, (i) + 33, (i) + 2, (i) + 34, (i) + 3, (i) + 35
+#define PACK_PAIRS(i)                                                                              \
+    {                                                                                              \
+        PACK_PAIR(i), PACK_PAIR((i) + 4), PACK_PAIR((i) + 8), PACK_PAIR((i) + 12)                  \
+    }
+
 struct amx_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -75,10 +82,58 @@ void product_pack_a(uint16_t *to, int64_t lda, struct kn_mat a, bool ta, int64_t
     }
 }
 
+/* Two rows of b that lie as they are, 32 columns: one row of each tile of a step. */
+VEC_INLINE void pack_two_rows(uint16_t *to, const uint16_t *at, int64_t ld)
+{
+    static const uint16_t low[] = PACK_PAIRS(0), high[] = PACK_PAIRS(16);
+    __m512i even = _mm512_loadu_si512(at), odd = _mm512_loadu_si512(at + ld);
+
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, _mm512_loadu_si512(low), odd));
+    _mm512_storeu_si512(to + AMX_TILE,
+                        _mm512_permutex2var_epi16(even, _mm512_loadu_si512(high), odd));
+}
+
+void product_pack_step(uint16_t *to, int64_t ld, struct kn_mat b, int64_t n0, int64_t n1, int64_t k,
+                       int64_t k1)
+{
+    int64_t whole = k + AMX_STEP <= k1 ? n0 + (n1 - n0) / AMX_STEP * AMX_STEP : n0;
+
+    for (int64_t i = 0; whole > n0 && i < AMX_STEP; i += 2)
+        for (int64_t n = n0; n < whole; n += AMX_STEP)
+            pack_two_rows(to + (n - n0) * ld + i * VEC, (const uint16_t *)b.p + (k + i) * b.ld + n,
+                          b.ld);
+    for (int64_t n = whole; n < n1; n += AMX_STEP)
+        product_pack_b(to + (n - n0) * ld, b, false, n, LH_MIN(AMX_STEP, n1 - n), k,
+                       LH_MIN(k1, k + AMX_STEP));
+}
+
+/* Whole steps of a whole panel of a b that is stored transposed. */
+static void pack_whole_transposed(uint16_t *to, struct kn_mat b, int64_t n, int64_t k0, int64_t k1)
+{
+    for (int64_t k = k0; k < k1; k += AMX_STEP) {
+        for (int64_t half = 0; half < AMX_STEP; half += VEC, to += AMX_TILE) {
+            const uint16_t *at = (const uint16_t *)b.p + (n + half) * b.ld + k;
+            vu block[VEC];
+
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; i++)
+                block[i] = *(const vu *)(at + i * b.ld);
+            vu_transpose(block);
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; i++)
+                *(vu *)(to + 2 * i * VEC) = block[i];
+        }
+    }
+}
+
 void product_pack_b(uint16_t *to, struct kn_mat b, bool tb, int64_t n, int64_t cols, int64_t k0,
                     int64_t k1)
 {
-    for (int64_t k = k0; k < k1; k += AMX_STEP) {
+    int64_t whole = tb && cols >= AMX_STEP ? k0 + (k1 - k0) / AMX_STEP * AMX_STEP : k0;
+
+    pack_whole_transposed(to, b, n, k0, whole);
+    to += (whole - k0) * AMX_STEP;
+    for (int64_t k = whole; k < k1; k += AMX_STEP) {
         for (int64_t half = 0; half < AMX_STEP; half += VEC) {
             vu block[VEC];
 

@@ -20,3 +20,9 @@ void product_pack_a(uint16_t *to, int64_t lda, struct kn_mat a, bool ta, int64_t
  * b is stored transposed. */
 void product_pack_b(uint16_t *to, struct kn_mat b, bool tb, int64_t n, int64_t cols, int64_t k0,
                     int64_t k1);
+
+/* One step of K, rows [k, k + 32) of b as it lies as far as they are below k1, of all panels of
+ * columns [n0, n1): a panel is ld * AMX_STEP elements. Rows are read from end to end, as memory
+ * likes it. */
+void product_pack_step(uint16_t *to, int64_t ld, struct kn_mat b, int64_t n0, int64_t n1, int64_t k,
+                       int64_t k1);
