@@ -17,6 +17,7 @@
 #define K_CHUNK 4096         /* of packed panels */
 #define PACKED_MAX (4 << 20) /* bytes of panels at a time, shared by all threads */
 #define BLOCK_MAX (1 << 20)  /* bytes of panels that an item streams from L2 */
+#define BLOCK_ALONE (5 << 18) /* where that is all */
 #define SLICE_K 512          /* of a c with one strip: K is shared out in slices, */
 #define SLICE_STEP 128       /* packed so much at a time, */
 #define SLICE_COLS 64        /* in blocks of columns; */
@@ -28,22 +29,20 @@
 /* Points p at the rows of a that strip m needs, in place or copied to room. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)
 {
+    int64_t K = product_up(p->k1 - p->k0);
+
+    p->a = (struct product_rows){room, AMX_STEP, AMX_STEP * AMX_STEP};
     p->ahead = NULL;
     if (j->rows) {
-        p->lda = product_up(p->k1 - p->k0);
-        p->a = j->rows + (p->m - j->m0) * p->lda;
-        p->ahead = (const char *)(p->a + AMX_STEP * p->lda);
-        return;
+        p->a.p = j->rows + (p->m - j->m0) * K;
+        p->ahead = (const char *)(p->a.p + AMX_STEP * K);
+    } else if (!j->ta && product_in_place(j->a, p->m, p->k1 - p->k0)) {
+        p->a = (struct product_rows){(const uint16_t *)j->a.p + p->m * j->a.ld + p->k0, j->a.ld,
+                                     AMX_STEP};
+        p->ahead = (const char *)(p->a.p + AMX_STEP * j->a.ld);
+    } else {
+        product_pack_a(room, j->a, j->ta, p->m, LH_MIN(AMX_STEP, j->M - p->m), p->k0, p->k1);
     }
-    if (!j->ta && p->m + AMX_STEP <= j->M && (p->k1 - p->k0) % AMX_STEP == 0) {
-        p->a = (const uint16_t *)j->a.p + p->m * j->a.ld + p->k0;
-        p->lda = j->a.ld;
-        p->ahead = (const char *)(p->a + AMX_STEP * p->lda);
-        return;
-    }
-    p->lda = product_up(p->k1 - p->k0);
-    p->a = room;
-    product_pack_a(room, p->lda, j->a, j->ta, p->m, LH_MIN(AMX_STEP, j->M - p->m), p->k0, p->k1);
 }
 
 /* Panels of columns [n0, n1), one behind the other. */
@@ -94,7 +93,7 @@ static void product_pack_rows_item(void *arg, int64_t item, int thread)
 
     (void)thread;
     for (int64_t m = j->m0; m < j->m1; m += AMX_STEP)
-        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0), K, j->a, true, m,
+        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0) * AMX_STEP, j->a, true, m,
                        LH_MIN(AMX_STEP, j->M - m), k, LH_MIN(j->k1, k + AMX_STEP));
 }
 
@@ -194,6 +193,14 @@ static void product_chunk(struct product *j)
     pool_run(j->s->pool, blocks * groups, product_item, j);
 }
 
+/* Columns of a block. */
+static int64_t product_block_cols(int64_t N, int64_t K)
+{
+    if (2 * K * product_up(N) <= BLOCK_ALONE)
+        return product_up(N);
+    return LH_MAX(AMX_STEP, BLOCK_MAX / (2 * K) / AMX_STEP * AMX_STEP);
+}
+
 /* Sizes the chunks and takes scratch for them. *ret_chunk: columns, *ret_rows: rows. */
 static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chunk,
                             int64_t *ret_rows)
@@ -202,7 +209,7 @@ static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chu
     uint64_t packed, strips, sums = 0, low = 0;
     char *at;
 
-    j->cols = LH_MAX(AMX_STEP, LH_MIN(BLOCK_MAX / (2 * K), product_up(j->N)) / AMX_STEP * AMX_STEP);
+    j->cols = product_block_cols(j->N, K);
     chunk = LH_MIN(product_up(j->N), LH_MAX(j->cols, PACKED_MAX / (2 * K) / j->cols * j->cols));
     if (j->K > k_chunk) {
         j->ld_sums = chunk + AMX_STEP;

@@ -79,19 +79,19 @@ product_begin(bool low, bool right, const float *from, int64_t ld)
 /* All that calls it is inlined around it: structs in memory would be read back from behind the
  * stores of the block before. */
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block(bool low, bool right, int64_t steps, const uint16_t *a, int64_t lda,
-              const uint16_t *b, struct product_sums c, bool add, struct product_beside d)
+product_block(bool low, bool right, int64_t steps, struct product_rows a, const uint16_t *b,
+              struct product_sums c, bool add, struct product_beside d)
 {
     product_begin(low, right, c.from, c.ld_from);
     for (int64_t k = 0; k < steps; k++) {
-        product_step(low, right, a, lda, b);
+        product_step(low, right, a.p, a.ld, b);
         for (int64_t r = k * BESIDE_ROWS; d.sums && r < LH_MIN(AMX_STEP, (k + 1) * BESIDE_ROWS);
              r++)
             product_beside_row(d, add, r);
         if (d.ahead)
             for (int i = 0; i < BESIDE_BYTES; i += 64)
                 _mm_prefetch(d.ahead + k * BESIDE_BYTES + i, _MM_HINT_T1);
-        a += AMX_STEP;
+        a.p += a.step;
         b += 2 * AMX_TILE;
     }
     if (c.low_a)
@@ -108,27 +108,27 @@ product_block(bool low, bool right, int64_t steps, const uint16_t *a, int64_t ld
 }
 
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block_alone(int64_t rows, int64_t cols, int64_t steps, const uint16_t *a, int64_t lda,
+product_block_alone(int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
                     const uint16_t *b, struct product_sums c)
 {
     const struct product_beside none = {0};
 
     if (rows > 16 && cols > 16)
-        product_block(true, true, steps, a, lda, b, c, false, none);
+        product_block(true, true, steps, a, b, c, false, none);
     else if (rows > 16)
-        product_block(true, false, steps, a, lda, b, c, false, none);
+        product_block(true, false, steps, a, b, c, false, none);
     else if (cols > 16)
-        product_block(false, true, steps, a, lda, b, c, false, none);
+        product_block(false, true, steps, a, b, c, false, none);
     else
-        product_block(false, false, steps, a, lda, b, c, false, none);
+        product_block(false, false, steps, a, b, c, false, none);
 }
 
 __attribute__((target("amx-tile,amx-bf16"))) void product_multiply(int64_t rows, int64_t cols,
                                                                    int64_t steps, const uint16_t *a,
-                                                                   int64_t lda, const uint16_t *b,
-                                                                   float *sums)
+                                                                   int64_t lda, int64_t a_step,
+                                                                   const uint16_t *b, float *sums)
 {
-    product_block_alone(rows, cols, steps, a, lda, b,
+    product_block_alone(rows, cols, steps, (struct product_rows){a, lda, a_step}, b,
                         (struct product_sums){.to = sums, .ld_to = AMX_STEP});
 }
 
@@ -203,6 +203,11 @@ static struct product_cuts product_cut(const struct product_part *p)
         .K = K, .cut = product_up((K + cuts - 1) / cuts), .ld_room = p->n1 - p->n0 + AMX_STEP};
 }
 
+static struct product_rows product_rows_from(const struct product_part *p, int64_t k)
+{
+    return (struct product_rows){p->a.p + k / AMX_STEP * p->a.step, p->a.ld, p->a.step};
+}
+
 /* Do the blocks of this strip become bf16 whole and at once, by product_beside_row? */
 static bool product_simple(const struct product *j, const struct product_part *p)
 {
@@ -223,7 +228,8 @@ product_strip_simple(const struct product *j, const struct product_part *p, bool
 
     for (int64_t k = 0; k < u.K; k += u.cut) {
         int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
-        const uint16_t *a = p->a + k, *b = p->packed + k * AMX_STEP;
+        struct product_rows a = product_rows_from(p, k);
+        const uint16_t *b = p->packed + k * AMX_STEP;
 
         for (int64_t n = 0; n < p->n1 - p->n0; n += AMX_STEP, b += u.K * AMX_STEP) {
             struct product_sums sums = {.from = k > 0 ? room + n : NULL,
@@ -232,14 +238,14 @@ product_strip_simple(const struct product *j, const struct product_part *p, bool
                                         .ld_to = u.ld_room};
 
             if (k + u.cut < u.K) {
-                product_block(true, true, steps, a, p->lda, b, sums, add, d);
+                product_block(true, true, steps, a, b, sums, add, d);
             } else {
                 sums.to = last + n % (2 * AMX_STEP) * AMX_STEP;
                 sums.ld_to = AMX_STEP;
                 sums.low_a = low;
                 if (low)
                     sums.low_b = j->low->q_panels + (p->n0 - j->n0 + n) * AMX_STEP;
-                product_block(true, true, steps, a, p->lda, b, sums, add, d);
+                product_block(true, true, steps, a, b, sums, add, d);
                 d.sums = sums.to;
                 d.c = c + n;
             }
@@ -282,8 +288,9 @@ product_strip_any(const struct product *j, const struct product_part *p, float *
                 sums.low_a = low;
                 sums.low_b = j->low->q_panels + (n - j->n0) * AMX_STEP;
             }
-            product_block_alone(j->M - p->m, j->N - n, LH_MIN(u.cut, u.K - k) / AMX_STEP, p->a + k,
-                                p->lda, p->packed + (n - p->n0) * u.K + k * AMX_STEP, sums);
+            product_block_alone(j->M - p->m, j->N - n, LH_MIN(u.cut, u.K - k) / AMX_STEP,
+                                product_rows_from(p, k),
+                                p->packed + (n - p->n0) * u.K + k * AMX_STEP, sums);
             if (last && !direct)
                 product_finish(j, p->m, n, at, ld);
         }
@@ -309,7 +316,8 @@ void product_low_strip(const struct product *j, const struct product_part *p, bo
     int64_t R = low->z.cols, rows = LH_MIN(AMX_STEP, j->M - p->m);
     struct kn_mat step = kn_mat(ret_low, KN_BF16, AMX_STEP, AMX_STEP);
 
-    product_multiply(rows, R, product_up(j->K) / AMX_STEP, p->a, p->lda, low->p_panel, room);
+    product_multiply(rows, R, product_up(j->K) / AMX_STEP, p->a.p, p->a.ld, p->a.step, low->p_panel,
+                     room);
     for (int64_t r = 0; r < AMX_STEP; r++) {
         for (int64_t i = 0; i < AMX_STEP; i += VEC) {
             /* Rounded as z is, so that the gradients see what the product saw. */

@@ -30,10 +30,17 @@ struct product {
     struct product_low *low; /* or NULL */
 };
 
+/* A strip's rows as tile registers load them: row r of step k of K is at p + k * step + r * ld. */
+struct product_rows {
+    const uint16_t *p;
+    int64_t ld, step;
+};
+
 /* What multiplies now: a strip's rows from k0 on against panels from n0 on. */
 struct product_part {
-    const uint16_t *a, *packed;
-    int64_t lda, m, n0, n1, k0, k1;
+    struct product_rows a;
+    const uint16_t *packed;
+    int64_t m, n0, n1, k0, k1;
     const char *ahead; /* memory that will be needed after this strip, or NULL: asked for */
 };
 
