@@ -14,17 +14,17 @@
 #include "kernels/cpu/vec.h"
 
 #define ITEM_ROWS 128
-#define K_CHUNK 4096         /* of packed panels */
-#define PACKED_MAX (4 << 20) /* bytes of panels at a time, shared by all threads */
-#define BLOCK_MAX (1 << 20)  /* bytes of panels that an item streams from L2 */
+#define K_CHUNK 4096          /* of packed panels */
+#define PACKED_MAX (4 << 20)  /* bytes of panels at a time, shared by all threads */
+#define BLOCK_MAX (1 << 20)   /* bytes of panels that an item streams from L2 */
 #define BLOCK_ALONE (5 << 18) /* where that is all */
-#define SLICE_K 512          /* of a c with one strip: K is shared out in slices, */
-#define SLICE_STEP 128       /* packed so much at a time, */
-#define SLICE_COLS 64        /* in blocks of columns; */
-#define SLICE_COLS_MAX 2048  /* of whole rows of b more */
-#define K_CHUNK_T 1024       /* of a that is stored transposed: its rows are packed like panels, */
-#define ROWS_MAX (8 << 20)   /* so many bytes of them at a time */
-#define SUMS_MAX (16 << 20)  /* bytes of sums that wait between chunks of K */
+#define SLICE_K 512           /* of a c with one strip: K is shared out in slices, */
+#define SLICE_STEP 128        /* packed so much at a time, */
+#define SLICE_COLS 64         /* in blocks of columns; */
+#define SLICE_COLS_MAX 2048   /* of whole rows of b more */
+#define K_CHUNK_T 1024        /* of a that is stored transposed: its rows are packed like panels, */
+#define ROWS_MAX (8 << 20)    /* so many bytes of them at a time */
+#define SUMS_MAX (16 << 20)   /* bytes of sums that wait between chunks of K */
 
 /* Points p at the rows of a that strip m needs, in place or copied to room. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)

@@ -26,12 +26,12 @@ product_step(bool low, bool right, const uint16_t *a, int64_t lda, const uint16_
 
 /* What goes on beside a block's steps. The block before becomes elements of c, a few rows with each
  * step: all of them at once would fill the processor's store buffer with lines that are in none of
- * its caches. And rows of a that the next strip needs are asked for. */
+ * its caches. And what the next strip needs of a and of its sums is asked for. */
 struct product_beside {
     const float *sums; /* 32 rows of 32; NULL: no block waits */
     uint16_t *c;
     int64_t ldc;
-    const char *ahead; /* BESIDE_BYTES a step; NULL: none */
+    const char *ahead[2]; /* BESIDE_BYTES a step of each; NULL: none */
 };
 #define BESIDE_ROWS 4
 #define BESIDE_BYTES 128
@@ -47,6 +47,13 @@ VEC_INLINE void product_beside_row(struct product_beside d, bool add, int64_t r)
         right += vf_from_bf16(*(const vh *)(c + VEC));
     }
     _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left));
+}
+
+VEC_INLINE void product_beside_next(struct product_beside *d, int64_t steps)
+{
+    for (int i = 0; i < 2; i++)
+        if (d->ahead[i])
+            d->ahead[i] += steps * BESIDE_BYTES;
 }
 
 /* A block of sums: those `from` (NULL: zeros) and the products go `to`. */
@@ -88,9 +95,10 @@ product_block(bool low, bool right, int64_t steps, struct product_rows a, const 
         for (int64_t r = k * BESIDE_ROWS; d.sums && r < LH_MIN(AMX_STEP, (k + 1) * BESIDE_ROWS);
              r++)
             product_beside_row(d, add, r);
-        if (d.ahead)
-            for (int i = 0; i < BESIDE_BYTES; i += 64)
-                _mm_prefetch(d.ahead + k * BESIDE_BYTES + i, _MM_HINT_T1);
+        for (int i = 0; i < 2 * BESIDE_BYTES; i += 64)
+            if (d.ahead[i / BESIDE_BYTES])
+                _mm_prefetch(d.ahead[i / BESIDE_BYTES] + k * BESIDE_BYTES + i % BESIDE_BYTES,
+                             _MM_HINT_T1);
         a.p += a.step;
         b += 2 * AMX_TILE;
     }
@@ -109,18 +117,16 @@ product_block(bool low, bool right, int64_t steps, struct product_rows a, const 
 
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
 product_block_alone(int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
-                    const uint16_t *b, struct product_sums c)
+                    const uint16_t *b, struct product_sums c, struct product_beside d)
 {
-    const struct product_beside none = {0};
-
     if (rows > 16 && cols > 16)
-        product_block(true, true, steps, a, b, c, false, none);
+        product_block(true, true, steps, a, b, c, false, d);
     else if (rows > 16)
-        product_block(true, false, steps, a, b, c, false, none);
+        product_block(true, false, steps, a, b, c, false, d);
     else if (cols > 16)
-        product_block(false, true, steps, a, b, c, false, none);
+        product_block(false, true, steps, a, b, c, false, d);
     else
-        product_block(false, false, steps, a, b, c, false, none);
+        product_block(false, false, steps, a, b, c, false, d);
 }
 
 __attribute__((target("amx-tile,amx-bf16"))) void product_multiply(int64_t rows, int64_t cols,
@@ -129,7 +135,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void product_multiply(int64_t rows,
                                                                    const uint16_t *b, float *sums)
 {
     product_block_alone(rows, cols, steps, (struct product_rows){a, lda, a_step}, b,
-                        (struct product_sums){.to = sums, .ld_to = AMX_STEP});
+                        (struct product_sums){.to = sums, .ld_to = AMX_STEP},
+                        (struct product_beside){0});
 }
 
 /* Row r of the block at (m, n), all its columns there: c = alpha * sums + beta * c. */
@@ -224,7 +231,7 @@ product_strip_simple(const struct product *j, const struct product_part *p, bool
     struct product_cuts u = product_cut(p);
     float *last = room + AMX_STEP * u.ld_room;
     uint16_t *c = (uint16_t *)j->c.p + p->m * j->c.ld + p->n0;
-    struct product_beside d = {.ldc = j->c.ld, .ahead = p->ahead};
+    struct product_beside d = {.ldc = j->c.ld, .ahead = {p->ahead}};
 
     for (int64_t k = 0; k < u.K; k += u.cut) {
         int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
@@ -249,8 +256,7 @@ product_strip_simple(const struct product *j, const struct product_part *p, bool
                 d.sums = sums.to;
                 d.c = c + n;
             }
-            if (d.ahead)
-                d.ahead += steps * BESIDE_BYTES;
+            product_beside_next(&d, steps);
         }
     }
     for (int64_t r = 0; r < AMX_STEP; r++)
@@ -263,8 +269,15 @@ product_strip_any(const struct product *j, const struct product_part *p, float *
                   const uint16_t *low)
 {
     struct product_cuts u = product_cut(p);
+    struct product_beside d = {.ahead = {p->ahead}};
 
+    if (product_direct(j, p->m, p->n0))
+        d.ahead[1] = (const char *)((float *)j->c.p + (p->m + AMX_STEP) * j->c.ld + p->n0);
+    else if (j->sums && j->slices == 0)
+        d.ahead[1] =
+            (const char *)(j->sums + (p->m + AMX_STEP - j->m0) * j->ld_sums + (p->n0 - j->n0));
     for (int64_t k = 0; k < u.K; k += u.cut) {
+        int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
         bool last = p->k1 == j->K && k + u.cut >= u.K && j->slices == 0;
 
         for (int64_t n = p->n0; n < p->n1; n += AMX_STEP) {
@@ -288,9 +301,9 @@ product_strip_any(const struct product *j, const struct product_part *p, float *
                 sums.low_a = low;
                 sums.low_b = j->low->q_panels + (n - j->n0) * AMX_STEP;
             }
-            product_block_alone(j->M - p->m, j->N - n, LH_MIN(u.cut, u.K - k) / AMX_STEP,
-                                product_rows_from(p, k),
-                                p->packed + (n - p->n0) * u.K + k * AMX_STEP, sums);
+            product_block_alone(j->M - p->m, j->N - n, steps, product_rows_from(p, k),
+                                p->packed + (n - p->n0) * u.K + k * AMX_STEP, sums, d);
+            product_beside_next(&d, steps);
             if (last && !direct)
                 product_finish(j, p->m, n, at, ld);
         }
