@@ -236,7 +236,7 @@ static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chu
         j->low->p_panel = j->low->q_panels + chunk * AMX_STEP;
     }
     return stream_local(j->s, (uint64_t)(AMX_STEP * (AMX_STEP + K)) * 2 +
-                                  (uint64_t)(AMX_STEP * (j->cols + 3 * AMX_STEP)) * 4);
+                                  (uint64_t)(AMX_STEP * (j->cols + 2 * AMX_STEP)) * 4);
 }
 
 static void product_many(struct product *j)

@@ -222,8 +222,8 @@ static bool product_simple(const struct product *j, const struct product_part *p
            p->m + AMX_STEP <= j->M && (p->n1 - p->n0) % AMX_STEP == 0;
 }
 
-/* A strip of them. The sums of the last cut lie in two blocks behind those of the others, by turns:
- * one is filled while the other is emptied. */
+/* A strip of them. The sums of the last cut lie in one block behind those of the others: it is
+ * empty before the next block's sums go there. */
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
 product_strip_simple(const struct product *j, const struct product_part *p, bool add, float *room,
                      const uint16_t *low)
@@ -247,13 +247,13 @@ product_strip_simple(const struct product *j, const struct product_part *p, bool
             if (k + u.cut < u.K) {
                 product_block(true, true, steps, a, b, sums, add, d);
             } else {
-                sums.to = last + n % (2 * AMX_STEP) * AMX_STEP;
+                sums.to = last;
                 sums.ld_to = AMX_STEP;
                 sums.low_a = low;
                 if (low)
                     sums.low_b = j->low->q_panels + (p->n0 - j->n0 + n) * AMX_STEP;
                 product_block(true, true, steps, a, b, sums, add, d);
-                d.sums = sums.to;
+                d.sums = last;
                 d.c = c + n;
             }
             product_beside_next(&d, steps);

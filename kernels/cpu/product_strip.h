@@ -50,7 +50,7 @@ static inline int64_t product_up(int64_t n)
 }
 
 /* One strip against the panels of a block of columns, all of the chunk's K. room: 32 rows of fp32
- * for the block's columns and 96 more. low: the strip's z as one step of K, or NULL. */
+ * for the block's columns and 64 more. low: the strip's z as one step of K, or NULL. */
 void product_strip(const struct product *j, const struct product_part *p, float *room,
                    const uint16_t *low);
 
