@@ -225,9 +225,10 @@ static void check_low(struct kt_rng *r, const struct low *l)
 static void a_product_with_a_low_rank_update_is_the_sum_of_its_three(void **state)
 {
     struct kt_rng r = kt_rng(26);
-    const int64_t sizes[][4] = {{1, 5, 3, 1},      {33, 40, 70, 8},     {130, 65, 96, 16},
-                                {64, 64, 64, 17},  {200, 1000, 64, 32}, {70, 50, 33, 33},
-                                {40, 600, 700, 5}, {33, 7, 4100, 4},    {64, 704, 1024, 8}};
+    const int64_t sizes[][4] = {{1, 5, 3, 1},       {33, 40, 70, 8},     {130, 65, 96, 16},
+                                {64, 64, 64, 17},   {200, 1000, 64, 32}, {70, 50, 33, 33},
+                                {40, 600, 700, 5},  {33, 7, 4100, 4},    {64, 704, 1024, 8},
+                                {33, 1100, 2048, 4}};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
