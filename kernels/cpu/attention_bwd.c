@@ -1,12 +1,7 @@
-/* attention_bwd.c - the backward pass of attention: five products a tile, no atomics and no T x T
- * matrix.
+/* attention_bwd.c - the backward pass of attention: no atomics and no T x T matrix.
  *
- * Every square of a tile of queries and a tile of keys is visited once: scores and weights are
- * computed, dq collects ds K, and dk and dv collect ds^T Q and p^T dO. These two are taken
- * transposed (d as rows, keys as columns): so p and ds are the packed operand, which costs a
- * shuffle, and only Q and dO have to be transposed.
- *
- * The sums of a round of heads wait in fp32 scratch. Squares come in chunks of BWD_CHUNK tiles each
+ * Every square of a tile of queries and a tile of keys is visited once (attention_square.c). The
+ * sums of a round of heads wait in fp32 scratch. Squares come in chunks of BWD_CHUNK tiles each
  * way, and chunks by diagonals: in phase p each chunk of keys meets the chunk of queries p after
  * it. So no two items of a phase add to the same sums, and the order of a sum is that of the phases
  * and of the squares in a chunk, whatever the number of threads. Phase 0 meets every chunk once,
@@ -16,57 +11,13 @@
  * changes no sum. When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in
  * parts.
  */
-#include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_bwd.h"
 #include "kernels/cpu/vec.h"
 #include <math.h>
-#include <string.h>
 
 #define BWD_CHUNK 2
 #define BWD_ITEMS 4 /* of a thread in a phase; heads beyond wait, so that scratch stays near */
 #define BWD_BAND 16 /* chunks at least, 4096 tokens: what a band touches stays in L3 */
-#define BWD_PANELS (TILE_TOKENS / TILE_STEP)
-
-enum { PACK_KT, PACK_VT, PACK_K, KV_KINDS }; /* of a kv head */
-enum { PACK_QA, PACK_DOA, Q_KINDS };         /* of a query head: transposed, plain rows */
-
-struct attn_bwd {
-    struct attn a;
-    const float *lse;
-    int64_t n_chunks, phases[2];        /* phases: of the two classes of heads */
-    int64_t chunk0, phase;              /* the band and the phase that are run now */
-    int64_t kv_round, g_round, g0, n_g; /* query heads packed now: those from g0 on of each group */
-    char *q_packed;                     /* like a.packed, for query heads */
-    float *dq, *dk, *dv; /* sums of packed heads by tile: (TILE_TOKENS, Dp); dk, dv in panels of
-                            keys, each (Dp, TILE_STEP) */
-    float *lse2, *delta; /* (n packed heads, whole tiles): lse in powers of two; zeros past T */
-};
-
-/* One thread's scratch. */
-struct bwd_local {
-    void *a[2];       /* TILE_ROWS x Dp: operands */
-    float *s, *dp;    /* TILE_ROWS x TILE_STEP: products */
-    void *ds;         /* TILE_ROWS x TILE_TOKENS: operand */
-    char *p_b, *ds_b; /* TILE_TOKENS x TILE_TOKENS in panels: packed operands */
-};
-
-static bool bwd_local_reserve(const struct attn *a)
-{
-    return stream_local(a->s, 4 * (uint64_t)(2 * TILE_ROWS * (a->Dp + TILE_STEP) +
-                                             (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS));
-}
-
-static struct bwd_local bwd_local(const struct attn *a, int thread)
-{
-    float *p = a->s->local[thread].p, *s = p + 2 * TILE_ROWS * a->Dp;
-    float *ds = s + 2 * TILE_ROWS * TILE_STEP, *p_b = ds + TILE_ROWS * TILE_TOKENS;
-
-    return (struct bwd_local){.a = {p, p + TILE_ROWS * a->Dp},
-                              .s = s,
-                              .dp = s + TILE_ROWS * TILE_STEP,
-                              .ds = ds,
-                              .p_b = (char *)p_b,
-                              .ds_b = (char *)(p_b + TILE_TOKENS * TILE_TOKENS)};
-}
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
@@ -75,17 +26,6 @@ static float bwd_dot(struct kn_mat x, struct kn_mat y)
     for (int64_t d = 0; d < x.cols; d += VEC)
         sum += vf_load(x, 0, d, x.cols - d) * vf_load(y, 0, d, x.cols - d);
     return vf_sum(sum);
-}
-
-/* Of the i-th packed head, tile t. */
-static float *bwd_sums(const struct attn *a, float *sums, int64_t i, int64_t t)
-{
-    return sums + (i * a->n_tiles + t) * TILE_TOKENS * a->Dp;
-}
-
-static char *bwd_packed_q(const struct attn_bwd *b, int64_t i, int64_t t, int64_t kind)
-{
-    return b->q_packed + (uint64_t)((i * b->a.n_tiles + t) * Q_KINDS + kind) * b->a.tile_bytes;
 }
 
 /* The number of the i-th packed query head. */
@@ -125,103 +65,6 @@ static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
         b->delta[at + r] =
             r < n ? bwd_dot(kn_sub(d_o, r, 1, 0, a->D), attn_head(a->o, i0 + r, 1, h, a->D)) : 0.0f;
     }
-}
-
-/* Rows as the a of a product: where they are if they have its form, else copied. */
-static struct kn_mat bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
-{
-    if (x.rows == TILE_ROWS && x.cols == a->Dp && (x.t == KN_BF16) == a->tiles->pairs)
-        return x;
-    tile_pack_a(a->tiles, copy, a->Dp, x);
-    return kn_mat(copy, a->tiles->pairs ? KN_BF16 : KN_F32, TILE_ROWS, a->Dp);
-}
-
-/* A square: tile tq of a query head (the q_i-th packed, number h) by tile tk of its kv head (the
- * kv_i-th). */
-struct bwd_square {
-    int64_t h, q_i, kv_i, tq, tk, tk0;          /* tk0: where the chunk begins */
-    int64_t first[BWD_PANELS], end[BWD_PANELS]; /* queries of the tile that see a panel of keys */
-};
-
-/* TILE_ROWS queries from r0 of the tile on: their weights, and dq. */
-static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
-                            struct bwd_square *sq, int64_t r0)
-{
-    const struct attn *a = &b->a;
-    const int32_t *begin = attn_begin(a, sq->h);
-    int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
-    int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
-    int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
-    int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
-    struct attn_span span = attn_span(j0, begin[i0], last);
-    struct softmax_rows rows;
-    struct kn_mat q, d_o;
-
-    if (span.n0 >= span.n1)
-        return;
-    attn_span_open(&span, i0, j0, begin[last]);
-    memcpy(rows.base, b->lse2 + at, sizeof(rows.base));
-    memcpy(rows.factor, b->delta + at, sizeof(rows.factor));
-    for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
-        int64_t i = LH_MIN(i0 + r, last);
-
-        rows.lo[r] = (int32_t)(begin[i] - j0);
-        rows.hi[r] = (int32_t)(i - j0);
-    }
-    q = bwd_operand(a, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
-    d_o = bwd_operand(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
-    for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
-        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
-        struct softmax_out out = {.ds = (char *)l->ds + c * tile_element(a->tiles),
-                                  .p_b = l->p_b + row,
-                                  .ds_b = l->ds_b + row};
-
-        a->tiles->product(TILE_STEP, a->Dp, q.p, q.ld,
-                          attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS) + p * panel * 4,
-                          panel, l->s, TILE_STEP, false);
-        a->tiles->product(TILE_STEP, a->Dp, d_o.p, d_o.ld,
-                          attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS) + p * panel * 4,
-                          panel, l->dp, TILE_STEP, false);
-        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s, l->dp, out,
-                         a->scale * (float)M_LOG2E);
-        if (sq->end[p] == 0)
-            sq->first[p] = r0;
-        sq->end[p] = r0 + TILE_ROWS;
-    }
-    attn_weigh(a, bwd_sums(a, b->dq, sq->q_i, sq->tq) + r0 * a->Dp, l->ds,
-               attn_packed(a, sq->kv_i, sq->tk, PACK_K, KV_KINDS), span,
-               b->phase > 0 || sq->tk > LH_MAX(sq->tk0, begin[i0] / TILE_TOKENS));
-}
-
-/* sums (Dp x TILE_TOKENS, in panels of keys) = or += rows (Dp x TILE_TOKENS queries) times weights.
- */
-static void bwd_square_cols(const struct attn *a, const struct bwd_square *sq, float *sums,
-                            const char *rows, const char *weights, bool add)
-{
-    int64_t element = tile_element(a->tiles), tall = tile_panel(a->tiles, TILE_TOKENS);
-
-    for (int64_t p = 0; p < BWD_PANELS; p++) {
-        const char *from = weights + (p * tall + tile_panel(a->tiles, sq->first[p])) * 4;
-
-        for (int64_t d = 0; d < a->Dp && sq->end[p] > 0; d += TILE_ROWS)
-            a->tiles->product(TILE_STEP, sq->end[p] - sq->first[p],
-                              rows + (d * TILE_TOKENS + sq->first[p]) * element, TILE_TOKENS, from,
-                              tall, sums + (p * a->Dp + d) * TILE_STEP, TILE_STEP, add);
-    }
-}
-
-static void bwd_square(const struct attn_bwd *b, const struct bwd_local *l, struct bwd_square sq)
-{
-    const struct attn *a = &b->a;
-    int64_t n = LH_MIN(TILE_TOKENS, a->T - sq.tq * TILE_TOKENS);
-    bool add = sq.tq > sq.tk || sq.h % a->group > 0;
-
-    for (int64_t r0 = 0; r0 < n; r0 += TILE_ROWS)
-        bwd_square_rows(b, l, &sq, r0);
-    bwd_square_cols(a, &sq, bwd_sums(a, b->dv, sq.kv_i, sq.tk),
-                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_DOA), l->p_b, add);
-    bwd_square_cols(a, &sq, bwd_sums(a, b->dk, sq.kv_i, sq.tk),
-                    bwd_packed_q(b, sq.q_i, sq.tq, PACK_QA), l->ds_b, add);
 }
 
 static void bwd_finish_q(const struct attn_bwd *b, int64_t i, int64_t t)
@@ -281,7 +124,7 @@ static void bwd_chunk_head(const struct attn_bwd *b, const struct bwd_local *l,
     for (sq.tk = sq.tk0; sq.tk < end; sq.tk++)
         for (sq.tq = LH_MAX(q0, sq.tk); sq.tq < q_end; sq.tq++)
             if (begin[sq.tq * TILE_TOKENS] < (sq.tk + 1) * TILE_TOKENS)
-                bwd_square(b, l, sq);
+                bwd_square_add(b, l, sq);
     if (left == 1 || (left > 1 && sq.tk0 == 0)) /* no phase, or no key, is left for the queries */
         for (int64_t t = q0; t < q_end; t++)
             bwd_finish_q(b, sq.q_i, t);
@@ -292,7 +135,7 @@ static void bwd_chunk_item(void *arg, int64_t item, int thread)
 {
     const struct attn_bwd *b = arg;
     const struct attn *a = &b->a;
-    struct bwd_local l = bwd_local(a, thread);
+    struct bwd_local l = bwd_local_of(a, thread);
     int64_t i = item % a->n_kv, chunk = b->chunk0 + item / a->n_kv, t0 = chunk * BWD_CHUNK;
     int64_t end = LH_MIN(a->n_tiles, t0 + BWD_CHUNK);
     int64_t phases = LH_MIN(LH_MAX(b->phases[0], b->phases[1]), b->n_chunks - chunk);

@@ -37,6 +37,9 @@
 
 #define attention_rows LEVEL(attention_rows)
 #define attn_init LEVEL(attn_init)
+#define bwd_local_of LEVEL(bwd_local_of)
+#define bwd_local_reserve LEVEL(bwd_local_reserve)
+#define bwd_square_add LEVEL(bwd_square_add)
 #define cpu_loss_block LEVEL(cpu_loss_block)
 #define cpu_loss_scale LEVEL(cpu_loss_scale)
 #define cpu_loss_tokens LEVEL(cpu_loss_tokens)

@@ -6,38 +6,49 @@
 #include "kernels/cpu/vec.h"
 #include <math.h>
 
-/* Rows of one vector of tokens: their maximum, then their exponentials, which go to d (t: its
- * type). */
-VEC_INLINE void loss_lanes(const struct loss_job *j, enum kn_dtype t, bool keep, int64_t b,
-                           const float *logits, int64_t ld, int64_t t0, int64_t n)
+#define LOSS_VECTORS 2 /* a line of bf16 where vectors are longest */
+
+/* Rows of so many vectors of tokens side by side: their maxima, then their exponentials, which go
+ * to d (t: its type). n: tokens from t0 on, all that the vectors hold unless there is one only. */
+VEC_INLINE void loss_lanes(const struct loss_job *j, enum kn_dtype t, bool keep, int vectors,
+                           int64_t b, const float *logits, int64_t ld, int64_t t0, int64_t n)
 {
     struct kn_mat d = {j->d.p, t, j->d.rows, j->d.cols, j->d.ld};
     int64_t rows = loss_rows(j, b);
-    vf max = vf_load_f32(logits, n), sum = {0};
+    vf max[LOSS_VECTORS], sum[LOSS_VECTORS] = {0};
 
+    for (int i = 0; i < vectors; i++)
+        max[i] = vf_load_f32(logits + i * VEC, n);
     for (int64_t r = 1; r < rows; r++)
-        max = vf_max(max, vf_load_f32(logits + r * ld, n));
+        for (int i = 0; i < vectors; i++)
+            max[i] = vf_max(max[i], vf_load_f32(logits + r * ld + i * VEC, n));
     for (int64_t r = 0; r < rows; r++) {
-        vf e = vf_exp(vf_load_f32(logits + r * ld, n) - max);
+        for (int i = 0; i < vectors; i++) {
+            vf e = vf_exp(vf_load_f32(logits + r * ld + i * VEC, n) - max[i]);
 
-        sum += e;
-        if (keep)
-            vf_store(d, b * LOSS_ROWS + r, t0, n, e);
+            sum[i] += e;
+            if (keep)
+                vf_store(d, b * LOSS_ROWS + r, t0 + i * VEC, n, e);
+        }
     }
-    vf_store_f32(j->max + b * j->x.rows + t0, n, max);
-    vf_store_f32(j->sum + b * j->x.rows + t0, n, sum);
+    for (int i = 0; i < vectors; i++) {
+        vf_store_f32(j->max + b * j->x.rows + t0 + i * VEC, n, max[i]);
+        vf_store_f32(j->sum + b * j->x.rows + t0 + i * VEC, n, sum[i]);
+    }
 }
 
 void cpu_loss_block(const struct loss_job *j, int64_t b, const float *logits, int64_t ld,
                     int64_t t0, int64_t n)
 {
     for (int64_t i = 0; i < n; i += VEC) {
-        if (!j->d.p)
-            loss_lanes(j, KN_F32, false, b, logits + i, ld, t0 + i, n - i);
-        else if (j->d.t == KN_BF16 && n - i >= VEC)
-            loss_lanes(j, KN_BF16, true, b, logits + i, ld, t0 + i, VEC);
-        else
-            loss_lanes(j, j->d.t, true, b, logits + i, ld, t0 + i, n - i);
+        if (!j->d.p) {
+            loss_lanes(j, KN_F32, false, 1, b, logits + i, ld, t0 + i, n - i);
+        } else if (j->d.t == KN_BF16 && n - i >= LOSS_VECTORS * VEC) {
+            loss_lanes(j, KN_BF16, true, LOSS_VECTORS, b, logits + i, ld, t0 + i, VEC);
+            i += (LOSS_VECTORS - 1) * VEC;
+        } else {
+            loss_lanes(j, j->d.t, true, 1, b, logits + i, ld, t0 + i, n - i);
+        }
     }
     for (int64_t i = 0; i < n; i++) {
         int64_t v = j->label[t0 + i] - b * LOSS_ROWS;

@@ -27,18 +27,21 @@ static void loss_pack_item(void *arg, int64_t item, int thread)
                    LH_MIN(AMX_STEP, j->x.rows - t0), 0, j->x.cols);
 }
 
-/* The rows of a block as whole strips: in place when they are, else copied to room. */
+/* The rows of a block as whole strips: in place when they are, else copied to room. A strip's
+ * elements are ld * AMX_STEP in all, those of its steps ret_step apart. */
 static const uint16_t *loss_rows_of(const struct loss_job *j, int64_t b, uint16_t *room,
-                                    int64_t *ret_ld)
+                                    int64_t *ret_ld, int64_t *ret_step)
 {
     int64_t rows = loss_rows(j, b), C = j->w.cols;
 
     *ret_ld = j->w.ld;
-    if (rows % AMX_STEP == 0 && C % AMX_STEP == 0)
+    *ret_step = AMX_STEP;
+    if (rows % AMX_STEP == 0 && product_in_place(j->w, b * LOSS_ROWS, C))
         return (const uint16_t *)j->w.p + b * LOSS_ROWS * j->w.ld;
     *ret_ld = loss_up(C);
+    *ret_step = AMX_STEP * AMX_STEP;
     for (int64_t r = 0; r < rows; r += AMX_STEP)
-        product_pack_a(room + r * *ret_ld, *ret_ld, j->w, false, b * LOSS_ROWS + r,
+        product_pack_a(room + r * *ret_ld, j->w, false, b * LOSS_ROWS + r,
                        LH_MIN(AMX_STEP, rows - r), 0, C);
     return room;
 }
@@ -46,16 +49,16 @@ static const uint16_t *loss_rows_of(const struct loss_job *j, int64_t b, uint16_
 static void loss_amx_item(void *arg, int64_t b, int thread)
 {
     const struct loss_job *j = arg;
-    int64_t C = loss_up(j->x.cols), ld;
+    int64_t C = loss_up(j->x.cols), ld, step;
     float *logits = j->s->local[thread].p;
-    const uint16_t *w = loss_rows_of(j, b, (uint16_t *)(logits + LOSS_ROWS * AMX_STEP), &ld);
+    const uint16_t *w = loss_rows_of(j, b, (uint16_t *)(logits + LOSS_ROWS * AMX_STEP), &ld, &step);
 
     product_amx_begin();
     for (int64_t t0 = 0; t0 < j->x.rows; t0 += AMX_STEP) {
         for (int64_t r = 0; r < loss_rows(j, b); r += AMX_STEP)
-            product_multiply(AMX_STEP, AMX_STEP, C / AMX_STEP, w + r * ld, ld,
-                             (const uint16_t *)j->room + t0 * C,
-                             (struct product_sums){.p = logits + r * AMX_STEP, .ld = AMX_STEP});
+            product_multiply(AMX_STEP, AMX_STEP, C / AMX_STEP, w + r * ld,
+                             step == AMX_STEP ? ld : AMX_STEP, step,
+                             (const uint16_t *)j->room + t0 * C, logits + r * AMX_STEP);
         j->s->level->loss_block(j, b, logits, AMX_STEP, t0, LH_MIN(AMX_STEP, j->x.rows - t0));
     }
     product_amx_end();

@@ -16,7 +16,8 @@
 #define ITEM_ROWS 128
 #define K_CHUNK 4096          /* of packed panels */
 #define PACKED_MAX (4 << 20)  /* bytes of panels at a time, shared by all threads */
-#define BLOCK_MAX (768 << 10) /* bytes of panels that an item streams from L2 */
+#define BLOCK_MAX (1 << 20)   /* bytes of panels that an item streams from L2 */
+#define BLOCK_ALONE (5 << 18) /* where that is all */
 #define SLICE_K 512           /* of a c with one strip: K is shared out in slices, */
 #define SLICE_STEP 128        /* packed so much at a time, */
 #define SLICE_COLS 64         /* in blocks of columns; */
@@ -28,44 +29,60 @@
 /* Points p at the rows of a that strip m needs, in place or copied to room. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)
 {
+    int64_t K = product_up(p->k1 - p->k0);
+
+    p->a = (struct product_rows){room, AMX_STEP, AMX_STEP * AMX_STEP};
+    p->ahead = NULL;
     if (j->rows) {
-        p->lda = product_up(p->k1 - p->k0);
-        p->a = j->rows + (p->m - j->m0) * p->lda;
-        return;
+        p->a.p = j->rows + (p->m - j->m0) * K;
+        p->ahead = (const char *)(p->a.p + AMX_STEP * K);
+    } else if (!j->ta && product_in_place(j->a, p->m, p->k1 - p->k0)) {
+        p->a = (struct product_rows){(const uint16_t *)j->a.p + p->m * j->a.ld + p->k0, j->a.ld,
+                                     AMX_STEP};
+        p->ahead = (const char *)(p->a.p + AMX_STEP * j->a.ld);
+    } else {
+        product_pack_a(room, j->a, j->ta, p->m, LH_MIN(AMX_STEP, j->M - p->m), p->k0, p->k1);
     }
-    if (!j->ta && p->m + AMX_STEP <= j->M && (p->k1 - p->k0) % AMX_STEP == 0) {
-        p->a = (const uint16_t *)j->a.p + p->m * j->a.ld + p->k0;
-        p->lda = j->a.ld;
-        return;
-    }
-    p->lda = product_up(p->k1 - p->k0);
-    p->a = room;
-    product_pack_a(room, p->lda, j->a, j->ta, p->m, LH_MIN(AMX_STEP, j->M - p->m), p->k0, p->k1);
 }
 
 /* Panels of columns [n0, n1), one behind the other. */
 static void product_pack_panels(uint16_t *to, struct kn_mat b, bool tb, int64_t n0, int64_t n1,
                                 int64_t k0, int64_t k1)
 {
-    for (int64_t n = n0; n < n1; n += AMX_STEP)
-        product_pack_b(to + (n - n0) * product_up(k1 - k0), b, tb, n, LH_MIN(AMX_STEP, n1 - n), k0,
-                       k1);
+    int64_t K = product_up(k1 - k0);
+
+    for (int64_t n = n0; tb && n < n1; n += AMX_STEP)
+        product_pack_b(to + (n - n0) * K, b, true, n, LH_MIN(AMX_STEP, n1 - n), k0, k1);
+    for (int64_t k = k0; !tb && k < k1; k += AMX_STEP)
+        product_pack_step(to + (k - k0) * AMX_STEP, K, b, n0, n1, k, k1);
 }
 
+/* One panel of a b that is stored transposed, else one step of K. */
 static void product_pack_item(void *arg, int64_t item, int thread)
 {
     const struct product *j = arg;
+    int64_t K = product_up(j->k1 - j->k0), n = j->n0 + item * AMX_STEP;
+
+    (void)thread;
+    if (j->tb)
+        product_pack_b(j->packed + item * AMX_STEP * K, j->b, true, n, LH_MIN(AMX_STEP, j->N - n),
+                       j->k0, j->k1);
+    else
+        product_pack_step(j->packed + item * AMX_STEP * AMX_STEP, K, j->b, j->n0, j->n1,
+                          j->k0 + item * AMX_STEP, j->k1);
+}
+
+static void product_pack_low_item(void *arg, int64_t item, int thread)
+{
+    const struct product *j = arg;
+    const struct product_low *low = j->low;
     int64_t n = j->n0 + item * AMX_STEP;
 
     (void)thread;
-    product_pack_b(j->packed + item * AMX_STEP * product_up(j->k1 - j->k0), j->b, j->tb, n,
-                   LH_MIN(AMX_STEP, j->N - n), j->k0, j->k1);
-    if (!j->low)
-        return;
-    product_pack_b(j->low->q_panels + item * AMX_STEP * AMX_STEP, j->low->q, j->low->t, n,
-                   LH_MIN(AMX_STEP, j->N - n), 0, j->low->z.cols);
+    product_pack_b(low->q_panels + item * AMX_STEP * AMX_STEP, low->q, low->t, n,
+                   LH_MIN(AMX_STEP, j->N - n), 0, low->z.cols);
     if (n == 0)
-        product_pack_b(j->low->p_panel, j->low->p, j->low->t, 0, j->low->z.cols, 0, j->K);
+        product_pack_b(low->p_panel, low->p, low->t, 0, low->z.cols, 0, j->K);
 }
 
 /* One step of K of all strips: rows of the stored a are read whole. */
@@ -76,7 +93,7 @@ static void product_pack_rows_item(void *arg, int64_t item, int thread)
 
     (void)thread;
     for (int64_t m = j->m0; m < j->m1; m += AMX_STEP)
-        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0), K, j->a, true, m,
+        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0) * AMX_STEP, j->a, true, m,
                        LH_MIN(AMX_STEP, j->M - m), k, LH_MIN(j->k1, k + AMX_STEP));
 }
 
@@ -164,12 +181,24 @@ static void product_chunk(struct product *j)
     int64_t panels = (j->n1 - j->n0 + AMX_STEP - 1) / AMX_STEP;
     int64_t blocks = (j->n1 - j->n0 + j->cols - 1) / j->cols;
     int64_t groups = (j->m1 - j->m0 + ITEM_ROWS - 1) / ITEM_ROWS;
+    int64_t steps = (j->k1 - j->k0 + AMX_STEP - 1) / AMX_STEP;
 
-    if (j->m0 == 0 || j->sums) /* else the panels of the rows before are these */
-        pool_run(j->s->pool, panels, product_pack_item, j);
+    if (j->m0 == 0 || j->sums) { /* else the panels of the rows before are these */
+        pool_run(j->s->pool, j->tb ? panels : steps, product_pack_item, j);
+        if (j->low)
+            pool_run(j->s->pool, panels, product_pack_low_item, j);
+    }
     if (j->rows)
-        pool_run(j->s->pool, (j->k1 - j->k0 + AMX_STEP - 1) / AMX_STEP, product_pack_rows_item, j);
+        pool_run(j->s->pool, steps, product_pack_rows_item, j);
     pool_run(j->s->pool, blocks * groups, product_item, j);
+}
+
+/* Columns of a block. */
+static int64_t product_block_cols(int64_t N, int64_t K)
+{
+    if (2 * K * product_up(N) <= BLOCK_ALONE)
+        return product_up(N);
+    return LH_MAX(AMX_STEP, BLOCK_MAX / (2 * K) / AMX_STEP * AMX_STEP);
 }
 
 /* Sizes the chunks and takes scratch for them. *ret_chunk: columns, *ret_rows: rows. */
@@ -180,7 +209,7 @@ static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chu
     uint64_t packed, strips, sums = 0, low = 0;
     char *at;
 
-    j->cols = LH_MAX(AMX_STEP, LH_MIN(BLOCK_MAX / (2 * K), product_up(j->N)) / AMX_STEP * AMX_STEP);
+    j->cols = product_block_cols(j->N, K);
     chunk = LH_MIN(product_up(j->N), LH_MAX(j->cols, PACKED_MAX / (2 * K) / j->cols * j->cols));
     if (j->K > k_chunk) {
         j->ld_sums = chunk + AMX_STEP;
@@ -207,7 +236,7 @@ static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chu
         j->low->p_panel = j->low->q_panels + chunk * AMX_STEP;
     }
     return stream_local(j->s, (uint64_t)(AMX_STEP * (AMX_STEP + K)) * 2 +
-                                  (uint64_t)(AMX_STEP * (j->cols + AMX_STEP)) * 4);
+                                  (uint64_t)(AMX_STEP * (j->cols + 2 * AMX_STEP)) * 4);
 }
 
 static void product_many(struct product *j)

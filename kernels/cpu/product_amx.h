@@ -27,16 +27,8 @@ bool product_amx_low_suits(int64_t M, int64_t K, int64_t R);
 void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
                      float beta, struct product_low *low);
 
-/* Where a block of 32 x 32 collects its sums. */
-struct product_sums {
-    float *p;
-    int64_t ld;
-    bool add; /* there are some already */
-    const uint16_t *low_a,
-        *low_b; /* one more step of K: AMX_STEP rows of so many, two tiles; NULL: none */
-};
-
-/* Between product_amx_begin and _end: a block of up to 32 rows of a (lda elements each) and 32
- * columns of a panel, over so many steps of K. Counts up to 16 save half of the work. */
+/* Between product_amx_begin and _end: sums, 32 rows of 32, of a block of up to 32 rows of a and 32
+ * columns of a panel, over so many steps of K; row r of step k is at a + k * a_step + r * lda.
+ * Counts up to 16 save half of the work. */
 void product_multiply(int64_t rows, int64_t cols, int64_t steps, const uint16_t *a, int64_t lda,
-                      const uint16_t *b, struct product_sums c);
+                      int64_t a_step, const uint16_t *b, float *sums);

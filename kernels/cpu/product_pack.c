@@ -5,6 +5,13 @@
 #include <immintrin.h>
 #include <string.h>
 
+/* Numbers of lanes: from i on one of the first vector, one of the second, and so on. */
+#define PACK_PAIR(i) (i), (i) + 32, (i) + 1, (i) + 33, (i) + 2, (i) + 34, (i) + 3, (i) + 35
+#define PACK_PAIRS(i)                                                                              \
+    {                                                                                              \
+        PACK_PAIR(i), PACK_PAIR((i) + 4), PACK_PAIR((i) + 8), PACK_PAIR((i) + 12)                  \
+    }
+
 struct amx_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -52,25 +59,97 @@ VEC_INLINE vu pack_row(struct kn_mat x, int64_t r, int64_t c, int64_t end)
     return (vu)_mm512_maskz_loadu_epi16(mask, at);
 }
 
-void product_pack_a(uint16_t *to, int64_t lda, struct kn_mat a, bool ta, int64_t m, int64_t rows,
-                    int64_t k0, int64_t k1)
+/* Two rows of 32 columns, element by element by turns: columns from 0 and from 16 on. */
+VEC_INLINE void pack_two_rows(const uint16_t *at, int64_t ld, vu *ret_low, vu *ret_high)
+{
+    static const uint16_t low[] = PACK_PAIRS(0), high[] = PACK_PAIRS(16);
+    __m512i even = _mm512_loadu_si512(at), odd = _mm512_loadu_si512(at + ld);
+
+    *ret_low = (vu)_mm512_permutex2var_epi16(even, _mm512_loadu_si512(low), odd);
+    *ret_high = (vu)_mm512_permutex2var_epi16(even, _mm512_loadu_si512(high), odd);
+}
+
+/* A whole step of 32 rows of an a that is stored transposed. Memory sees 32 rows at a time, too
+ * many for the processor to foresee what comes next in them. */
+static void pack_step_transposed(uint16_t *to, struct kn_mat a, int64_t m, int64_t k)
+{
+    const uint16_t *at = (const uint16_t *)a.p + k * a.ld + m;
+    vu low[VEC], high[VEC];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < VEC; i++, at += 2 * a.ld) {
+        _mm_prefetch((const char *)(at + 2 * AMX_STEP), _MM_HINT_T0);
+        _mm_prefetch((const char *)(at + a.ld + 2 * AMX_STEP), _MM_HINT_T0);
+        pack_two_rows(at, a.ld, &low[i], &high[i]);
+    }
+    vu_transpose(low);
+    for (int i = 0; i < VEC; i++)
+        *(vu *)(to + i * AMX_STEP) = low[i];
+    vu_transpose(high);
+    for (int i = 0; i < VEC; i++)
+        *(vu *)(to + (VEC + i) * AMX_STEP) = high[i];
+}
+
+/* The same of fewer rows or columns. */
+static void pack_part_transposed(uint16_t *to, struct kn_mat a, int64_t m, int64_t rows, int64_t k,
+                                 int64_t k1)
 {
     for (int64_t half = 0; half < AMX_STEP; half += VEC) {
-        int64_t n = LH_MIN(VEC, rows - half);
+        vu block[VEC];
 
-        for (int64_t k = k0; k < k1; k += AMX_STEP) {
+        for (int i = 0; i < VEC; i++)
+            block[i] = pack_pairs(a, k + 2 * i, k1, m + half, LH_MIN(VEC, rows - half));
+        vu_transpose(block);
+        for (int i = 0; i < VEC; i++)
+            *(vu *)(to + (half + i) * AMX_STEP) = block[i];
+    }
+}
+
+void product_pack_a(uint16_t *to, struct kn_mat a, bool ta, int64_t m, int64_t rows, int64_t k0,
+                    int64_t k1)
+{
+    for (int64_t k = k0; ta && k < k1; k += AMX_STEP, to += 2 * AMX_TILE)
+        if (rows >= AMX_STEP && k + AMX_STEP <= k1)
+            pack_step_transposed(to, a, m, k);
+        else
+            pack_part_transposed(to, a, m, rows, k, k1);
+    for (int64_t i = 0; !ta && i < AMX_STEP; i++)
+        for (int64_t k = k0; k < k1; k += AMX_STEP)
+            *(vu *)(to + (k - k0 + i) * AMX_STEP) = i < rows ? pack_row(a, m + i, k, k1) : (vu){0};
+}
+
+void product_pack_step(uint16_t *to, int64_t ld, struct kn_mat b, int64_t n0, int64_t n1, int64_t k,
+                       int64_t k1)
+{
+    int64_t whole = k + AMX_STEP <= k1 ? n0 + (n1 - n0) / AMX_STEP * AMX_STEP : n0;
+
+    for (int64_t i = 0; whole > n0 && i < AMX_STEP; i += 2)
+        for (int64_t n = n0; n < whole; n += AMX_STEP) {
+            uint16_t *at = to + (n - n0) * ld + i * VEC;
+
+            pack_two_rows((const uint16_t *)b.p + (k + i) * b.ld + n, b.ld, (vu *)at,
+                          (vu *)(at + AMX_TILE));
+        }
+    for (int64_t n = whole; n < n1; n += AMX_STEP)
+        product_pack_b(to + (n - n0) * ld, b, false, n, LH_MIN(AMX_STEP, n1 - n), k,
+                       LH_MIN(k1, k + AMX_STEP));
+}
+
+/* Whole steps of a whole panel of a b that is stored transposed. */
+static void pack_whole_transposed(uint16_t *to, struct kn_mat b, int64_t n, int64_t k0, int64_t k1)
+{
+    for (int64_t k = k0; k < k1; k += AMX_STEP) {
+        for (int64_t half = 0; half < AMX_STEP; half += VEC, to += AMX_TILE) {
+            const uint16_t *at = (const uint16_t *)b.p + (n + half) * b.ld + k;
             vu block[VEC];
 
-            for (int i = 0; i < VEC; i++) {
-                if (ta)
-                    block[i] = pack_pairs(a, k + 2 * i, k1, m + half, n);
-                else
-                    block[i] = i < n ? pack_row(a, m + half + i, k, k1) : (vu){0};
-            }
-            if (ta)
-                vu_transpose(block);
+#pragma GCC unroll 16
             for (int i = 0; i < VEC; i++)
-                *(vu *)(to + (half + i) * lda + (k - k0)) = block[i];
+                block[i] = *(const vu *)(at + i * b.ld);
+            vu_transpose(block);
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; i++)
+                *(vu *)(to + 2 * i * VEC) = block[i];
         }
     }
 }
@@ -78,7 +157,11 @@ void product_pack_a(uint16_t *to, int64_t lda, struct kn_mat a, bool ta, int64_t
 void product_pack_b(uint16_t *to, struct kn_mat b, bool tb, int64_t n, int64_t cols, int64_t k0,
                     int64_t k1)
 {
-    for (int64_t k = k0; k < k1; k += AMX_STEP) {
+    int64_t whole = tb && cols >= AMX_STEP ? k0 + (k1 - k0) / AMX_STEP * AMX_STEP : k0;
+
+    pack_whole_transposed(to, b, n, k0, whole);
+    to += (whole - k0) * AMX_STEP;
+    for (int64_t k = whole; k < k1; k += AMX_STEP) {
         for (int64_t half = 0; half < AMX_STEP; half += VEC) {
             vu block[VEC];
 

@@ -24,55 +24,119 @@ product_step(bool low, bool right, const uint16_t *a, int64_t lda, const uint16_
     }
 }
 
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block(bool low, bool right, int64_t steps, const uint16_t *a, int64_t lda,
-              const uint16_t *b, struct product_sums c)
-{
-    int64_t stride = c.ld * 4;
+/* What goes on beside a block's steps. The block before becomes elements of c, a few rows with each
+ * step: all of them at once would fill the processor's store buffer with lines that are in none of
+ * its caches. And what the next strip needs of a and of its sums is asked for. */
+struct product_beside {
+    const float *sums; /* 32 rows of 32; NULL: no block waits */
+    uint16_t *c;
+    int64_t ldc;
+    const char *ahead[2]; /* BESIDE_BYTES a step of each; NULL: none */
+};
+#define BESIDE_ROWS 4
+#define BESIDE_BYTES 128
 
-    if (c.add) {
-        _tile_loadd(0, c.p, stride);
-        if (right)
-            _tile_loadd(1, c.p + 16, stride);
-        if (low)
-            _tile_loadd(2, c.p + 16 * c.ld, stride);
-        if (low && right)
-            _tile_loadd(3, c.p + 16 * c.ld + 16, stride);
-    } else {
+VEC_INLINE void product_beside_row(struct product_beside d, bool add, int64_t r)
+{
+    vf left = *(const vf *)(d.sums + r * AMX_STEP),
+       right = *(const vf *)(d.sums + r * AMX_STEP + VEC);
+    uint16_t *c = d.c + r * d.ldc;
+
+    if (add) {
+        left += vf_from_bf16(*(const vh *)c);
+        right += vf_from_bf16(*(const vh *)(c + VEC));
+    }
+    _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left));
+}
+
+VEC_INLINE void product_beside_next(struct product_beside *d, int64_t steps)
+{
+    for (int i = 0; i < 2; i++)
+        if (d->ahead[i])
+            d->ahead[i] += steps * BESIDE_BYTES;
+}
+
+/* A block of sums: those `from` (NULL: zeros) and the products go `to`. */
+struct product_sums {
+    const float *from;
+    float *to;
+    int64_t ld_from, ld_to;
+    const uint16_t *low_a, *low_b; /* one more step of K, or NULL */
+};
+
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_begin(bool low, bool right, const float *from, int64_t ld)
+{
+    if (!from) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
+        return;
     }
+    _tile_loadd(0, from, ld * 4);
+    if (right)
+        _tile_loadd(1, from + 16, ld * 4);
+    if (low)
+        _tile_loadd(2, from + 16 * ld, ld * 4);
+    if (low && right)
+        _tile_loadd(3, from + 16 * ld + 16, ld * 4);
+}
+
+/* All that calls it is inlined around it: structs in memory would be read back from behind the
+ * stores of the block before. */
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_block(bool low, bool right, int64_t steps, struct product_rows a, const uint16_t *b,
+              struct product_sums c, bool add, struct product_beside d)
+{
+    product_begin(low, right, c.from, c.ld_from);
     for (int64_t k = 0; k < steps; k++) {
-        product_step(low, right, a, lda, b);
-        a += AMX_STEP;
+        product_step(low, right, a.p, a.ld, b);
+        for (int64_t r = k * BESIDE_ROWS; d.sums && r < LH_MIN(AMX_STEP, (k + 1) * BESIDE_ROWS);
+             r++)
+            product_beside_row(d, add, r);
+        for (int i = 0; i < 2 * BESIDE_BYTES; i += 64)
+            if (d.ahead[i / BESIDE_BYTES])
+                _mm_prefetch(d.ahead[i / BESIDE_BYTES] + k * BESIDE_BYTES + i % BESIDE_BYTES,
+                             _MM_HINT_T1);
+        a.p += a.step;
         b += 2 * AMX_TILE;
     }
     if (c.low_a)
         product_step(low, right, c.low_a, AMX_STEP, c.low_b);
-    _tile_stored(0, c.p, stride);
+    for (int64_t r = steps * BESIDE_ROWS; d.sums && r < AMX_STEP; r++)
+        product_beside_row(d, add, r);
+    _tile_stored(0, c.to, c.ld_to * 4);
     if (right)
-        _tile_stored(1, c.p + 16, stride);
+        _tile_stored(1, c.to + 16, c.ld_to * 4);
     if (low)
-        _tile_stored(2, c.p + 16 * c.ld, stride);
+        _tile_stored(2, c.to + 16 * c.ld_to, c.ld_to * 4);
     if (low && right)
-        _tile_stored(3, c.p + 16 * c.ld + 16, stride);
+        _tile_stored(3, c.to + 16 * c.ld_to + 16, c.ld_to * 4);
+}
+
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_block_alone(int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
+                    const uint16_t *b, struct product_sums c, struct product_beside d)
+{
+    if (rows > 16 && cols > 16)
+        product_block(true, true, steps, a, b, c, false, d);
+    else if (rows > 16)
+        product_block(true, false, steps, a, b, c, false, d);
+    else if (cols > 16)
+        product_block(false, true, steps, a, b, c, false, d);
+    else
+        product_block(false, false, steps, a, b, c, false, d);
 }
 
 __attribute__((target("amx-tile,amx-bf16"))) void product_multiply(int64_t rows, int64_t cols,
                                                                    int64_t steps, const uint16_t *a,
-                                                                   int64_t lda, const uint16_t *b,
-                                                                   struct product_sums c)
+                                                                   int64_t lda, int64_t a_step,
+                                                                   const uint16_t *b, float *sums)
 {
-    if (rows > 16 && cols > 16)
-        product_block(true, true, steps, a, lda, b, c);
-    else if (rows > 16)
-        product_block(true, false, steps, a, lda, b, c);
-    else if (cols > 16)
-        product_block(false, true, steps, a, lda, b, c);
-    else
-        product_block(false, false, steps, a, lda, b, c);
+    product_block_alone(rows, cols, steps, (struct product_rows){a, lda, a_step}, b,
+                        (struct product_sums){.to = sums, .ld_to = AMX_STEP},
+                        (struct product_beside){0});
 }
 
 /* Row r of the block at (m, n), all its columns there: c = alpha * sums + beta * c. */
@@ -132,38 +196,130 @@ static bool product_direct(const struct product *j, int64_t m, int64_t n)
            m + AMX_STEP <= j->M && n + AMX_STEP <= j->N;
 }
 
-void product_strip(const struct product *j, const struct product_part *p, float *room,
-                   const uint16_t *low)
+/* The cuts of K of a strip. */
+struct product_cuts {
+    int64_t K, cut;
+    int64_t ld_room;
+};
+
+static struct product_cuts product_cut(const struct product_part *p)
 {
     int64_t K = product_up(p->k1 - p->k0), cuts = (K + K_CUT - 1) / K_CUT;
-    int64_t step = product_up((K + cuts - 1) / cuts), ld_room = p->n1 - p->n0 + AMX_STEP;
 
-    for (int64_t k = 0; k < K; k += step) {
-        bool last = p->k1 == j->K && k + step >= K && j->slices == 0;
+    return (struct product_cuts){
+        .K = K, .cut = product_up((K + cuts - 1) / cuts), .ld_room = p->n1 - p->n0 + AMX_STEP};
+}
+
+static struct product_rows product_rows_from(const struct product_part *p, int64_t k)
+{
+    return (struct product_rows){p->a.p + k / AMX_STEP * p->a.step, p->a.ld, p->a.step};
+}
+
+/* Do the blocks of this strip become bf16 whole and at once, by product_beside_row? */
+static bool product_simple(const struct product *j, const struct product_part *p)
+{
+    return j->c.t == KN_BF16 && j->alpha == 1.0f && !j->flip && !j->sums &&
+           p->m + AMX_STEP <= j->M && (p->n1 - p->n0) % AMX_STEP == 0;
+}
+
+/* A strip of them. The sums of the last cut lie in one block behind those of the others: it is
+ * empty before the next block's sums go there. */
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_strip_simple(const struct product *j, const struct product_part *p, bool add, float *room,
+                     const uint16_t *low)
+{
+    struct product_cuts u = product_cut(p);
+    float *last = room + AMX_STEP * u.ld_room;
+    uint16_t *c = (uint16_t *)j->c.p + p->m * j->c.ld + p->n0;
+    struct product_beside d = {.ldc = j->c.ld, .ahead = {p->ahead}};
+
+    for (int64_t k = 0; k < u.K; k += u.cut) {
+        int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
+        struct product_rows a = product_rows_from(p, k);
+        const uint16_t *b = p->packed + k * AMX_STEP;
+
+        for (int64_t n = 0; n < p->n1 - p->n0; n += AMX_STEP, b += u.K * AMX_STEP) {
+            struct product_sums sums = {.from = k > 0 ? room + n : NULL,
+                                        .to = room + n,
+                                        .ld_from = u.ld_room,
+                                        .ld_to = u.ld_room};
+
+            if (k + u.cut < u.K) {
+                product_block(true, true, steps, a, b, sums, add, d);
+            } else {
+                sums.to = last;
+                sums.ld_to = AMX_STEP;
+                sums.low_a = low;
+                if (low)
+                    sums.low_b = j->low->q_panels + (p->n0 - j->n0 + n) * AMX_STEP;
+                product_block(true, true, steps, a, b, sums, add, d);
+                d.sums = last;
+                d.c = c + n;
+            }
+            product_beside_next(&d, steps);
+        }
+    }
+    for (int64_t r = 0; r < AMX_STEP; r++)
+        product_beside_row(d, add, r);
+}
+
+/* Any other strip. */
+__attribute__((target("amx-tile,amx-bf16"))) static void
+product_strip_any(const struct product *j, const struct product_part *p, float *room,
+                  const uint16_t *low)
+{
+    struct product_cuts u = product_cut(p);
+    struct product_beside d = {.ahead = {p->ahead}};
+
+    if (product_direct(j, p->m, p->n0))
+        d.ahead[1] = (const char *)((float *)j->c.p + (p->m + AMX_STEP) * j->c.ld + p->n0);
+    else if (j->sums && j->slices == 0)
+        d.ahead[1] =
+            (const char *)(j->sums + (p->m + AMX_STEP - j->m0) * j->ld_sums + (p->n0 - j->n0));
+    for (int64_t k = 0; k < u.K; k += u.cut) {
+        int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
+        bool last = p->k1 == j->K && k + u.cut >= u.K && j->slices == 0;
 
         for (int64_t n = p->n0; n < p->n1; n += AMX_STEP) {
-            bool direct = product_direct(j, p->m, n);
-            struct product_sums sums = {.p = room + (n - p->n0), .ld = ld_room, .add = k > 0};
+            bool direct = product_direct(j, p->m, n), add = k > 0;
+            float *at = room + (n - p->n0);
+            int64_t ld = u.ld_room;
+            struct product_sums sums = {0};
 
-            if (direct)
-                sums = (struct product_sums){.p = (float *)j->c.p + p->m * j->c.ld + n,
-                                             .ld = j->c.ld,
-                                             .add = k > 0 || p->k0 > 0 || j->beta != 0.0f};
-            else if (j->sums)
-                sums =
-                    (struct product_sums){.p = j->sums + (p->m - j->m0) * j->ld_sums + (n - j->n0),
-                                          .ld = j->ld_sums,
-                                          .add = k > 0 || p->k0 > j->k0_sums};
-            if (low && k + step >= K) {
+            if (direct) {
+                at = (float *)j->c.p + p->m * j->c.ld + n;
+                ld = j->c.ld;
+                add = add || p->k0 > 0 || j->beta != 0.0f;
+            } else if (j->sums) {
+                at = j->sums + (p->m - j->m0) * j->ld_sums + (n - j->n0);
+                ld = j->ld_sums;
+                add = add || p->k0 > j->k0_sums;
+            }
+            sums = (struct product_sums){
+                .from = add ? at : NULL, .to = at, .ld_from = ld, .ld_to = ld};
+            if (low && k + u.cut >= u.K) {
                 sums.low_a = low;
                 sums.low_b = j->low->q_panels + (n - j->n0) * AMX_STEP;
             }
-            product_multiply(j->M - p->m, j->N - n, LH_MIN(step, K - k) / AMX_STEP, p->a + k,
-                             p->lda, p->packed + (n - p->n0) * K + k * AMX_STEP, sums);
+            product_block_alone(j->M - p->m, j->N - n, steps, product_rows_from(p, k),
+                                p->packed + (n - p->n0) * u.K + k * AMX_STEP, sums, d);
+            product_beside_next(&d, steps);
             if (last && !direct)
-                product_finish(j, p->m, n, sums.p, sums.ld);
+                product_finish(j, p->m, n, at, ld);
         }
     }
+}
+
+__attribute__((target("amx-tile,amx-bf16"))) void product_strip(const struct product *j,
+                                                                const struct product_part *p,
+                                                                float *room, const uint16_t *low)
+{
+    if (!product_simple(j, p))
+        product_strip_any(j, p, room, low);
+    else if (j->beta != 0.0f)
+        product_strip_simple(j, p, true, room, low);
+    else
+        product_strip_simple(j, p, false, room, low);
 }
 
 void product_low_strip(const struct product *j, const struct product_part *p, bool keep,
@@ -173,8 +329,8 @@ void product_low_strip(const struct product *j, const struct product_part *p, bo
     int64_t R = low->z.cols, rows = LH_MIN(AMX_STEP, j->M - p->m);
     struct kn_mat step = kn_mat(ret_low, KN_BF16, AMX_STEP, AMX_STEP);
 
-    product_multiply(rows, R, product_up(j->K) / AMX_STEP, p->a, p->lda, low->p_panel,
-                     (struct product_sums){.p = room, .ld = AMX_STEP});
+    product_multiply(rows, R, product_up(j->K) / AMX_STEP, p->a.p, p->a.ld, p->a.step, low->p_panel,
+                     room);
     for (int64_t r = 0; r < AMX_STEP; r++) {
         for (int64_t i = 0; i < AMX_STEP; i += VEC) {
             /* Rounded as z is, so that the gradients see what the product saw. */

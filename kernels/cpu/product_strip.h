@@ -30,10 +30,18 @@ struct product {
     struct product_low *low; /* or NULL */
 };
 
+/* A strip's rows as tile registers load them: row r of step k of K is at p + k * step + r * ld. */
+struct product_rows {
+    const uint16_t *p;
+    int64_t ld, step;
+};
+
 /* What multiplies now: a strip's rows from k0 on against panels from n0 on. */
 struct product_part {
-    const uint16_t *a, *packed;
-    int64_t lda, m, n0, n1, k0, k1;
+    struct product_rows a;
+    const uint16_t *packed;
+    int64_t m, n0, n1, k0, k1;
+    const char *ahead; /* memory that will be needed after this strip, or NULL: asked for */
 };
 
 static inline int64_t product_up(int64_t n)
@@ -42,7 +50,7 @@ static inline int64_t product_up(int64_t n)
 }
 
 /* One strip against the panels of a block of columns, all of the chunk's K. room: 32 rows of fp32
- * for the block's columns and 32 more. low: the strip's z as one step of K, or NULL. */
+ * for the block's columns and 64 more. low: the strip's z as one step of K, or NULL. */
 void product_strip(const struct product *j, const struct product_part *p, float *room,
                    const uint16_t *low);
 

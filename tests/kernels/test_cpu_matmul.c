@@ -123,9 +123,10 @@ static void a_packed_weight_gives_the_same_products(void **state)
 static void products_of_bf16_pairs_hold_across_every_cut(void **state)
 {
     struct kt_rng r = kt_rng(25);
-    const int64_t sizes[][3] = {{33, 65, 4100}, {160, 40, 8195}, {33, 1030, 2050}, {32, 33, 1100},
-                                {7, 600, 1031}, {600, 7, 1031},  {9, 2100, 513},   {16, 16, 512},
-                                {130, 31, 321}, {257, 32, 961},  {48, 17, 5000}};
+    const int64_t sizes[][3] = {{33, 65, 4100},  {160, 40, 8195}, {33, 1030, 2050}, {32, 33, 1100},
+                                {7, 600, 1031},  {600, 7, 1031},  {9, 2100, 513},   {16, 16, 512},
+                                {130, 31, 321},  {257, 32, 961},  {48, 17, 5000},   {64, 96, 4128},
+                                {64, 704, 1024}, {32, 64, 4128},  {64, 32, 4128}};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -224,9 +225,10 @@ static void check_low(struct kt_rng *r, const struct low *l)
 static void a_product_with_a_low_rank_update_is_the_sum_of_its_three(void **state)
 {
     struct kt_rng r = kt_rng(26);
-    const int64_t sizes[][4] = {{1, 5, 3, 1},      {33, 40, 70, 8},     {130, 65, 96, 16},
-                                {64, 64, 64, 17},  {200, 1000, 64, 32}, {70, 50, 33, 33},
-                                {40, 600, 700, 5}, {33, 7, 4100, 4}};
+    const int64_t sizes[][4] = {{1, 5, 3, 1},       {33, 40, 70, 8},     {130, 65, 96, 16},
+                                {64, 64, 64, 17},   {200, 1000, 64, 32}, {70, 50, 33, 33},
+                                {40, 600, 700, 5},  {33, 7, 4100, 4},    {64, 704, 1024, 8},
+                                {33, 1100, 2048, 4}};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
