@@ -11,6 +11,7 @@
  */
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/product_amx.h"
+#include "kernels/cpu/product_f32.h"
 #include "kernels/cpu/stream.h"
 #include <stdatomic.h>
 #include <string.h>
@@ -239,6 +240,10 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
         product_amx(s, c, a, ta, b, tb, alpha, beta);
         return;
     }
+    if (a.t == KN_F32 && s->isa >= CPU_AVX512 && product_f32_suits(c.rows, c.cols)) {
+        product_f32(s, c, a, ta, b, tb, alpha, beta);
+        return;
+    }
 #endif
     j.wide = a.t == KN_BF16 && s->isa < CPU_AVX512_BF16;
     if (!matmul_plan(&j))
@@ -263,6 +268,14 @@ void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struc
             .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
 
         product_amx_low(s, c, a, b, beta, &low);
+        return;
+    }
+    if (a.t == KN_F32 && s->isa >= CPU_AVX512 &&
+        product_f32_low_suits(c.rows, c.cols, a.cols, z.cols)) {
+        struct product_f32_low low = {
+            .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
+
+        product_f32_low(s, c, a, b, beta, &low);
         return;
     }
 #endif
