@@ -12,9 +12,9 @@
 #include "kernels/cpu/product_f32_tile.h"
 #include "kernels/cpu/vec.h"
 
-#define ITEM_ROWS 64
+#define ITEM_ROWS 128
 #define K_CHUNK 768            /* a strip of so many steps is half of L1 */
-#define BLOCK_MAX (1200 << 10) /* bytes of panels that an item streams from L2 */
+#define BLOCK_MAX (1400 << 10) /* bytes of panels that an item streams from L2 */
 #define PACKED_MAX (4 << 20)   /* bytes of panels at a time, shared by all threads */
 #define RANK_MAX 32
 
@@ -69,7 +69,8 @@ static void f32_put(struct kn_mat c, int64_t m, int64_t n, int64_t cols, const f
 }
 
 /* One strip against the panel of column n. */
-static void f32_tile(const struct f32_product *j, int64_t m, int64_t n, const float *strip)
+static void f32_tile(const struct f32_product *j, int64_t m, int64_t n, const float *strip,
+                     struct f32_ahead ahead)
 {
     int64_t cols = LH_MIN(F32_COLS, j->n1 - n), steps = j->steps + j->low_steps;
     const float *panel = j->packed + (n - j->n0) * steps;
@@ -78,10 +79,10 @@ static void f32_tile(const struct f32_product *j, int64_t m, int64_t n, const fl
 
     if (m + F32_ROWS <= j->M && cols % F32_VEC == 0) {
         product_f32_tile((int)f32_vecs(cols), steps, strip, panel,
-                         (float *)j->c.p + m * j->c.ld + n, j->c.ld, add);
+                         (float *)j->c.p + m * j->c.ld + n, j->c.ld, add, ahead);
         return;
     }
-    product_f32_tile((int)f32_vecs(cols), steps, strip, panel, tile, F32_COLS, false);
+    product_f32_tile((int)f32_vecs(cols), steps, strip, panel, tile, F32_COLS, false, ahead);
     f32_put(j->c, m, n, cols, tile, 1.0f, add);
 }
 
@@ -94,32 +95,53 @@ static void f32_low_strip(const struct f32_product *j, int64_t m, bool first, fl
     float tile[F32_ROWS * F32_COLS] __attribute__((aligned(64)));
 
     if (first) {
-        product_f32_tile((int)f32_vecs(R), j->steps, strip, low->p_panel, tile, F32_COLS, false);
+        product_f32_tile((int)f32_vecs(R), j->steps, strip, low->p_panel, tile, F32_COLS, false,
+                         (struct f32_ahead){(const char *)strip, 0});
         f32_put(low->z, m, 0, R, tile, low->z_scale, false);
     }
-    product_f32_pack_a(strip + j->steps * F32_ROWS, 0, low->z, false, m,
-                       LH_MIN(F32_ROWS, j->M - m), 0, R, low->c_scale);
+    product_f32_pack_a(strip + j->steps * F32_ROWS, 0, low->z, false, m, LH_MIN(F32_ROWS, j->M - m),
+                       0, R, low->c_scale);
+}
+
+/* Tile i of n of a group asks for its part of the rows of a that the group at m will be packed
+ * from: some rows, or where a is stored transposed one line of a quarter of them. */
+static struct f32_ahead f32_ahead(const struct f32_product *j, int64_t m, int64_t i, int64_t n)
+{
+    int64_t size = (int64_t)kn_dtype_bytes(j->a.t), rows = LH_MIN(F32_GROUP, j->M - m);
+    int64_t per = (rows + n - 1) / n, r = m, k = j->k0;
+
+    if (j->ta) {
+        k += i / 3 % 4 * (j->k1 - j->k0) / 4;
+        r += LH_MIN(i % 3 * 64 / size, rows - 1);
+        return (struct f32_ahead){(const char *)j->a.p + (k * j->a.ld + r) * size, j->a.ld * size};
+    }
+    r += LH_MIN(i * per, rows - 1);
+    return (struct f32_ahead){(const char *)j->a.p + (r * j->a.ld + k) * size, 4 * per * size};
 }
 
 /* Blocks of columns one after the other, so that a block's panels stay in L2. */
 static void f32_item(void *arg, int64_t item, int thread)
 {
     const struct f32_product *j = arg;
-    int64_t groups = (j->M + ITEM_ROWS - 1) / ITEM_ROWS, steps = j->steps + j->low_steps;
+    int64_t groups = (j->M + ITEM_ROWS - 1) / ITEM_ROWS, ld = (j->steps + j->low_steps) * F32_ROWS;
     int64_t m0 = item % groups * ITEM_ROWS, m1 = LH_MIN(j->M, m0 + ITEM_ROWS);
     int64_t n0 = j->n0 + item / groups * j->cols, n1 = LH_MIN(j->n1, n0 + j->cols);
+    int64_t panels = (n1 - n0 + F32_COLS - 1) / F32_COLS;
     float *strips = j->s->local[thread].p;
 
-    for (int64_t m = m0; m < m1; m += 2 * F32_ROWS)
-        product_f32_pack_a(strips + (m - m0) * steps, F32_ROWS * steps, j->a, j->ta, m,
-                           LH_MIN(2 * F32_ROWS, m1 - m), j->k0, j->k1, j->alpha);
     for (int64_t m = m0; m < m1; m += F32_ROWS) {
-        float *strip = strips + (m - m0) * steps;
+        int64_t strip = (m - m0) % F32_GROUP / F32_ROWS, next = m - strip * F32_ROWS + F32_GROUP;
+        float *at = strips + strip * ld;
 
+        if (strip == 0)
+            product_f32_pack_a(strips, ld, j->a, j->ta, m, LH_MIN(F32_GROUP, m1 - m), j->k0, j->k1,
+                               j->alpha);
         if (j->low)
-            f32_low_strip(j, m, n0 == 0, strip);
-        for (int64_t n = n0; n < n1; n += F32_COLS)
-            f32_tile(j, m, n, strip);
+            f32_low_strip(j, m, n0 == 0, at);
+        for (int64_t i = 0; i < panels; i++)
+            f32_tile(j, m, n0 + i * F32_COLS, at,
+                     f32_ahead(j, LH_MIN(next, j->M - 1), strip * panels + i,
+                               panels * (F32_GROUP / F32_ROWS)));
     }
 }
 
@@ -138,7 +160,7 @@ static void f32_run(struct f32_product *j)
     chunk = LH_MIN(N, chunk);
     j->packed = stream_shared(j->s, ((uint64_t)(chunk * steps) + low_floats) * 4);
     if (!j->packed ||
-        !stream_local(j->s, (uint64_t)(LH_MIN(ITEM_ROWS, f32_up(j->M, F32_ROWS)) * steps) * 4))
+        !stream_local(j->s, (uint64_t)(F32_GROUP * steps) * 4))
         return;
     if (j->low)
         j->low->p_panel = j->packed + chunk * steps;

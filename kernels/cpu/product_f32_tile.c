@@ -52,23 +52,25 @@
         "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28",  \
         "xmm29", "xmm30", "xmm31"
 
-/* bytes: of a panel in F32_STEPS steps. c's lines are asked for while the sums are made. */
+/* A round is four steps, so many bytes of a panel. c's lines are asked for while the sums are made. */
 #define TILE(v, bytes)                                                                             \
     static void tile_##v(int64_t rounds, const float *a, const float *b, float *c, int64_t ldc,    \
-                         bool add)                                                                 \
+                         bool add, struct f32_ahead ahead)                                         \
     {                                                                                              \
         __asm__ volatile(ROWS(FETCH_ROW, 0) ROWS(CLEAR_##v, 0)                                     \
                              ".p2align 6\n"                                                        \
                              "1:\n\t" STEP(v, 0) STEP(v, 1) STEP(v, 2) STEP(v, 3)                  \
+                         "prefetcht1 (%[ahead])\n\t"                                               \
+                         "add %[step], %[ahead]\n\t"                                               \
                          "add $128, %[a]\n\t"                                                      \
                          "add $" #bytes ", %[b]\n\t"                                               \
                          "dec %[n]\n\t"                                                            \
                          "jnz 1b\n\t"                                                              \
                          "test %[add], %[add]\n\t"                                                 \
                          "jz 2f\n\t" ROWS(ADD_##v, 0) "2:\n\t" ROWS(PUT_##v, 0) "vzeroupper"       \
-                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(rounds)                              \
+                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(rounds), [ahead] "+r"(ahead.p)       \
                          : [c] "r"(c), [d] "r"(c + 4 * ldc), [ld] "r"(4 * ldc),                    \
-                           [ld3] "r"(12 * ldc), [add] "r"((int)add)                                \
+                           [ld3] "r"(12 * ldc), [add] "r"((int)add), [step] "r"(ahead.step)        \
                          : CLOBBERED);                                                             \
     }
 TILE(1, 256)
@@ -76,12 +78,12 @@ TILE(2, 512)
 TILE(3, 768)
 
 void product_f32_tile(int vecs, int64_t steps, const float *strip, const float *panel, float *c,
-                      int64_t ldc, bool add)
+                      int64_t ldc, bool add, struct f32_ahead ahead)
 {
     if (vecs == 3)
-        tile_3(steps / F32_STEPS, strip, panel, c, ldc, add);
+        tile_3(steps / 4, strip, panel, c, ldc, add, ahead);
     else if (vecs == 2)
-        tile_2(steps / F32_STEPS, strip, panel, c, ldc, add);
+        tile_2(steps / 4, strip, panel, c, ldc, add, ahead);
     else
-        tile_1(steps / F32_STEPS, strip, panel, c, ldc, add);
+        tile_1(steps / 4, strip, panel, c, ldc, add, ahead);
 }
