@@ -1,8 +1,10 @@
-/* product_f32.c - products of fp32 matrices with AVX-512: see product_f32.h.
+/* product_f32.c - products in fp32 with AVX-512: see product_f32.h.
  *
- * b is packed into panels, a chunk at a time, by all threads. An item is some rows of c and a block
- * of columns, whose panels stay in L2: it packs its strips of a, each of which then stays in L1
- * while the panels stream by. c collects the sums of the chunks of K, one after the other.
+ * b is packed into panels of F32_COLS columns, a chunk at a time, by all threads. An item is
+ * ITEM_ROWS rows of c and a block of columns whose panels stay in L2: it packs its rows of a, group
+ * by group, into strips, each of which stays in L1 while the panels stream by. Elements of bf16 are
+ * widened as they are packed. Between the chunks of K the sums wait in c, or where c is bf16 in
+ * scratch.
  *
  * The cuts follow from the shapes alone, and one item makes its part of c: same bits for any number
  * of threads. The low-rank part of a product is some more steps of K: z of a strip is made first,
@@ -16,7 +18,8 @@
 #define K_CHUNK 768            /* a strip of so many steps is half of L1 */
 #define BLOCK_MAX (1400 << 10) /* bytes of panels that an item streams from L2 */
 #define PACKED_MAX (4 << 20)   /* bytes of panels at a time, shared by all threads */
-#define RANK_MAX 32
+#define SUMS_MAX (8 << 20)     /* bytes of sums that wait between chunks of K */
+#define RANK_MAX 32            /* of the low-rank part: one panel */
 
 struct f32_product {
     struct kn_stream *s;
@@ -24,24 +27,31 @@ struct f32_product {
     bool ta, tb;
     float alpha, beta;
     int64_t M, N, K;
-    int64_t cols;                 /* of a block, whole panels */
-    int64_t n0, n1, k0, k1;       /* the chunk at work, */
-    int64_t steps, low_steps;     /* its steps of K, and those of the low-rank part behind them, */
-    float *packed;                /* and its panels */
-    struct product_f32_low *low;  /* or NULL */
+    int64_t cols; /* of a block, whole panels */
+
+    /* The chunk at work. */
+    int64_t m0, m1, n0, n1, k0, k1;
+    int64_t steps, low_steps;    /* of K, and of the low-rank part behind them */
+    float *packed;               /* panels */
+    struct kn_mat sums;          /* of the chunk's rows and columns: part of c, or scratch */
+    struct product_f32_low *low; /* or NULL */
 };
 
-static int64_t f32_vecs(int64_t cols)
+static int64_t f32_parts(int64_t n, int64_t of)
 {
-    return (LH_MIN(F32_COLS, cols) + F32_VEC - 1) / F32_VEC;
+    return (n + of - 1) / of;
+}
+
+static int f32_vecs(int64_t cols)
+{
+    return (int)f32_parts(LH_MIN(F32_COLS, cols), F32_VEC);
 }
 
 static void f32_pack_item(void *arg, int64_t item, int thread)
 {
     const struct f32_product *j = arg;
     int64_t n = j->n0 + item * F32_COLS, cols = LH_MIN(F32_COLS, j->n1 - n);
-    int64_t steps = j->steps + j->low_steps;
-    float *to = j->packed + item * F32_COLS * steps;
+    float *to = j->packed + item * F32_COLS * (j->steps + j->low_steps);
 
     (void)thread;
     product_f32_pack_b(to, j->b, j->tb, n, cols, j->k0, j->k1);
@@ -53,7 +63,7 @@ static void f32_pack_item(void *arg, int64_t item, int thread)
         product_f32_pack_b(j->low->p_panel, j->low->p, j->low->t, 0, j->low->z.cols, 0, j->K);
 }
 
-/* Rows [m, ...) and cols columns from n on of c = factor * tile (+ c). */
+/* The tile's rows that c has from m on, its columns [n, n + cols): c = factor * tile (+ c). */
 static void f32_put(struct kn_mat c, int64_t m, int64_t n, int64_t cols, const float *tile,
                     float factor, bool add)
 {
@@ -68,39 +78,39 @@ static void f32_put(struct kn_mat c, int64_t m, int64_t n, int64_t cols, const f
     }
 }
 
-/* One strip against the panel of column n. */
+/* One strip against the panel of the chunk's column n; m: row of the chunk. */
 static void f32_tile(const struct f32_product *j, int64_t m, int64_t n, const float *strip,
                      struct f32_ahead ahead)
 {
-    int64_t cols = LH_MIN(F32_COLS, j->n1 - n), steps = j->steps + j->low_steps;
-    const float *panel = j->packed + (n - j->n0) * steps;
-    bool add = j->k0 > 0 || j->beta != 0.0f;
+    int64_t cols = LH_MIN(F32_COLS, j->sums.cols - n), steps = j->steps + j->low_steps;
+    const float *panel = j->packed + n * steps;
+    bool add = j->k0 > 0 || (j->beta != 0.0f && j->sums.t == j->c.t);
     float tile[F32_ROWS * F32_COLS] __attribute__((aligned(64)));
 
-    if (m + F32_ROWS <= j->M && cols % F32_VEC == 0) {
-        product_f32_tile((int)f32_vecs(cols), steps, strip, panel,
-                         (float *)j->c.p + m * j->c.ld + n, j->c.ld, add, ahead);
+    if (j->sums.t == KN_F32 && m + F32_ROWS <= j->sums.rows && cols % F32_VEC == 0) {
+        product_f32_tile(f32_vecs(cols), steps, strip, panel,
+                         (float *)j->sums.p + m * j->sums.ld + n, j->sums.ld, add, ahead);
         return;
     }
-    product_f32_tile((int)f32_vecs(cols), steps, strip, panel, tile, F32_COLS, false, ahead);
-    f32_put(j->c, m, n, cols, tile, 1.0f, add);
+    product_f32_tile(f32_vecs(cols), steps, strip, panel, tile, F32_COLS, false, ahead);
+    f32_put(j->sums, m, n, cols, tile, 1.0f, add);
 }
 
-/* z of a strip, and what it adds to the strip. Other blocks of columns find z where the first has
- * put it. */
-static void f32_low_strip(const struct f32_product *j, int64_t m, bool first, float *strip)
+/* z of a strip, rounded as it is stored, and what it adds to the strip. Every block of columns
+ * makes it for itself, and the first one keeps it. */
+static void f32_low_strip(const struct f32_product *j, int64_t m, bool keep, float *strip)
 {
     const struct product_f32_low *low = j->low;
-    int64_t R = low->z.cols;
-    float tile[F32_ROWS * F32_COLS] __attribute__((aligned(64)));
+    int64_t R = low->z.cols, rows = LH_MIN(F32_ROWS, j->M - m);
+    float tile[F32_ROWS * F32_COLS] __attribute__((aligned(64))), room[F32_ROWS * RANK_MAX];
+    struct kn_mat z = kn_mat(room, low->z.t, rows, R);
 
-    if (first) {
-        product_f32_tile((int)f32_vecs(R), j->steps, strip, low->p_panel, tile, F32_COLS, false,
-                         (struct f32_ahead){(const char *)strip, 0});
+    product_f32_tile(f32_vecs(R), j->steps, strip, low->p_panel, tile, F32_COLS, false,
+                     (struct f32_ahead){(const char *)strip, 0});
+    f32_put(z, 0, 0, R, tile, low->z_scale, false);
+    if (keep)
         f32_put(low->z, m, 0, R, tile, low->z_scale, false);
-    }
-    product_f32_pack_a(strip + j->steps * F32_ROWS, 0, low->z, false, m, LH_MIN(F32_ROWS, j->M - m),
-                       0, R, low->c_scale);
+    product_f32_pack_a(strip + j->steps * F32_ROWS, 0, z, false, 0, rows, 0, R, low->c_scale);
 }
 
 /* Tile i of n of a group asks for its part of the rows of a that the group at m will be packed
@@ -108,7 +118,7 @@ static void f32_low_strip(const struct f32_product *j, int64_t m, bool first, fl
 static struct f32_ahead f32_ahead(const struct f32_product *j, int64_t m, int64_t i, int64_t n)
 {
     int64_t size = (int64_t)kn_dtype_bytes(j->a.t), rows = LH_MIN(F32_GROUP, j->M - m);
-    int64_t per = (rows + n - 1) / n, r = m, k = j->k0;
+    int64_t per = f32_parts(rows, n), r = m, k = j->k0;
 
     if (j->ta) {
         k += i / 3 % 4 * (j->k1 - j->k0) / 4;
@@ -123,57 +133,88 @@ static struct f32_ahead f32_ahead(const struct f32_product *j, int64_t m, int64_
 static void f32_item(void *arg, int64_t item, int thread)
 {
     const struct f32_product *j = arg;
-    int64_t groups = (j->M + ITEM_ROWS - 1) / ITEM_ROWS, ld = (j->steps + j->low_steps) * F32_ROWS;
-    int64_t m0 = item % groups * ITEM_ROWS, m1 = LH_MIN(j->M, m0 + ITEM_ROWS);
-    int64_t n0 = j->n0 + item / groups * j->cols, n1 = LH_MIN(j->n1, n0 + j->cols);
-    int64_t panels = (n1 - n0 + F32_COLS - 1) / F32_COLS;
+    int64_t items = f32_parts(j->m1 - j->m0, ITEM_ROWS), ld = (j->steps + j->low_steps) * F32_ROWS;
+    int64_t first = j->m0 + item % items * ITEM_ROWS, last = LH_MIN(j->m1, first + ITEM_ROWS);
+    int64_t n0 = item / items * j->cols, n1 = LH_MIN(j->sums.cols, n0 + j->cols);
+    int64_t panels = f32_parts(n1 - n0, F32_COLS);
     float *strips = j->s->local[thread].p;
 
-    for (int64_t m = m0; m < m1; m += F32_ROWS) {
-        int64_t strip = (m - m0) % F32_GROUP / F32_ROWS, next = m - strip * F32_ROWS + F32_GROUP;
+    for (int64_t m = first; m < last; m += F32_ROWS) {
+        int64_t strip = (m - first) % F32_GROUP / F32_ROWS, next = m - strip * F32_ROWS + F32_GROUP;
         float *at = strips + strip * ld;
 
         if (strip == 0)
-            product_f32_pack_a(strips, ld, j->a, j->ta, m, LH_MIN(F32_GROUP, m1 - m), j->k0, j->k1,
-                               j->alpha);
+            product_f32_pack_a(strips, ld, j->a, j->ta, m, LH_MIN(F32_GROUP, last - m), j->k0,
+                               j->k1, j->alpha);
         if (j->low)
-            f32_low_strip(j, m, n0 == 0, at);
+            f32_low_strip(j, m, j->n0 + n0 == 0, at);
         for (int64_t i = 0; i < panels; i++)
-            f32_tile(j, m, n0 + i * F32_COLS, at,
+            f32_tile(j, m - j->m0, n0 + i * F32_COLS, at,
                      f32_ahead(j, LH_MIN(next, j->M - 1), strip * panels + i,
                                panels * (F32_GROUP / F32_ROWS)));
     }
 }
 
+/* Sums in scratch become rows of c. */
+static void f32_finish_item(void *arg, int64_t item, int thread)
+{
+    const struct f32_product *j = arg;
+    struct kn_mat c = kn_sub(j->c, j->m0, j->m1 - j->m0, j->n0, j->n1 - j->n0);
+    int64_t first = item * F32_ROWS, last = LH_MIN(c.rows, first + F32_ROWS);
+
+    (void)thread;
+    if (j->beta != 0.0f)
+        j->s->level->add_part(c, c, j->sums, first, last);
+    else
+        j->s->level->copy_part(c, j->sums, first, last);
+}
+
+static void f32_chunk(struct f32_product *j, int64_t k_chunk, float *scratch)
+{
+    int64_t rows = j->m1 - j->m0, cols = j->n1 - j->n0;
+
+    j->sums =
+        scratch ? kn_mat(scratch, KN_F32, rows, cols) : kn_sub(j->c, j->m0, rows, j->n0, cols);
+    for (j->k0 = 0; j->k0 < j->K; j->k0 = j->k1) {
+        j->k1 = LH_MIN(j->K, j->k0 + k_chunk);
+        j->steps = f32_up(j->k1 - j->k0, F32_STEPS);
+        pool_run(j->s->pool, f32_parts(cols, F32_COLS), f32_pack_item, j);
+        pool_run(j->s->pool, f32_parts(cols, j->cols) * f32_parts(rows, ITEM_ROWS), f32_item, j);
+    }
+    if (scratch)
+        pool_run(j->s->pool, f32_parts(rows, F32_ROWS), f32_finish_item, j);
+}
+
+/* Sizes the chunks, takes scratch for them, and makes c of them. */
 static void f32_run(struct f32_product *j)
 {
-    int64_t low_steps = j->low ? f32_up(j->low->z.cols, F32_STEPS) : 0, N = f32_up(j->N, F32_COLS);
-    int64_t k_chunks = (j->K + K_CHUNK - 1) / K_CHUNK;
-    int64_t k_chunk = f32_up((j->K + k_chunks - 1) / k_chunks, F32_STEPS);
-    int64_t steps = k_chunk + low_steps, blocks, chunk;
-    uint64_t low_floats = j->low ? (uint64_t)(k_chunk * F32_COLS) : 0;
+    int64_t N = f32_up(j->N, F32_COLS), k_chunks = f32_parts(j->K, K_CHUNK), rows = j->M, chunk;
+    int64_t k_chunk = f32_up(f32_parts(j->K, k_chunks), F32_STEPS), steps = k_chunk;
+    uint64_t packed, low = 0, sums = 0;
 
+    if (j->low) {
+        j->low_steps = f32_up(j->low->z.cols, F32_STEPS);
+        steps += j->low_steps;
+        low = (uint64_t)(k_chunk * F32_COLS) * 4;
+    }
     j->cols = LH_MAX(1, BLOCK_MAX / 4 / steps / F32_COLS) * F32_COLS;
-    blocks = (N + j->cols - 1) / j->cols;
-    j->cols = f32_up((N + blocks - 1) / blocks, F32_COLS);
-    chunk = LH_MAX(1, PACKED_MAX / 4 / steps / j->cols) * j->cols;
-    chunk = LH_MIN(N, chunk);
-    j->packed = stream_shared(j->s, ((uint64_t)(chunk * steps) + low_floats) * 4);
-    if (!j->packed ||
-        !stream_local(j->s, (uint64_t)(F32_GROUP * steps) * 4))
+    j->cols = f32_up(f32_parts(N, f32_parts(N, j->cols)), F32_COLS);
+    chunk = LH_MIN(N, LH_MAX(1, PACKED_MAX / 4 / steps / j->cols) * j->cols);
+    packed = (uint64_t)(chunk * steps) * 4;
+    if (k_chunks > 1 && j->c.t != KN_F32) {
+        rows = LH_MIN(rows, LH_MAX(1, SUMS_MAX / 4 / chunk / ITEM_ROWS) * ITEM_ROWS);
+        sums = (uint64_t)(rows * chunk) * 4;
+    }
+    j->packed = stream_shared(j->s, packed + low + sums);
+    if (!j->packed || !stream_local(j->s, (uint64_t)(F32_GROUP * steps) * 4))
         return;
     if (j->low)
         j->low->p_panel = j->packed + chunk * steps;
-    j->low_steps = low_steps;
     for (j->n0 = 0; j->n0 < j->N; j->n0 = j->n1) {
         j->n1 = LH_MIN(j->N, j->n0 + chunk);
-        for (j->k0 = 0; j->k0 < j->K; j->k0 = j->k1) {
-            j->k1 = LH_MIN(j->K, j->k0 + k_chunk);
-            j->steps = f32_up(j->k1 - j->k0, F32_STEPS);
-            pool_run(j->s->pool, (j->n1 - j->n0 + F32_COLS - 1) / F32_COLS, f32_pack_item, j);
-            pool_run(j->s->pool,
-                     (j->n1 - j->n0 + j->cols - 1) / j->cols * ((j->M + ITEM_ROWS - 1) / ITEM_ROWS),
-                     f32_item, j);
+        for (j->m0 = 0; j->m0 < j->M; j->m0 = j->m1) {
+            j->m1 = LH_MIN(j->M, j->m0 + rows);
+            f32_chunk(j, k_chunk, sums > 0 ? j->packed + (packed + low) / 4 : NULL);
         }
     }
 }
@@ -196,9 +237,9 @@ void product_f32(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta,
     f32_run(&j);
 }
 
-bool product_f32_low_suits(int64_t M, int64_t N, int64_t K, int64_t R)
+bool product_f32_low_fits(int64_t K, int64_t R)
 {
-    return product_f32_suits(M, N) && K <= K_CHUNK && R > 0 && R <= RANK_MAX;
+    return K > 0 && K <= K_CHUNK && R > 0 && R <= RANK_MAX;
 }
 
 void product_f32_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,

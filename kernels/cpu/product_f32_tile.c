@@ -52,26 +52,29 @@
         "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28",  \
         "xmm29", "xmm30", "xmm31"
 
-/* A round is four steps, so many bytes of a panel. c's lines are asked for while the sums are made. */
+/* A round is four steps, so many bytes of a panel. c's lines are asked for while the sums are made.
+ */
 #define TILE(v, bytes)                                                                             \
     static void tile_##v(int64_t rounds, const float *a, const float *b, float *c, int64_t ldc,    \
                          bool add, struct f32_ahead ahead)                                         \
     {                                                                                              \
-        __asm__ volatile(ROWS(FETCH_ROW, 0) ROWS(CLEAR_##v, 0)                                     \
-                             ".p2align 6\n"                                                        \
-                             "1:\n\t" STEP(v, 0) STEP(v, 1) STEP(v, 2) STEP(v, 3)                  \
-                         "prefetcht1 (%[ahead])\n\t"                                               \
-                         "add %[step], %[ahead]\n\t"                                               \
-                         "add $128, %[a]\n\t"                                                      \
-                         "add $" #bytes ", %[b]\n\t"                                               \
-                         "dec %[n]\n\t"                                                            \
-                         "jnz 1b\n\t"                                                              \
-                         "test %[add], %[add]\n\t"                                                 \
-                         "jz 2f\n\t" ROWS(ADD_##v, 0) "2:\n\t" ROWS(PUT_##v, 0) "vzeroupper"       \
-                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(rounds), [ahead] "+r"(ahead.p)       \
-                         : [c] "r"(c), [d] "r"(c + 4 * ldc), [ld] "r"(4 * ldc),                    \
-                           [ld3] "r"(12 * ldc), [add] "r"((int)add), [step] "r"(ahead.step)        \
-                         : CLOBBERED);                                                             \
+        __asm__ volatile(                                                                          \
+            ROWS(FETCH_ROW, 0)                                                                     \
+                ROWS(CLEAR_##v, 0) ".p2align 6\n"                                                  \
+                                   "1:\n\t" STEP(v, 0) STEP(v, 1) STEP(v, 2)                       \
+                                       STEP(v, 3) "prefetcht1 (%[ahead])\n\t"                      \
+                                                  "add %[step], %[ahead]\n\t"                      \
+                                                  "add $128, %[a]\n\t"                             \
+                                                  "add $" #bytes ", %[b]\n\t"                      \
+                                                  "dec %[n]\n\t"                                   \
+                                                  "jnz 1b\n\t"                                     \
+                                                  "test %[add], %[add]\n\t"                        \
+                                                  "jz 2f\n\t" ROWS(ADD_##v, 0) "2:\n\t" ROWS(      \
+                                                      PUT_##v, 0) "vzeroupper"                     \
+            : [a] "+r"(a), [b] "+r"(b), [n] "+r"(rounds), [ahead] "+r"(ahead.p)                    \
+            : [c] "r"(c), [d] "r"(c + 4 * ldc), [ld] "r"(4 * ldc), [ld3] "r"(12 * ldc),            \
+              [add] "r"((int)add), [step] "r"(ahead.step)                                          \
+            : CLOBBERED);                                                                          \
     }
 TILE(1, 256)
 TILE(2, 512)
