@@ -120,7 +120,7 @@ struct kn_ops {
 };
 
 extern const struct kn_ops kn_reference_ops; /* fp64 inside, plain loops: the oracle */
-extern const struct kn_ops kn_cpu_ops;       /* oneDNN for products, own attention, vector width chosen at run time */
+extern const struct kn_ops kn_cpu_ops;       /* own products, some by oneDNN, own attention; width chosen at run time */
 
 /* The back end of a device name ("cpu", "reference"; "cuda", "cuda-emu" through the plug-in).
  * Errors: LH_ENOTSUP with the reason it is not usable here. */

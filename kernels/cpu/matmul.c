@@ -5,12 +5,14 @@
  * same b, it is packed first, column by column of tiles, into the layout that oneDNN would
  * otherwise make for each tile again.
  *
- * Without fast products of bf16 pairs in the processor oneDNN's bf16 is emulated or a plain loop,
- * so there tiles are widened to fp32 ("wide"). With tile registers bf16 products go to
- * product_amx.c, except those of a few rows.
+ * With AVX-512 products of fp32 of many rows go to product_f32.c, and so do all of bf16 where the
+ * processor has no fast products of bf16 pairs; without AVX-512 such are widened to fp32 tile by
+ * tile ("wide"), since oneDNN's bf16 would be emulated or a plain loop. With tile registers bf16
+ * products go to product_amx.c, except those of a few rows.
  */
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/product_amx.h"
+#include "kernels/cpu/product_f32.h"
 #include "kernels/cpu/stream.h"
 #include <stdatomic.h>
 #include <string.h>
@@ -220,6 +222,16 @@ static void matmul_item(void *arg, int64_t item, int thread)
         level->copy_part(c, c_tile, 0, rows);
 }
 
+#ifdef __x86_64__
+/* Is this one for product_f32.c? */
+static bool matmul_in_f32(const struct kn_stream *s, struct kn_mat a, bool ta, struct kn_mat c)
+{
+    if (a.t == KN_BF16)
+        return s->isa == CPU_AVX512 && c.rows > 0 && c.cols > 0;
+    return s->isa >= CPU_AVX512 && product_f32_suits(c.rows, c.cols, ta ? a.rows : a.cols, ta);
+}
+#endif
+
 void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                 bool tb, float alpha, float beta)
 {
@@ -237,6 +249,10 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
 #ifdef __x86_64__
     if (a.t == KN_BF16 && s->isa == CPU_AMX && product_amx_suits(c.rows, matmul_inner(&j), ta)) {
         product_amx(s, c, a, ta, b, tb, alpha, beta);
+        return;
+    }
+    if (matmul_in_f32(s, a, ta, c)) {
+        product_f32(s, c, a, ta, b, tb, alpha, beta);
         return;
     }
 #endif
@@ -263,6 +279,13 @@ void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struc
             .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
 
         product_amx_low(s, c, a, b, beta, &low);
+        return;
+    }
+    if (matmul_in_f32(s, a, false, c) && product_f32_low_fits(a.cols, z.cols)) {
+        struct product_f32_low low = {
+            .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
+
+        product_f32_low(s, c, a, b, beta, &low);
         return;
     }
 #endif

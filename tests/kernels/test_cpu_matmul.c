@@ -167,6 +167,56 @@ static void products_of_bf16_pairs_hold_for_very_many_rows(void **state)
     }
 }
 
+/* Products in fp32 are cut into strips of 8 rows, groups of 32 and items of 128, panels of 48
+ * columns, chunks of K and of columns, and rows whose sums wait in scratch: sizes on both sides of
+ * every cut. */
+static void products_in_fp32_hold_across_every_cut(void **state)
+{
+    struct kt_rng r = kt_rng(28);
+    const int64_t sizes[][3] = {{96, 33, 1},    {97, 48, 7},     {103, 49, 8},   {128, 95, 9},
+                                {129, 144, 65}, {159, 64, 768},  {161, 80, 769}, {257, 40, 1540},
+                                {96, 600, 700}, {97, 2700, 770}, {96, 47, 2305}};
+    const enum kn_dtype types[][2] = {{KN_F32, KN_F32}, {KN_BF16, KN_BF16}, {KN_BF16, KN_F32}};
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (int flags = 0; flags < 4; flags++) {
+            struct product p = {.M = sizes[i][0],
+                                .N = sizes[i][1],
+                                .K = sizes[i][2],
+                                .t_ab = types[(i + (unsigned)flags) % 3][0],
+                                .t_c = types[(i + (unsigned)flags) % 3][1],
+                                .ta = flags & 1,
+                                .tb = flags & 2,
+                                .alpha = flags == 3 ? 0.5f : 1.0f,
+                                .beta = (float)kt_between(&r, 0, 1)};
+
+            if (p.N < 1000 || flags == 2)
+                check_product(&r, &p);
+        }
+    }
+}
+
+/* More rows than have room for their sums while K is cut. */
+static void sums_of_very_many_rows_wait_in_rounds(void **state)
+{
+    struct kt_rng r = kt_rng(29);
+
+    (void)state;
+    for (int beta = 0; beta <= 1; beta++) {
+        struct product p = {.M = 43700,
+                            .N = 1,
+                            .K = 780,
+                            .t_ab = KN_BF16,
+                            .t_c = KN_BF16,
+                            .tb = true,
+                            .alpha = 1.0f,
+                            .beta = (float)beta};
+
+        check_product(&r, &p);
+    }
+}
+
 struct low {
     int64_t M, N, K, R;
     enum kn_dtype type;
@@ -225,10 +275,11 @@ static void check_low(struct kt_rng *r, const struct low *l)
 static void a_product_with_a_low_rank_update_is_the_sum_of_its_three(void **state)
 {
     struct kt_rng r = kt_rng(26);
-    const int64_t sizes[][4] = {{1, 5, 3, 1},       {33, 40, 70, 8},     {130, 65, 96, 16},
-                                {64, 64, 64, 17},   {200, 1000, 64, 32}, {70, 50, 33, 33},
-                                {40, 600, 700, 5},  {33, 7, 4100, 4},    {64, 704, 1024, 8},
-                                {33, 1100, 2048, 4}};
+    const int64_t sizes[][4] = {{1, 5, 3, 1},        {33, 40, 70, 8},     {130, 65, 96, 16},
+                                {64, 64, 64, 17},    {200, 1000, 64, 32}, {70, 50, 33, 33},
+                                {40, 600, 700, 5},   {33, 7, 4100, 4},    {64, 704, 1024, 8},
+                                {33, 1100, 2048, 4}, {100, 50, 768, 32},  {97, 700, 70, 33},
+                                {131, 600, 769, 8}};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -343,21 +394,25 @@ static void wrong_shapes_are_reported_by_sync_and_later_ops_work_again(void **st
 static void ops_grow_their_scratch_once(void **state)
 {
     struct kt_rng r = kt_rng(23);
-    struct kn_stream *s = kt_stream(cpu, 2);
-    struct kn_mat a = kt_new(KN_BF16, 300, 70, false), b = kt_new(KN_BF16, 90, 70, true),
-                  c = kt_new(KN_BF16, 300, 90, true);
-    uint64_t bytes;
 
     (void)state;
-    kt_random(&r, a, 1.0), kt_random(&r, b, 1.0);
-    cpu->matmul(s, c, a, false, b, true, 1.0f, 0.0f);
-    bytes = cpu->scratch_bytes(s);
-    for (int64_t rows = 300; rows > 0; rows -= 37)
-        cpu->matmul(s, kn_rows(c, 0, rows), kn_rows(a, 0, rows), false, b, true, 1.0f, 0.0f);
-    kt_sync(cpu, s);
-    assert_int_equal(cpu->scratch_bytes(s), bytes);
-    cpu->stream_free(s);
-    kt_free(a), kt_free(b), kt_free(c);
+    for (int type = 0; type < 2; type++) {
+        enum kn_dtype t = type == 0 ? KN_BF16 : KN_F32;
+        struct kn_stream *s = kt_stream(cpu, 2);
+        struct kn_mat a = kt_new(t, 300, 70, false), b = kt_new(t, 90, 70, true),
+                      c = kt_new(t, 300, 90, true);
+        uint64_t bytes;
+
+        kt_random(&r, a, 1.0), kt_random(&r, b, 1.0);
+        cpu->matmul(s, c, a, false, b, true, 1.0f, 0.0f);
+        bytes = cpu->scratch_bytes(s);
+        for (int64_t rows = 300; rows > 0; rows -= 37)
+            cpu->matmul(s, kn_rows(c, 0, rows), kn_rows(a, 0, rows), false, b, true, 1.0f, 0.0f);
+        kt_sync(cpu, s);
+        assert_int_equal(cpu->scratch_bytes(s), bytes);
+        cpu->stream_free(s);
+        kt_free(a), kt_free(b), kt_free(c);
+    }
 }
 
 int main(void)
@@ -367,6 +422,8 @@ int main(void)
         cmocka_unit_test(a_packed_weight_gives_the_same_products),
         cmocka_unit_test(products_of_bf16_pairs_hold_across_every_cut),
         cmocka_unit_test(products_of_bf16_pairs_hold_for_very_many_rows),
+        cmocka_unit_test(products_in_fp32_hold_across_every_cut),
+        cmocka_unit_test(sums_of_very_many_rows_wait_in_rounds),
         cmocka_unit_test(a_product_with_a_low_rank_update_is_the_sum_of_its_three),
         cmocka_unit_test(sub_matrices_of_one_buffer_are_multiplied_in_place),
         cmocka_unit_test(more_shapes_than_the_cache_holds_still_give_right_products),

@@ -18,17 +18,28 @@
 #define HEAD_TILE 1024
 #define HEAD_TILE_BYTES ((int64_t)128 << 20)
 #define HEAD_TILE_MIN 64
+#define HEAD_TILE_ALIGN 32
 /* Logits are made for those who look at them only. */
 #define LOGITS_TILE 64
 
+/* Tokens of a tile of the head: even tiles, a little larger than wanted rather than with a small
+ * one left over, which would add to the gradient of the whole head for next to nothing. */
+static int64_t head_tile(const struct dims *d)
+{
+    int64_t fit = HEAD_TILE_BYTES / (d->V * (int64_t)kn_dtype_bytes(d->dtype));
+    int64_t most = LH_MAX(LH_MIN(fit, HEAD_TILE), HEAD_TILE_MIN) * 17 / 16;
+    int64_t tiles = LH_MAX((d->T + most - 1) / most, 1);
+    int64_t rows = (d->T + tiles - 1) / tiles;
+
+    return LH_MIN(d->T, (rows + HEAD_TILE_ALIGN - 1) / HEAD_TILE_ALIGN * HEAD_TILE_ALIGN);
+}
+
 void work_tiles(struct dims *dims)
 {
-    int64_t rows = HEAD_TILE_BYTES / (dims->V * (int64_t)kn_dtype_bytes(dims->dtype));
-
     dims->mlp_tile =
         LH_MIN(MLP_TILE_MAX, MLP_TILE_BYTES / (dims->F * (int64_t)kn_dtype_bytes(dims->dtype)));
     dims->mlp_tile = LH_MIN(dims->T, LH_MAX(MLP_TILE_MIN, dims->mlp_tile));
-    dims->head_tile = LH_MIN(dims->T, LH_MAX(LH_MIN(rows, HEAD_TILE), HEAD_TILE_MIN));
+    dims->head_tile = head_tile(dims);
     dims->logits_tile = LH_MIN(dims->T, LOGITS_TILE);
 }
 
