@@ -58,8 +58,6 @@ LH_MUST_CHECK int epoch_order_new(struct dataset *d, uint64_t n, struct lh_err *
 void epoch_order_free(struct epoch_order *o);
 /* 0 to n - 1 in the order of the epoch. */
 void epoch_shuffle(uint32_t *list, uint64_t n, uint64_t seed, int64_t epoch);
-/* The last i with start[i] <= x. */
-uint64_t order_find(const uint64_t *start, uint64_t n, uint64_t x);
 /* Labels of a sequence whose labels say 1 for tokens that are trained: the next token is the target
  * when it is trained and of the same document. */
 void sequence_label(struct sequence *seq);
@@ -69,7 +67,6 @@ LH_MUST_CHECK int samples_open(struct dataset *d, const struct lh_job *job, cons
                                int64_t vocab, struct lh_err *reterr);
 void samples_window(const struct dataset *d, int64_t index, struct sequence *seq);
 void samples_close(struct dataset *d);
-
 
 LH_MUST_CHECK int tokens_open(struct dataset *d, const struct lh_job *job, int64_t vocab,
                               struct lh_err *reterr);

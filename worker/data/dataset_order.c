@@ -45,21 +45,6 @@ void epoch_shuffle(uint32_t *list, uint64_t n, uint64_t seed, int64_t epoch)
     }
 }
 
-uint64_t order_find(const uint64_t *start, uint64_t n, uint64_t x)
-{
-    uint64_t lo = 0, hi = n;
-
-    while (hi - lo > 1) {
-        uint64_t mid = lo + (hi - lo) / 2;
-
-        if (start[mid] <= x)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
 int epoch_order_new(struct dataset *d, uint64_t n, struct lh_err *reterr)
 {
     d->order = calloc(1, sizeof(*d->order));

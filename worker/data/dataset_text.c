@@ -6,6 +6,7 @@
  * another epoch is asked for.
  */
 #include "worker/data/dataset_kinds.h"
+#include "worker/data/spans.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -46,7 +47,7 @@ static void packed_window(const struct dataset *d, int64_t w, struct sequence *s
 {
     const struct epoch_order *o = d->order;
     uint64_t length = (uint64_t)d->length, from = (uint64_t)w * length, filled = 0;
-    uint64_t i = order_find(o->start, d->shards.n_documents, from);
+    uint64_t i = span_holding(o->start, d->shards.n_documents, from);
     int32_t number = 0;
 
     for (; filled < length; i++, number++) {
@@ -92,7 +93,7 @@ int text_window(const struct dataset *d, int64_t index, struct sequence *seq, st
     if (d->kind == DATASET_PACKED) {
         packed_window(d, (int64_t)w, seq);
     } else {
-        i = order_find(o->start, n, w);
+        i = span_holding(o->start, n, w);
         document_window(d, o->document[i], w - o->start[i], seq);
     }
     (void)pthread_mutex_unlock(&o->lock);

@@ -55,7 +55,6 @@ int optim_update(const struct device *d, const struct params *p, const struct lh
             .t = t,
             .grad_scale = (float)grad_scale,
         };
-
         struct params_range own;
 
         if (!at->trains)
