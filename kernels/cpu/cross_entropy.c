@@ -72,7 +72,7 @@ void cpu_cross_entropy(struct kn_stream *s, double *nll, struct kn_mat d, struct
     if (!kn_check_cross_entropy(cpu_check(s, "cross_entropy"), d, x, w, label) || T == 0)
         return;
 #ifdef __x86_64__
-    amx = s->isa == CPU_AMX && x.t == KN_BF16;
+    amx = s->isa == CPU_AMX;
     if (amx)
         room = loss_amx_room(&j);
 #endif

@@ -5,10 +5,10 @@
  * same b, it is packed first, column by column of tiles, into the layout that oneDNN would
  * otherwise make for each tile again.
  *
- * With AVX-512 products of fp32 of many rows go to product_f32.c, and so do all of bf16 where the
- * processor has no fast products of bf16 pairs; without AVX-512 such are widened to fp32 tile by
- * tile ("wide"), since oneDNN's bf16 would be emulated or a plain loop. With tile registers bf16
- * products go to product_amx.c, except those of a few rows.
+ * With tile registers products go to product_amx.c, except those of a few rows. With AVX-512 the
+ * others of fp32 that have many rows go to product_f32.c, and so do all of bf16 where the processor
+ * has no fast products of bf16 pairs; without AVX-512 such are widened to fp32 tile by tile
+ * ("wide"), since oneDNN's bf16 would be emulated or a plain loop.
  */
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/product_amx.h"
@@ -247,7 +247,7 @@ void cpu_matmul(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, 
         return;
     }
 #ifdef __x86_64__
-    if (a.t == KN_BF16 && s->isa == CPU_AMX && product_amx_suits(c.rows, matmul_inner(&j), ta)) {
+    if (s->isa == CPU_AMX && product_amx_suits(a.t, c.rows, c.cols, matmul_inner(&j), ta)) {
         product_amx(s, c, a, ta, b, tb, alpha, beta);
         return;
     }
@@ -274,7 +274,7 @@ void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struc
     if (!kn_check_matmul_low(cpu_check(s, "matmul_low"), c, z, a, b, p, q, t, beta))
         return;
 #ifdef __x86_64__
-    if (a.t == KN_BF16 && s->isa == CPU_AMX && product_amx_low_suits(c.rows, a.cols, z.cols)) {
+    if (s->isa == CPU_AMX && product_amx_low_suits(a.t, c.rows, a.cols, z.cols)) {
         struct product_low low = {
             .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
 

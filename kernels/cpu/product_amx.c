@@ -1,8 +1,10 @@
-/* product_amx.c - products of bf16 matrices by tile registers: see product_amx.h.
+/* product_amx.c - products by tile registers: see product_amx.h.
  *
  * b is packed into panels of 32 columns in the order that the registers want, a chunk at a time, by
- * all threads; a is read where it lies when its rows are whole steps. An item walks down strips of
- * 32 rows (product_strip.h), with a block of columns whose panels stream from L2.
+ * all threads; a is read where it lies when it is bf16 and its rows are whole steps. An item walks
+ * down strips of 32 rows (product_strip.h), with a block of columns whose panels stream from L2.
+ * Parts of fp32 take three times the room and six times the work: there the strips of an item are
+ * packed by itself and stay in L2, and every panel meets all of them.
  *
  * The cuts follow from the shapes alone, and one item makes a block of c from first to last: same
  * bits for any number of threads. A c of few columns is made transposed, so that the long side runs
@@ -14,32 +16,42 @@
 #include "kernels/cpu/vec.h"
 
 #define ITEM_ROWS 128
-#define K_CHUNK 4096          /* of packed panels */
-#define PACKED_MAX (4 << 20)  /* bytes of panels at a time, shared by all threads */
-#define BLOCK_MAX (1 << 20)   /* bytes of panels that an item streams from L2 */
-#define BLOCK_ALONE (5 << 18) /* where that is all */
-#define SLICE_K 512           /* of a c with one strip: K is shared out in slices, */
-#define SLICE_STEP 128        /* packed so much at a time, */
-#define SLICE_COLS 64         /* in blocks of columns; */
-#define SLICE_COLS_MAX 2048   /* of whole rows of b more */
-#define K_CHUNK_T 1024        /* of a that is stored transposed: its rows are packed like panels, */
-#define ROWS_MAX (8 << 20)    /* so many bytes of them at a time */
-#define SUMS_MAX (16 << 20)   /* bytes of sums that wait between chunks of K */
+#define K_CHUNK 4096             /* of packed panels */
+#define K_LOW_PARTS 2048         /* of a product of parts with a low-rank one: K is one chunk */
+#define PACKED_MAX (4 << 20)     /* bytes of panels at a time, shared by all threads */
+#define BLOCK_MAX (1 << 20)      /* bytes of panels that an item streams from L2 */
+#define BLOCK_ALONE (5 << 18)    /* where that is all */
+#define SLICE_K 512              /* of a c with one strip: K is shared out in slices, */
+#define SLICE_STEP 128           /* packed so much at a time, */
+#define SLICE_COLS 64            /* in blocks of columns; */
+#define SLICE_COLS_MAX 2048      /* of whole rows of b more */
+#define K_CHUNK_PARTS 768        /* of parts */
+#define STRIPS_BYTES (900 << 10) /* of an item of parts, */
+#define COLS_PARTS 1024          /* against so many columns at the most */
+#define K_CHUNK_T 1024      /* of a that is stored transposed: its rows are packed like panels, */
+#define ROWS_MAX (8 << 20)  /* so many bytes of them at a time */
+#define SUMS_MAX (16 << 20) /* bytes of sums that wait between chunks of K */
 
 /* Points p at the rows of a that strip m needs, in place or copied to room. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)
 {
-    int64_t K = product_up(p->k1 - p->k0);
+    int64_t K = product_packed(j, p->k1 - p->k0);
 
-    p->a = (struct product_rows){room, AMX_STEP, AMX_STEP * AMX_STEP};
-    p->ahead = NULL;
+    p->a = (struct product_rows){room, AMX_STEP, AMX_BLOCK * j->parts};
+    p->ahead[0] = (struct product_ahead){NULL, AHEAD_BYTES};
+    p->ahead[1] = p->ahead[0];
+    if (product_direct(j, p->m, p->n0))
+        p->ahead[1].p = (const char *)((float *)j->c.p + (p->m + AMX_STEP) * j->c.ld + p->n0);
+    else if (j->sums && j->slices == 0)
+        p->ahead[1].p =
+            (const char *)(j->sums + (p->m + AMX_STEP - j->m0) * j->ld_sums + (p->n0 - j->n0));
     if (j->rows) {
         p->a.p = j->rows + (p->m - j->m0) * K;
-        p->ahead = (const char *)(p->a.p + AMX_STEP * K);
+        p->ahead[0].p = (const char *)(p->a.p + AMX_STEP * K);
     } else if (!j->ta && product_in_place(j->a, p->m, p->k1 - p->k0)) {
         p->a = (struct product_rows){(const uint16_t *)j->a.p + p->m * j->a.ld + p->k0, j->a.ld,
                                      AMX_STEP};
-        p->ahead = (const char *)(p->a.p + AMX_STEP * j->a.ld);
+        p->ahead[0].p = (const char *)(p->a.p + AMX_STEP * j->a.ld);
     } else {
         product_pack_a(room, j->a, j->ta, p->m, LH_MIN(AMX_STEP, j->M - p->m), p->k0, p->k1);
     }
@@ -61,14 +73,14 @@ static void product_pack_panels(uint16_t *to, struct kn_mat b, bool tb, int64_t 
 static void product_pack_item(void *arg, int64_t item, int thread)
 {
     const struct product *j = arg;
-    int64_t K = product_up(j->k1 - j->k0), n = j->n0 + item * AMX_STEP;
+    int64_t K = product_packed(j, j->k1 - j->k0), n = j->n0 + item * AMX_STEP;
 
     (void)thread;
     if (j->tb)
         product_pack_b(j->packed + item * AMX_STEP * K, j->b, true, n, LH_MIN(AMX_STEP, j->N - n),
                        j->k0, j->k1);
     else
-        product_pack_step(j->packed + item * AMX_STEP * AMX_STEP, K, j->b, j->n0, j->n1,
+        product_pack_step(j->packed + item * AMX_BLOCK * j->parts, K, j->b, j->n0, j->n1,
                           j->k0 + item * AMX_STEP, j->k1);
 }
 
@@ -79,7 +91,7 @@ static void product_pack_low_item(void *arg, int64_t item, int thread)
     int64_t n = j->n0 + item * AMX_STEP;
 
     (void)thread;
-    product_pack_b(low->q_panels + item * AMX_STEP * AMX_STEP, low->q, low->t, n,
+    product_pack_b(low->q_panels + item * AMX_BLOCK * j->parts, low->q, low->t, n,
                    LH_MIN(AMX_STEP, j->N - n), 0, low->z.cols);
     if (n == 0)
         product_pack_b(low->p_panel, low->p, low->t, 0, low->z.cols, 0, j->K);
@@ -89,7 +101,7 @@ static void product_pack_low_item(void *arg, int64_t item, int thread)
 static void product_pack_rows_item(void *arg, int64_t item, int thread)
 {
     const struct product *j = arg;
-    int64_t K = product_up(j->k1 - j->k0), k = j->k0 + item * AMX_STEP;
+    int64_t K = product_packed(j, j->k1 - j->k0), k = j->k0 + item * AMX_STEP;
 
     (void)thread;
     for (int64_t m = j->m0; m < j->m1; m += AMX_STEP)
@@ -109,7 +121,7 @@ static void product_item(void *arg, int64_t item, int thread)
                              .n1 = LH_MIN(j->n1, n0 + j->cols),
                              .k0 = j->k0,
                              .k1 = j->k1};
-    uint16_t *low = j->s->local[thread].p, *rows = low + AMX_STEP * AMX_STEP;
+    uint16_t *low = j->s->local[thread].p, *rows = low + AMX_BLOCK;
     float *room = (float *)(rows + AMX_STEP * K);
 
     product_amx_begin();
@@ -118,6 +130,48 @@ static void product_item(void *arg, int64_t item, int thread)
         if (j->low)
             product_low_strip(j, &p, n0 == 0, room, low);
         product_strip(j, &p, room, j->low ? low : NULL);
+    }
+    product_amx_end();
+}
+
+/* Strip i of an item asks for its part of the next panel, and for the next strip's block of c. */
+static void product_parts_ahead(const struct product *j, struct product_part *p, int64_t i)
+{
+    int64_t panel = product_packed(j, p->k1 - p->k0) * AMX_STEP;
+
+    p->ahead[0] = (struct product_ahead){
+        p->n1 < j->n1 ? (const char *)(p->packed + panel + i * panel / STRIPS_MAX) : NULL,
+        AHEAD_BYTES};
+    p->ahead[1] = (struct product_ahead){NULL, j->c.ld * 4};
+    if (product_direct(j, p->m + AMX_STEP, p->n0))
+        p->ahead[1].p = (const char *)((float *)j->c.p + (p->m + AMX_STEP) * j->c.ld + p->n0);
+}
+
+/* The same of parts: j->strips strips, and panel after panel of a block of columns. */
+static void product_parts_item(void *arg, int64_t item, int thread)
+{
+    const struct product *j = arg;
+    int64_t rows = j->strips * AMX_STEP, groups = (j->m1 - j->m0 + rows - 1) / rows;
+    int64_t K = product_packed(j, j->k1 - j->k0), first = j->m0 + item % groups * rows;
+    int64_t last = LH_MIN(j->m1, first + rows), begin = j->n0 + item / groups * j->cols;
+    uint16_t *low = j->s->local[thread].p, *strips = low + rows * AMX_STEP * j->parts;
+    float *room = (float *)(strips + rows * K);
+    struct product_part p = {.k0 = j->k0, .k1 = j->k1};
+
+    product_amx_begin();
+    for (p.m = first; p.m < last; p.m += AMX_STEP) {
+        product_rows(j, &p, strips + (p.m - first) * K);
+        if (j->low)
+            product_low_strip(j, &p, begin == 0, room, low + (p.m - first) * AMX_STEP * j->parts);
+    }
+    for (p.n0 = begin; p.n0 < LH_MIN(j->n1, begin + j->cols); p.n0 = p.n1) {
+        p.n1 = LH_MIN(j->n1, p.n0 + AMX_STEP);
+        p.packed = j->packed + (p.n0 - j->n0) * K;
+        for (p.m = first; p.m < last; p.m += AMX_STEP) {
+            p.a.p = strips + (p.m - first) * K;
+            product_parts_ahead(j, &p, (p.m - first) / AMX_STEP);
+            product_strip(j, &p, room, j->low ? low + (p.m - first) * AMX_STEP * j->parts : NULL);
+        }
     }
     product_amx_end();
 }
@@ -180,7 +234,8 @@ static void product_chunk(struct product *j)
 {
     int64_t panels = (j->n1 - j->n0 + AMX_STEP - 1) / AMX_STEP;
     int64_t blocks = (j->n1 - j->n0 + j->cols - 1) / j->cols;
-    int64_t groups = (j->m1 - j->m0 + ITEM_ROWS - 1) / ITEM_ROWS;
+    int64_t rows = j->parts == 1 ? ITEM_ROWS : j->strips * AMX_STEP;
+    int64_t groups = (j->m1 - j->m0 + rows - 1) / rows;
     int64_t steps = (j->k1 - j->k0 + AMX_STEP - 1) / AMX_STEP;
 
     if (j->m0 == 0 || j->sums) { /* else the panels of the rows before are these */
@@ -190,12 +245,14 @@ static void product_chunk(struct product *j)
     }
     if (j->rows)
         pool_run(j->s->pool, steps, product_pack_rows_item, j);
-    pool_run(j->s->pool, blocks * groups, product_item, j);
+    pool_run(j->s->pool, blocks * groups, j->parts == 1 ? product_item : product_parts_item, j);
 }
 
-/* Columns of a block. */
-static int64_t product_block_cols(int64_t N, int64_t K)
+/* Columns of a block; K: bf16 of a packed one. */
+static int64_t product_block_cols(const struct product *j, int64_t N, int64_t K)
 {
+    if (j->parts > 1)
+        return product_up((N + (N - 1) / COLS_PARTS) / ((N - 1) / COLS_PARTS + 1));
     if (2 * K * product_up(N) <= BLOCK_ALONE)
         return product_up(N);
     return LH_MAX(AMX_STEP, BLOCK_MAX / (2 * K) / AMX_STEP * AMX_STEP);
@@ -205,24 +262,25 @@ static int64_t product_block_cols(int64_t N, int64_t K)
 static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chunk,
                             int64_t *ret_rows)
 {
-    int64_t K = LH_MIN(product_up(j->K), k_chunk), rows = product_up(j->M), chunk;
+    int64_t K = product_packed(j, LH_MIN(j->K, k_chunk)), rows = product_up(j->M), chunk;
+    bool shared = j->ta && j->parts == 1;
     uint64_t packed, strips, sums = 0, low = 0;
     char *at;
 
-    j->cols = product_block_cols(j->N, K);
+    j->cols = product_block_cols(j, j->N, K);
     chunk = LH_MIN(product_up(j->N), LH_MAX(j->cols, PACKED_MAX / (2 * K) / j->cols * j->cols));
     if (j->K > k_chunk) {
         j->ld_sums = chunk + AMX_STEP;
         rows = LH_MIN(rows, LH_MAX(ITEM_ROWS, SUMS_MAX / 4 / j->ld_sums / ITEM_ROWS * ITEM_ROWS));
     }
-    if (j->ta)
+    if (shared)
         rows = LH_MIN(rows, LH_MAX(ITEM_ROWS, ROWS_MAX / (2 * K) / ITEM_ROWS * ITEM_ROWS));
     if (j->K > k_chunk)
         sums = (uint64_t)(rows * j->ld_sums) * 4;
     if (j->low)
-        low = (uint64_t)((chunk + K) * AMX_STEP) * 2;
+        low = (uint64_t)((chunk * j->parts + K) * AMX_STEP) * 2;
     packed = (uint64_t)(chunk * K) * 2;
-    strips = j->ta ? (uint64_t)(rows * K) * 2 : 0;
+    strips = shared ? (uint64_t)(rows * K) * 2 : 0;
     *ret_chunk = chunk;
     *ret_rows = rows;
     at = stream_shared(j->s, packed + sums + strips + low);
@@ -230,18 +288,29 @@ static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chu
         return false;
     j->packed = (uint16_t *)at;
     j->sums = sums > 0 ? (float *)(at + packed) : NULL;
-    j->rows = j->ta ? (uint16_t *)(at + packed + sums) : NULL;
+    j->rows = shared ? (uint16_t *)(at + packed + sums) : NULL;
     if (j->low) {
         j->low->q_panels = (uint16_t *)(at + packed + sums + strips);
-        j->low->p_panel = j->low->q_panels + chunk * AMX_STEP;
+        j->low->p_panel = j->low->q_panels + chunk * AMX_STEP * j->parts;
     }
-    return stream_local(j->s, (uint64_t)(AMX_STEP * (AMX_STEP + K)) * 2 +
+    j->strips = j->parts == 1 ? 1 : LH_MAX(1, LH_MIN(STRIPS_MAX, STRIPS_BYTES / (64 * K)));
+    return stream_local(j->s, (uint64_t)(j->strips * AMX_STEP * (AMX_STEP * j->parts + K)) * 2 +
                                   (uint64_t)(AMX_STEP * (j->cols + 2 * AMX_STEP)) * 4);
+}
+
+/* Of whole steps. The low-rank part needs all of K at once. Parts come in chunks of one size. */
+static int64_t product_k_chunk(const struct product *j)
+{
+    int64_t chunks = (j->K + K_CHUNK_PARTS - 1) / K_CHUNK_PARTS;
+
+    if (j->low || (j->parts == 1 && !j->ta))
+        return K_CHUNK;
+    return j->parts == 1 ? K_CHUNK_T : product_up((j->K + chunks - 1) / chunks);
 }
 
 static void product_many(struct product *j)
 {
-    int64_t k_chunk = j->ta ? K_CHUNK_T : K_CHUNK, chunk, rows;
+    int64_t k_chunk = product_k_chunk(j), chunk, rows;
 
     if (!product_reserve(j, k_chunk, &chunk, &rows))
         return;
@@ -270,7 +339,8 @@ void product_amx(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta,
                         .beta = beta,
                         .M = c.rows,
                         .N = c.cols,
-                        .K = ta ? a.rows : a.cols};
+                        .K = ta ? a.rows : a.cols,
+                        .parts = product_parts(a.t)};
 
     if (ta && !tb && j.N <= AMX_STEP && j.M > j.N) {
         j = (struct product){.s = s,
@@ -284,7 +354,8 @@ void product_amx(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta,
                              .beta = beta,
                              .M = c.cols,
                              .N = c.rows,
-                             .K = j.K};
+                             .K = j.K,
+                             .parts = j.parts};
     }
     if (j.M <= AMX_STEP) {
         j.slices = (j.K + SLICE_K - 1) / SLICE_K;
@@ -294,9 +365,9 @@ void product_amx(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta,
     }
 }
 
-bool product_amx_low_suits(int64_t M, int64_t K, int64_t R)
+bool product_amx_low_suits(enum kn_dtype t, int64_t M, int64_t K, int64_t R)
 {
-    return M > AMX_STEP && K <= K_CHUNK && R > 0 && R <= AMX_STEP;
+    return M > AMX_STEP && K <= (t == KN_BF16 ? K_CHUNK : K_LOW_PARTS) && R > 0 && R <= AMX_STEP;
 }
 
 void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
@@ -312,6 +383,7 @@ void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, stru
                         .M = c.rows,
                         .N = c.cols,
                         .K = a.cols,
+                        .parts = product_parts(a.t),
                         .low = low};
 
     product_many(&j);

@@ -1,4 +1,4 @@
-/* product_pack.c - see product_pack.h. */
+/* product_pack.c - see product_pack.h; fp32 is packed by product_split.c. */
 #include "kernels/cpu/product_pack.h"
 #include "kernels/cpu/vec.h"
 #include "proto/base/attr.h"
@@ -108,6 +108,10 @@ static void pack_part_transposed(uint16_t *to, struct kn_mat a, int64_t m, int64
 void product_pack_a(uint16_t *to, struct kn_mat a, bool ta, int64_t m, int64_t rows, int64_t k0,
                     int64_t k1)
 {
+    if (a.t == KN_F32) {
+        product_split_a(to, a, ta, m, rows, k0, k1);
+        return;
+    }
     for (int64_t k = k0; ta && k < k1; k += AMX_STEP, to += 2 * AMX_TILE)
         if (rows >= AMX_STEP && k + AMX_STEP <= k1)
             pack_step_transposed(to, a, m, k);
@@ -123,6 +127,10 @@ void product_pack_step(uint16_t *to, int64_t ld, struct kn_mat b, int64_t n0, in
 {
     int64_t whole = k + AMX_STEP <= k1 ? n0 + (n1 - n0) / AMX_STEP * AMX_STEP : n0;
 
+    if (b.t == KN_F32) {
+        product_split_step(to, ld, b, n0, n1, k, k1);
+        return;
+    }
     for (int64_t i = 0; whole > n0 && i < AMX_STEP; i += 2)
         for (int64_t n = n0; n < whole; n += AMX_STEP) {
             uint16_t *at = to + (n - n0) * ld + i * VEC;
@@ -159,6 +167,10 @@ void product_pack_b(uint16_t *to, struct kn_mat b, bool tb, int64_t n, int64_t c
 {
     int64_t whole = tb && cols >= AMX_STEP ? k0 + (k1 - k0) / AMX_STEP * AMX_STEP : k0;
 
+    if (b.t == KN_F32) {
+        product_split_b(to, b, tb, n, cols, k0, k1);
+        return;
+    }
     pack_whole_transposed(to, b, n, k0, whole);
     to += (whole - k0) * AMX_STEP;
     for (int64_t k = whole; k < k1; k += AMX_STEP) {

@@ -5,9 +5,10 @@
 
 #define K_CUT 320 /* of a strip: 20 KiB of a beside as much of a panel in L1 */
 
-/* One step of K: tiles 0-3 are the sums. low, right: are there more than 16 rows, columns? */
+/* One step of K of bf16: tiles 0-3 are the sums. low, right: are there more than 16 rows, columns?
+ */
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_step(bool low, bool right, const uint16_t *a, int64_t lda, const uint16_t *b)
+product_step_whole(bool low, bool right, const uint16_t *a, int64_t lda, const uint16_t *b)
 {
     _tile_loadd(6, b, 64);
     _tile_loadd(4, a, lda * 2);
@@ -24,6 +25,53 @@ product_step(bool low, bool right, const uint16_t *a, int64_t lda, const uint16_
     }
 }
 
+/* Products of one part of a with one of b. Loaded before: new_a, new_b tell which of the two are
+ * not those of the product before. */
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_pair(bool new_a, bool new_b, bool low, bool right, const uint16_t *a, const uint16_t *b)
+{
+    if (new_b)
+        _tile_loadd(6, b, 64);
+    if (new_a)
+        _tile_loadd(4, a, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (new_a && low)
+        _tile_loadd(5, a + AMX_TILE, 64);
+    if (low)
+        _tile_dpbf16ps(2, 5, 6);
+    if (new_b && right)
+        _tile_loadd(7, b + AMX_TILE, 64);
+    if (right)
+        _tile_dpbf16ps(1, 4, 7);
+    if (low && right)
+        _tile_dpbf16ps(3, 5, 7);
+}
+
+/* One step of K in parts, in an order in which each product keeps an operand of the one before and
+ * the greatest comes last: 1 * x is x then. */
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_step_parts(bool low, bool right, const uint16_t *a, const uint16_t *b)
+{
+    const uint16_t *a1 = a + AMX_BLOCK, *a2 = a1 + AMX_BLOCK;
+    const uint16_t *b1 = b + AMX_BLOCK, *b2 = b1 + AMX_BLOCK;
+
+    product_pair(true, true, low, right, a2, b);
+    product_pair(true, false, low, right, a1, b);
+    product_pair(false, true, low, right, a1, b1);
+    product_pair(true, false, low, right, a, b1);
+    product_pair(false, true, low, right, a, b2);
+    product_pair(false, true, low, right, a, b);
+}
+
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_step(int64_t parts, bool low, bool right, const uint16_t *a, int64_t lda, const uint16_t *b)
+{
+    if (parts == 1)
+        product_step_whole(low, right, a, lda, b);
+    else
+        product_step_parts(low, right, a, b);
+}
+
 /* What goes on beside a block's steps. The block before becomes elements of c, a few rows with each
  * step: all of them at once would fill the processor's store buffer with lines that are in none of
  * its caches. And what the next strip needs of a and of its sums is asked for. */
@@ -31,10 +79,9 @@ struct product_beside {
     const float *sums; /* 32 rows of 32; NULL: no block waits */
     uint16_t *c;
     int64_t ldc;
-    const char *ahead[2]; /* BESIDE_BYTES a step of each; NULL: none */
+    struct product_ahead ahead[2];
 };
 #define BESIDE_ROWS 4
-#define BESIDE_BYTES 128
 
 VEC_INLINE void product_beside_row(struct product_beside d, bool add, int64_t r)
 {
@@ -49,11 +96,20 @@ VEC_INLINE void product_beside_row(struct product_beside d, bool add, int64_t r)
     _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left));
 }
 
+VEC_INLINE void product_ask(struct product_ahead ahead, int64_t first, int64_t n)
+{
+    for (int64_t i = first; ahead.p && i < first + n; i++) {
+        _mm_prefetch(ahead.p + i * ahead.ld, _MM_HINT_T1);
+        _mm_prefetch(ahead.p + i * ahead.ld + AHEAD_BYTES / 2, _MM_HINT_T1);
+    }
+}
+
+/* After the steps of a block of bf16. */
 VEC_INLINE void product_beside_next(struct product_beside *d, int64_t steps)
 {
     for (int i = 0; i < 2; i++)
-        if (d->ahead[i])
-            d->ahead[i] += steps * BESIDE_BYTES;
+        if (d->ahead[i].p)
+            d->ahead[i].p += steps * AHEAD_BYTES;
 }
 
 /* A block of sums: those `from` (NULL: zeros) and the products go `to`. */
@@ -86,24 +142,28 @@ product_begin(bool low, bool right, const float *from, int64_t ld)
 /* All that calls it is inlined around it: structs in memory would be read back from behind the
  * stores of the block before. */
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block(bool low, bool right, int64_t steps, struct product_rows a, const uint16_t *b,
-              struct product_sums c, bool add, struct product_beside d)
+product_block(int64_t parts, bool low, bool right, int64_t steps, struct product_rows a,
+              const uint16_t *b, struct product_sums c, bool add, struct product_beside d)
 {
     product_begin(low, right, c.from, c.ld_from);
     for (int64_t k = 0; k < steps; k++) {
-        product_step(low, right, a.p, a.ld, b);
+        product_step(parts, low, right, a.p, a.ld, b);
         for (int64_t r = k * BESIDE_ROWS; d.sums && r < LH_MIN(AMX_STEP, (k + 1) * BESIDE_ROWS);
              r++)
             product_beside_row(d, add, r);
-        for (int i = 0; i < 2 * BESIDE_BYTES; i += 64)
-            if (d.ahead[i / BESIDE_BYTES])
-                _mm_prefetch(d.ahead[i / BESIDE_BYTES] + k * BESIDE_BYTES + i % BESIDE_BYTES,
-                             _MM_HINT_T1);
+        if (parts == 1) {
+            product_ask(d.ahead[0], k, 1);
+            product_ask(d.ahead[1], k, 1);
+        } else {
+            product_ask(d.ahead[0], k * AHEAD_PARTS, AHEAD_PARTS);
+            if (k * AHEAD_ROWS < AMX_STEP)
+                product_ask(d.ahead[1], k * AHEAD_ROWS, AHEAD_ROWS);
+        }
         a.p += a.step;
-        b += 2 * AMX_TILE;
+        b += parts * AMX_BLOCK;
     }
     if (c.low_a)
-        product_step(low, right, c.low_a, AMX_STEP, c.low_b);
+        product_step(parts, low, right, c.low_a, AMX_STEP, c.low_b);
     for (int64_t r = steps * BESIDE_ROWS; d.sums && r < AMX_STEP; r++)
         product_beside_row(d, add, r);
     _tile_stored(0, c.to, c.ld_to * 4);
@@ -116,25 +176,34 @@ product_block(bool low, bool right, int64_t steps, struct product_rows a, const 
 }
 
 VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block_alone(int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
-                    const uint16_t *b, struct product_sums c, struct product_beside d)
+product_block_of(int64_t parts, int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
+                 const uint16_t *b, struct product_sums c, struct product_beside d)
 {
     if (rows > 16 && cols > 16)
-        product_block(true, true, steps, a, b, c, false, d);
+        product_block(parts, true, true, steps, a, b, c, false, d);
     else if (rows > 16)
-        product_block(true, false, steps, a, b, c, false, d);
+        product_block(parts, true, false, steps, a, b, c, false, d);
     else if (cols > 16)
-        product_block(false, true, steps, a, b, c, false, d);
+        product_block(parts, false, true, steps, a, b, c, false, d);
     else
-        product_block(false, false, steps, a, b, c, false, d);
+        product_block(parts, false, false, steps, a, b, c, false, d);
 }
 
-__attribute__((target("amx-tile,amx-bf16"))) void product_multiply(int64_t rows, int64_t cols,
-                                                                   int64_t steps, const uint16_t *a,
-                                                                   int64_t lda, int64_t a_step,
-                                                                   const uint16_t *b, float *sums)
+VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
+product_block_alone(int64_t parts, int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
+                    const uint16_t *b, struct product_sums c, struct product_beside d)
 {
-    product_block_alone(rows, cols, steps, (struct product_rows){a, lda, a_step}, b,
+    if (parts == 1)
+        product_block_of(1, rows, cols, steps, a, b, c, d);
+    else
+        product_block_of(SPLIT_PARTS, rows, cols, steps, a, b, c, d);
+}
+
+__attribute__((target("amx-tile,amx-bf16"))) void
+product_multiply(int64_t parts, int64_t rows, int64_t cols, int64_t steps, const uint16_t *a,
+                 int64_t lda, int64_t a_step, const uint16_t *b, float *sums)
+{
+    product_block_alone(parts, rows, cols, steps, (struct product_rows){a, lda, a_step}, b,
                         (struct product_sums){.to = sums, .ld_to = AMX_STEP},
                         (struct product_beside){0});
 }
@@ -189,8 +258,7 @@ void product_finish(const struct product *j, int64_t m, int64_t n, const float *
     }
 }
 
-/* Can tile registers load and store this block of c itself? */
-static bool product_direct(const struct product *j, int64_t m, int64_t n)
+bool product_direct(const struct product *j, int64_t m, int64_t n)
 {
     return j->c.t == KN_F32 && j->alpha == 1.0f && !j->flip && j->slices == 0 &&
            m + AMX_STEP <= j->M && n + AMX_STEP <= j->N;
@@ -202,9 +270,11 @@ struct product_cuts {
     int64_t ld_room;
 };
 
-static struct product_cuts product_cut(const struct product_part *p)
+static struct product_cuts product_cut(const struct product *j, const struct product_part *p)
 {
-    int64_t K = product_up(p->k1 - p->k0), cuts = (K + K_CUT - 1) / K_CUT;
+    int64_t K = product_up(p->k1 - p->k0);
+    /* L2 gives parts as fast as they are multiplied. */
+    int64_t cuts = j->parts == 1 ? (K + K_CUT - 1) / K_CUT : 1;
 
     return (struct product_cuts){
         .K = K, .cut = product_up((K + cuts - 1) / cuts), .ld_room = p->n1 - p->n0 + AMX_STEP};
@@ -218,7 +288,7 @@ static struct product_rows product_rows_from(const struct product_part *p, int64
 /* Do the blocks of this strip become bf16 whole and at once, by product_beside_row? */
 static bool product_simple(const struct product *j, const struct product_part *p)
 {
-    return j->c.t == KN_BF16 && j->alpha == 1.0f && !j->flip && !j->sums &&
+    return j->parts == 1 && j->c.t == KN_BF16 && j->alpha == 1.0f && !j->flip && !j->sums &&
            p->m + AMX_STEP <= j->M && (p->n1 - p->n0) % AMX_STEP == 0;
 }
 
@@ -228,10 +298,10 @@ VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
 product_strip_simple(const struct product *j, const struct product_part *p, bool add, float *room,
                      const uint16_t *low)
 {
-    struct product_cuts u = product_cut(p);
+    struct product_cuts u = product_cut(j, p);
     float *last = room + AMX_STEP * u.ld_room;
     uint16_t *c = (uint16_t *)j->c.p + p->m * j->c.ld + p->n0;
-    struct product_beside d = {.ldc = j->c.ld, .ahead = {p->ahead}};
+    struct product_beside d = {.ldc = j->c.ld, .ahead = {p->ahead[0], p->ahead[1]}};
 
     for (int64_t k = 0; k < u.K; k += u.cut) {
         int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
@@ -245,14 +315,14 @@ product_strip_simple(const struct product *j, const struct product_part *p, bool
                                         .ld_to = u.ld_room};
 
             if (k + u.cut < u.K) {
-                product_block(true, true, steps, a, b, sums, add, d);
+                product_block(1, true, true, steps, a, b, sums, add, d);
             } else {
                 sums.to = last;
                 sums.ld_to = AMX_STEP;
                 sums.low_a = low;
                 if (low)
                     sums.low_b = j->low->q_panels + (p->n0 - j->n0 + n) * AMX_STEP;
-                product_block(true, true, steps, a, b, sums, add, d);
+                product_block(1, true, true, steps, a, b, sums, add, d);
                 d.sums = last;
                 d.c = c + n;
             }
@@ -268,14 +338,9 @@ __attribute__((target("amx-tile,amx-bf16"))) static void
 product_strip_any(const struct product *j, const struct product_part *p, float *room,
                   const uint16_t *low)
 {
-    struct product_cuts u = product_cut(p);
-    struct product_beside d = {.ahead = {p->ahead}};
+    struct product_cuts u = product_cut(j, p);
+    struct product_beside d = {.ahead = {p->ahead[0], p->ahead[1]}};
 
-    if (product_direct(j, p->m, p->n0))
-        d.ahead[1] = (const char *)((float *)j->c.p + (p->m + AMX_STEP) * j->c.ld + p->n0);
-    else if (j->sums && j->slices == 0)
-        d.ahead[1] =
-            (const char *)(j->sums + (p->m + AMX_STEP - j->m0) * j->ld_sums + (p->n0 - j->n0));
     for (int64_t k = 0; k < u.K; k += u.cut) {
         int64_t steps = LH_MIN(u.cut, u.K - k) / AMX_STEP;
         bool last = p->k1 == j->K && k + u.cut >= u.K && j->slices == 0;
@@ -299,10 +364,10 @@ product_strip_any(const struct product *j, const struct product_part *p, float *
                 .from = add ? at : NULL, .to = at, .ld_from = ld, .ld_to = ld};
             if (low && k + u.cut >= u.K) {
                 sums.low_a = low;
-                sums.low_b = j->low->q_panels + (n - j->n0) * AMX_STEP;
+                sums.low_b = j->low->q_panels + (n - j->n0) * AMX_STEP * j->parts;
             }
-            product_block_alone(j->M - p->m, j->N - n, steps, product_rows_from(p, k),
-                                p->packed + (n - p->n0) * u.K + k * AMX_STEP, sums, d);
+            product_block_alone(j->parts, j->M - p->m, j->N - n, steps, product_rows_from(p, k),
+                                p->packed + ((n - p->n0) * u.K + k * AMX_STEP) * j->parts, sums, d);
             product_beside_next(&d, steps);
             if (last && !direct)
                 product_finish(j, p->m, n, at, ld);
@@ -327,20 +392,25 @@ void product_low_strip(const struct product *j, const struct product_part *p, bo
 {
     const struct product_low *low = j->low;
     int64_t R = low->z.cols, rows = LH_MIN(AMX_STEP, j->M - p->m);
-    struct kn_mat step = kn_mat(ret_low, KN_BF16, AMX_STEP, AMX_STEP);
+    struct kn_mat step = j->parts == 1 ? kn_mat(ret_low, KN_BF16, AMX_STEP, AMX_STEP)
+                                       : kn_mat(room, KN_F32, AMX_STEP, AMX_STEP);
 
-    product_multiply(rows, R, product_up(j->K) / AMX_STEP, p->a.p, p->a.ld, p->a.step, low->p_panel,
-                     room);
+    product_multiply(j->parts, rows, R, product_up(j->K) / AMX_STEP, p->a.p, p->a.ld, p->a.step,
+                     low->p_panel, room);
     for (int64_t r = 0; r < AMX_STEP; r++) {
         for (int64_t i = 0; i < AMX_STEP; i += VEC) {
-            /* Rounded as z is, so that the gradients see what the product saw. */
-            vh z = vf_to_bf16(*(const vf *)(room + r * AMX_STEP + i) * low->z_scale);
-            vf scaled = vf_from_bf16(z) * low->c_scale;
+            vf z = *(const vf *)(room + r * AMX_STEP + i) * low->z_scale;
 
+            /* Rounded as z is, so that the gradients see what the product saw. */
+            if (j->parts == 1)
+                z = vf_from_bf16(vf_to_bf16(z));
             if (keep && r < rows && i < R)
-                vf_store_bf16((uint16_t *)low->z.p + (p->m + r) * low->z.ld + i, R - i, z);
+                vf_store(low->z, p->m + r, i, R - i, z);
+            z *= low->c_scale;
             vf_store(step, r, i, VEC,
-                     i < R && r < rows ? vf_tail(scaled, LH_MIN(VEC, R - i), 0.0f) : (vf){0});
+                     i < R && r < rows ? vf_tail(z, LH_MIN(VEC, R - i), 0.0f) : (vf){0});
         }
     }
+    if (j->parts > 1)
+        product_pack_a(ret_low, step, false, 0, AMX_STEP, 0, AMX_STEP);
 }

@@ -16,7 +16,9 @@ struct product {
     bool ta, tb, flip; /* flip: c is stored transposed */
     float alpha, beta;
     int64_t M, N, K;
+    int64_t parts;  /* of an element of a and b */
     int64_t cols;   /* of a block of columns, whole panels */
+    int64_t strips; /* of an item of parts */
     int64_t slices; /* of K, of a c with one strip; 0 for others */
 
     /* The chunk at work. */
@@ -30,23 +32,43 @@ struct product {
     struct product_low *low; /* or NULL */
 };
 
-/* A strip's rows as tile registers load them: row r of step k of K is at p + k * step + r * ld. */
+/* A strip's rows as tile registers load them: row r of step k of K is at p + k * step + r * ld.
+ * Parts are packed. */
 struct product_rows {
     const uint16_t *p;
     int64_t ld, step;
 };
+
+/* Memory that will be needed soon, asked for meanwhile: runs of two lines, ld bytes apart. p NULL:
+ * none. */
+struct product_ahead {
+    const char *p;
+    int64_t ld;
+};
+#define AHEAD_BYTES 128
+/* Runs for a step of K: of parts of the next panel, so that STRIPS_MAX strips ask for all of it,
+ * and of the next block of c. */
+#define AHEAD_PARTS (SPLIT_PARTS * AMX_BLOCK * 2 / AHEAD_BYTES / STRIPS_MAX)
+#define AHEAD_ROWS 4
+#define STRIPS_MAX 8 /* of an item of parts */
 
 /* What multiplies now: a strip's rows from k0 on against panels from n0 on. */
 struct product_part {
     struct product_rows a;
     const uint16_t *packed;
     int64_t m, n0, n1, k0, k1;
-    const char *ahead; /* memory that will be needed after this strip, or NULL: asked for */
+    struct product_ahead ahead[2];
 };
 
 static inline int64_t product_up(int64_t n)
 {
     return (n + AMX_STEP - 1) / AMX_STEP * AMX_STEP;
+}
+
+/* bf16 that K elements of a packed row or column take. */
+static inline int64_t product_packed(const struct product *j, int64_t K)
+{
+    return product_up(K) * j->parts;
 }
 
 /* One strip against the panels of a block of columns, all of the chunk's K. room: 32 rows of fp32
@@ -58,6 +80,9 @@ void product_strip(const struct product *j, const struct product_part *p, float 
  * room: 32 x 32 floats. */
 void product_low_strip(const struct product *j, const struct product_part *p, bool keep,
                        float *room, uint16_t *ret_low);
+
+/* Do tile registers load and store this block of c itself? */
+bool product_direct(const struct product *j, int64_t m, int64_t n);
 
 /* c of the block at (m, n) = alpha * sums + beta * c. */
 void product_finish(const struct product *j, int64_t m, int64_t n, const float *sums, int64_t ld);

@@ -10,7 +10,7 @@
 
 #define CPU_ALIGN 64
 #define HUGE_ALIGN ((uint64_t)2 << 20)
-#define HUGE_MIN (2 * HUGE_ALIGN) /* smaller blocks would waste too much of the last page */
+#define HUGE_MIN (HUGE_ALIGN / 4) /* smaller blocks would waste too much of the last page */
 
 static void *block_grow(struct kn_stream *s, struct cpu_block *b, uint64_t bytes)
 {

@@ -197,6 +197,32 @@ static void products_in_fp32_hold_across_every_cut(void **state)
     }
 }
 
+/* And where fp32 is multiplied in parts: strips of 32 rows, items of some of them, panels of 32
+ * columns, chunks of K and of columns. */
+static void products_of_parts_hold_across_every_cut(void **state)
+{
+    struct kt_rng r = kt_rng(30);
+    const int64_t sizes[][3] = {{33, 33, 33},   {64, 64, 64},   {290, 65, 770}, {48, 49, 1540},
+                                {65, 1030, 64}, {161, 33, 769}, {129, 80, 96},  {40, 2100, 800}};
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (int flags = 0; flags < 8; flags++) {
+            struct product p = {.M = sizes[i][0],
+                                .N = sizes[i][1],
+                                .K = sizes[i][2],
+                                .t_ab = KN_F32,
+                                .t_c = KN_F32,
+                                .ta = flags & 1,
+                                .tb = flags & 2,
+                                .alpha = flags & 1 ? 1.0f : -0.5f,
+                                .beta = flags & 4 ? 1.0f : 0.0f};
+
+            check_product(&r, &p);
+        }
+    }
+}
+
 /* More rows than have room for their sums while K is cut. */
 static void sums_of_very_many_rows_wait_in_rounds(void **state)
 {
@@ -423,6 +449,7 @@ int main(void)
         cmocka_unit_test(products_of_bf16_pairs_hold_across_every_cut),
         cmocka_unit_test(products_of_bf16_pairs_hold_for_very_many_rows),
         cmocka_unit_test(products_in_fp32_hold_across_every_cut),
+        cmocka_unit_test(products_of_parts_hold_across_every_cut),
         cmocka_unit_test(sums_of_very_many_rows_wait_in_rounds),
         cmocka_unit_test(a_product_with_a_low_rank_update_is_the_sum_of_its_three),
         cmocka_unit_test(sub_matrices_of_one_buffer_are_multiplied_in_place),
