@@ -12,26 +12,14 @@
         PACK_PAIR(i), PACK_PAIR((i) + 4), PACK_PAIR((i) + 8), PACK_PAIR((i) + 12)                  \
     }
 
-struct amx_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
-__attribute__((target("amx-tile"))) void product_amx_begin(void)
+__attribute__((target("amx-tile,amx-bf16"))) void product_amx_begin(void)
 {
-    /* Constant: the intrinsic tells the compiler of the first 8 bytes only, and stores to others
-     * could be dropped. */
-    static const struct amx_config config = {.palette = 1,
-                                             .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                             .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-
-    _tile_loadconfig(&config);
+    amx_begin();
 }
 
-__attribute__((target("amx-tile"))) void product_amx_end(void)
+__attribute__((target("amx-tile,amx-bf16"))) void product_amx_end(void)
 {
-    _tile_release();
+    amx_end();
 }
 
 /* Pairs of rows (k, k + 1) of x at columns from c on, lane by lane: up to n lanes; a row from k1 on

@@ -5,12 +5,10 @@
  * (split.h); of a step of K first part 0 of all rows or columns is packed, then part 1, then 2.
  */
 #pragma once
-#include "kernels/cpu/split.h"
+#include "kernels/cpu/amx.h"
 #include "kernels/tensor.h"
 #include <stdbool.h>
 
-#define AMX_STEP 32  /* rows of a strip, columns of a panel, elements of K in one step */
-#define AMX_TILE 512 /* elements of one tile register: 16 rows of 32 */
 #define AMX_BLOCK (AMX_STEP * AMX_STEP) /* of a strip or a panel in one step of K, one part */
 
 static inline int64_t product_parts(enum kn_dtype t)

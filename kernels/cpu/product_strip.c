@@ -1,75 +1,16 @@
 /* product_strip.c - see product_strip.h. */
 #include "kernels/cpu/product_strip.h"
 #include "kernels/cpu/vec.h"
-#include <immintrin.h>
 
 #define K_CUT 320 /* of a strip: 20 KiB of a beside as much of a panel in L1 */
 
-/* One step of K of bf16: tiles 0-3 are the sums. low, right: are there more than 16 rows, columns?
- */
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_step_whole(bool low, bool right, const uint16_t *a, int64_t lda, const uint16_t *b)
-{
-    _tile_loadd(6, b, 64);
-    _tile_loadd(4, a, lda * 2);
-    _tile_dpbf16ps(0, 4, 6);
-    if (right) {
-        _tile_loadd(7, b + AMX_TILE, 64);
-        _tile_dpbf16ps(1, 4, 7);
-    }
-    if (low) {
-        _tile_loadd(5, a + 16 * lda, lda * 2);
-        _tile_dpbf16ps(2, 5, 6);
-        if (right)
-            _tile_dpbf16ps(3, 5, 7);
-    }
-}
-
-/* Products of one part of a with one of b. Loaded before: new_a, new_b tell which of the two are
- * not those of the product before. */
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_pair(bool new_a, bool new_b, bool low, bool right, const uint16_t *a, const uint16_t *b)
-{
-    if (new_b)
-        _tile_loadd(6, b, 64);
-    if (new_a)
-        _tile_loadd(4, a, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if (new_a && low)
-        _tile_loadd(5, a + AMX_TILE, 64);
-    if (low)
-        _tile_dpbf16ps(2, 5, 6);
-    if (new_b && right)
-        _tile_loadd(7, b + AMX_TILE, 64);
-    if (right)
-        _tile_dpbf16ps(1, 4, 7);
-    if (low && right)
-        _tile_dpbf16ps(3, 5, 7);
-}
-
-/* One step of K in parts, in an order in which each product keeps an operand of the one before and
- * the greatest comes last: 1 * x is x then. */
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_step_parts(bool low, bool right, const uint16_t *a, const uint16_t *b)
-{
-    const uint16_t *a1 = a + AMX_BLOCK, *a2 = a1 + AMX_BLOCK;
-    const uint16_t *b1 = b + AMX_BLOCK, *b2 = b1 + AMX_BLOCK;
-
-    product_pair(true, true, low, right, a2, b);
-    product_pair(true, false, low, right, a1, b);
-    product_pair(false, true, low, right, a1, b1);
-    product_pair(true, false, low, right, a, b1);
-    product_pair(false, true, low, right, a, b2);
-    product_pair(false, true, low, right, a, b);
-}
-
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_step(int64_t parts, bool low, bool right, const uint16_t *a, int64_t lda, const uint16_t *b)
+AMX_INLINE void product_step(int64_t parts, bool low, bool right, const uint16_t *a, int64_t lda,
+                             const uint16_t *b)
 {
     if (parts == 1)
-        product_step_whole(low, right, a, lda, b);
+        amx_step(low, right, a, lda, b);
     else
-        product_step_parts(low, right, a, b);
+        amx_step_parts(low, right, a, AMX_STEP, AMX_BLOCK, b, AMX_BLOCK);
 }
 
 /* What goes on beside a block's steps. The block before becomes elements of c, a few rows with each
@@ -120,8 +61,7 @@ struct product_sums {
     const uint16_t *low_a, *low_b; /* one more step of K, or NULL */
 };
 
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_begin(bool low, bool right, const float *from, int64_t ld)
+AMX_INLINE void product_begin(bool low, bool right, const float *from, int64_t ld)
 {
     if (!from) {
         _tile_zero(0);
@@ -141,9 +81,9 @@ product_begin(bool low, bool right, const float *from, int64_t ld)
 
 /* All that calls it is inlined around it: structs in memory would be read back from behind the
  * stores of the block before. */
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block(int64_t parts, bool low, bool right, int64_t steps, struct product_rows a,
-              const uint16_t *b, struct product_sums c, bool add, struct product_beside d)
+AMX_INLINE void product_block(int64_t parts, bool low, bool right, int64_t steps,
+                              struct product_rows a, const uint16_t *b, struct product_sums c,
+                              bool add, struct product_beside d)
 {
     product_begin(low, right, c.from, c.ld_from);
     for (int64_t k = 0; k < steps; k++) {
@@ -175,9 +115,9 @@ product_block(int64_t parts, bool low, bool right, int64_t steps, struct product
         _tile_stored(3, c.to + 16 * c.ld_to + 16, c.ld_to * 4);
 }
 
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block_of(int64_t parts, int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
-                 const uint16_t *b, struct product_sums c, struct product_beside d)
+AMX_INLINE void product_block_of(int64_t parts, int64_t rows, int64_t cols, int64_t steps,
+                                 struct product_rows a, const uint16_t *b, struct product_sums c,
+                                 struct product_beside d)
 {
     if (rows > 16 && cols > 16)
         product_block(parts, true, true, steps, a, b, c, false, d);
@@ -189,9 +129,9 @@ product_block_of(int64_t parts, int64_t rows, int64_t cols, int64_t steps, struc
         product_block(parts, false, false, steps, a, b, c, false, d);
 }
 
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_block_alone(int64_t parts, int64_t rows, int64_t cols, int64_t steps, struct product_rows a,
-                    const uint16_t *b, struct product_sums c, struct product_beside d)
+AMX_INLINE void product_block_alone(int64_t parts, int64_t rows, int64_t cols, int64_t steps,
+                                    struct product_rows a, const uint16_t *b, struct product_sums c,
+                                    struct product_beside d)
 {
     if (parts == 1)
         product_block_of(1, rows, cols, steps, a, b, c, d);
@@ -294,9 +234,8 @@ static bool product_simple(const struct product *j, const struct product_part *p
 
 /* A strip of them. The sums of the last cut lie in one block behind those of the others: it is
  * empty before the next block's sums go there. */
-VEC_INLINE __attribute__((target("amx-tile,amx-bf16"))) void
-product_strip_simple(const struct product *j, const struct product_part *p, bool add, float *room,
-                     const uint16_t *low)
+AMX_INLINE void product_strip_simple(const struct product *j, const struct product_part *p,
+                                     bool add, float *room, const uint16_t *low)
 {
     struct product_cuts u = product_cut(j, p);
     float *last = room + AMX_STEP * u.ld_room;
