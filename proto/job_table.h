@@ -73,7 +73,7 @@ extern const struct field_names kind_names, precision_names, attention_names, ro
 
 const struct field *field_find(const char *path);
 
-/* ---- the parser, as custom members and checks see it (job_parse.c, job_take.c) ---- */
+/* ---- the parser (job_parse.c, job_take.c, job_unknown.c), as members and checks see it ---- */
 
 struct job_parser {
     struct lh_job *job;
