@@ -33,6 +33,8 @@ const char *names_text(const struct field_names *names, char *buf, size_t cap);
 /* Appends "/" and key as RFC 6901 wants it; cut where it does not fit. */
 void pointer_append(char *pointer, size_t cap, const char *key);
 
+/* ---- job_unknown.c ---- */
+
 /* Refuses what no entry of the table stands for, in a section ("" for the root) and the sections
  * below it. */
 void refuse_unknown_below(struct job_parser *p, const char *section, const json_t *object);

@@ -68,12 +68,14 @@ struct field {
 
 extern const struct field job_fields[];
 extern const unsigned job_n_fields;
+/* job_names.c: the words of members that take one of a few. */
 extern const struct field_names kind_names, precision_names, attention_names, rope_names,
-    device_names, target_names, when_names;
+    format_names, schedule_names, device_names, target_names, when_names, nonfinite_names,
+    eval_mode_names, eval_attention_names, export_format_names, export_dtype_names;
 
 const struct field *field_find(const char *path);
 
-/* ---- the parser, as custom members and checks see it (job_parse.c, job_take.c) ---- */
+/* ---- the parser (job_parse.c, job_take.c, job_unknown.c), as members and checks see it ---- */
 
 struct job_parser {
     struct lh_job *job;

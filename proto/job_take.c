@@ -1,7 +1,8 @@
-/* job_take.c - checks of single values and names of a job, with the texts that people read.
+/* job_take.c - checks of single values of a job, with the texts that people read.
  *
  * Called by the walk (job_parse.c), by list-like members (job_value.c) and by the checks
- * (job_check.c). Each function records at most one problem for the value that it is given.
+ * (job_check.c). Each function records at most one problem for the value that it is given. Members
+ * that nobody knows are job_unknown.c's.
  */
 #include "proto/base/attr.h"
 #include "proto/base/str.h"
@@ -10,8 +11,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-#define NAMES_MAX 128 /* members of one section, with room */
 
 /* ---- small things ---- */
 
@@ -37,6 +36,24 @@ const char *dotted_name(const char *pointer, char buf[static DOTTED_MAX])
     buf[n] = '\0';
     lh_utf8_trim(buf);
     return buf[0] ? buf : "the job";
+}
+
+void pointer_append(char *pointer, size_t cap, const char *key)
+{
+    size_t n = strlen(pointer);
+
+    if (n + 1 < cap)
+        pointer[n++] = '/';
+    for (; *key && n + 2 < cap; key++) {
+        if (*key == '~' || *key == '/') {
+            pointer[n++] = '~';
+            pointer[n++] = *key == '~' ? '0' : '1';
+        } else {
+            pointer[n++] = *key;
+        }
+    }
+    pointer[n] = '\0';
+    lh_utf8_trim(pointer);
 }
 
 const json_t *input_find(const struct job_parser *p, const char *pointer, bool *ret_unusable)
@@ -286,123 +303,4 @@ bool take_name(struct job_parser *p, const char *pointer, const json_t *value,
                    nearest ? " (did you mean \"" : "", nearest ? nearest : "",
                    nearest ? "\"?)" : "");
     return false;
-}
-
-/* ---- unknown members ---- */
-
-void pointer_append(char *pointer, size_t cap, const char *key)
-{
-    size_t n = strlen(pointer);
-
-    if (n + 1 < cap)
-        pointer[n++] = '/';
-    for (; *key && n + 2 < cap; key++) {
-        if (*key == '~' || *key == '/') {
-            pointer[n++] = '~';
-            pointer[n++] = *key == '~' ? '0' : '1';
-        } else {
-            pointer[n++] = *key;
-        }
-    }
-    pointer[n] = '\0';
-    lh_utf8_trim(pointer);
-}
-
-void refuse_unknown(struct job_parser *p, const char *pointer, const json_t *value,
-                    const char *const *names, unsigned n)
-{
-    const char *key;
-    json_t *member;
-
-    json_object_foreach((json_t *)(uintptr_t)value, key, member)
-    {
-        char at[POINTER_MAX], name[DOTTED_MAX];
-        const char *nearest;
-        unsigned i = 0;
-
-        while (i < n && strcmp(names[i], key) != 0)
-            i++;
-        if (i < n)
-            continue;
-        (void)snprintf(at, sizeof(at), "%s", pointer);
-        pointer_append(at, sizeof(at), key);
-        nearest = lh_nearest(key, names, n);
-        lh_problem_add(p->problems, at, "unknown_member", "unknown member %s%s%s%s",
-                       dotted_name(at, name), nearest ? "; did you mean " : "",
-                       nearest ? nearest : "", nearest ? "?" : "");
-    }
-}
-
-/* The last name of a path. */
-static const char *leaf(const char *path)
-{
-    return strrchr(path, '/') + 1;
-}
-
-/* The paths of the members of a section, "" for the job itself. */
-static unsigned members_of(const char *section, const char *ret_paths[static NAMES_MAX])
-{
-    size_t len = strlen(section);
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < job_n_fields; i++) {
-        const char *path = job_fields[i].path;
-
-        if (strncmp(path, section, len) != 0 || path[len] != '/' || strchr(path + len + 1, '/'))
-            continue;
-        assert(n < NAMES_MAX);
-        ret_paths[n++] = path;
-    }
-    return n;
-}
-
-/* The way out: a member of the same section with a name like it, else one of that very name
- * elsewhere, else all that the section has. */
-static void suggest(const char *section, const char *key, char *buf, size_t cap)
-{
-    const char *leaves[NAMES_MAX], *paths[NAMES_MAX], *nearest, *meant = NULL;
-    unsigned n = members_of(section, paths);
-    char name[DOTTED_MAX];
-    size_t used = 0;
-
-    for (unsigned i = 0; i < n; i++)
-        leaves[i] = leaf(paths[i]);
-    nearest = lh_nearest(key, leaves, n);
-    for (unsigned i = 0; nearest && !meant && i < n; i++)
-        if (leaves[i] == nearest)
-            meant = paths[i];
-    for (unsigned i = 0; !meant && i < job_n_fields; i++)
-        if (strcmp(leaf(job_fields[i].path), key) == 0)
-            meant = job_fields[i].path;
-    if (meant) {
-        (void)snprintf(buf, cap, "did you mean %s?", dotted_name(meant, name));
-        return;
-    }
-    for (unsigned i = 0; i < n && used < cap; i++)
-        used +=
-            (size_t)snprintf(buf + used, cap - used, "%s%s", i ? ", " : "known here: ", leaves[i]);
-}
-
-/* Sections nest as deep as the table does, so the recursion is bounded by it. */
-void refuse_unknown_below(struct job_parser *p, const char *section, const json_t *object)
-{
-    const char *key;
-    json_t *member;
-
-    json_object_foreach((json_t *)(uintptr_t)object, key, member)
-    {
-        char at[POINTER_MAX], name[DOTTED_MAX], hint[256];
-        const struct field *f;
-
-        (void)snprintf(at, sizeof(at), "%s", section);
-        pointer_append(at, sizeof(at), key);
-        f = strlen(key) < 64 ? field_find(at) : NULL;
-        if (f && f->type == FIELD_OBJECT && json_is_object(member))
-            refuse_unknown_below(p, at, member);
-        if (f)
-            continue;
-        suggest(section, key, hint, sizeof(hint));
-        lh_problem_add(p->problems, at, "unknown_member", "unknown member %s; %s",
-                       dotted_name(at, name), hint);
-    }
 }

@@ -59,11 +59,12 @@ struct app {
     unsigned n_warnings; /* ever */
 };
 
-/* ---- app.c: one step of the core. done is called after its commit, with the effects (body may be taken out). */
+/* ---- step.c: one step of the core. done is called after its commit, with the effects (body may be taken out). */
 typedef void app_step_fn(void *arg, struct core_effects *fx);
 void app_step(struct app *a, struct core_event *ev, app_step_fn *done, void *arg); /* fills in the times */
+
+/* ---- app.c */
 void app_warn(struct app *a, const char *event, const char *fmt, ...) LH_PRINTF(3, 4);
-void app_feed_send(struct app *a, uint64_t seq, const char *type, const char *job, const char *data);
 void app_quit(struct app *a, int exit_code); /* begins an orderly stop */
 void app_remove_address(const struct app *a); /* DIR/address */
 
@@ -74,6 +75,7 @@ LH_MUST_CHECK int setup_listen(struct app *a, struct lh_err *reterr);
 void setup_reload(struct app *a); /* HUP: timers and limits of the queue, what is kept; the rest needs a restart */
 
 /* ---- audience.c */
+void app_feed_send(struct app *a, uint64_t seq, const char *type, const char *job, const char *data);
 void audience_wake(struct app *a, const char *job); /* marks who waits for it, when it has changed enough */
 void audience_run(struct app *a);                   /* calls whoever is marked, or has waited long enough */
 void audience_sweep(struct app *a, bool all);       /* frees closed feeds */

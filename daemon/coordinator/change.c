@@ -1,4 +1,4 @@
-/* change.c - building change sets; see change.h. Used by the core, which makes them, and by app.c. */
+/* change.c - building change sets; see change.h. Used by the core, which makes them, and by step.c. */
 #include "daemon/coordinator/change.h"
 #include "proto/base/clock.h"
 #include "proto/base/json.h"

@@ -1,11 +1,11 @@
-/* gguf.c - see gguf.h. One pass over the header with a cursor that never passes the end of the
- * file.
+/* gguf.c - see gguf.h. One pass over the header with the cursor of gguf_cursor.h, and what the
+ * parts of the file must be to each other.
  *
  * Layout: "GGUF", u32 version, u64 tensors, u64 keys, the keys, the tensor directory, padding to
  * general.alignment, then the tensors' bytes at offsets from there.
  */
 #include "worker/formats/gguf.h"
-#include "proto/base/str.h"
+#include "worker/formats/gguf_cursor.h"
 #include "worker/formats/gguf_file.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -20,12 +20,6 @@
 #define GGUF_TENSOR_MIN_BYTES 32u /* of a directory entry with one dimension and a name */
 #define GGUF_KEY_MIN_BYTES 14u    /* length, one byte of key, type, one byte of value */
 
-struct cursor {
-    const struct gguf_file *f;
-    const char *path;
-    uint64_t at;
-};
-
 void gguf_close(struct gguf_file *f)
 {
     if (!f)
@@ -38,88 +32,21 @@ void gguf_close(struct gguf_file *f)
     free(f);
 }
 
-/* n bytes at the cursor, or NULL with the error set. */
-static const uint8_t *take(struct cursor *c, uint64_t n, const char *what, struct lh_err *reterr)
-{
-    const uint8_t *p = c->f->map.data + c->at;
-
-    if (n > c->f->map.bytes - c->at) {
-        lh_err_set(
-            reterr, LH_EINPUT,
-            "'%s' ends inside %s: %llu bytes needed at byte %llu of %zu; the file is cut short "
-            "or damaged, fetch it again",
-            c->path, what, (unsigned long long)n, (unsigned long long)c->at, c->f->map.bytes);
-        return NULL;
-    }
-    c->at += n;
-    return p;
-}
-
-static int take_u32(struct cursor *c, const char *what, uint32_t *ret, struct lh_err *reterr)
-{
-    const uint8_t *p = take(c, 4, what, reterr);
-
-    if (!p)
-        return LH_EINPUT;
-    *ret = le32_at(p);
-    return 0;
-}
-
-static int take_u64(struct cursor *c, const char *what, uint64_t *ret, struct lh_err *reterr)
-{
-    const uint8_t *p = take(c, 8, what, reterr);
-
-    if (!p)
-        return LH_EINPUT;
-    *ret = le64_at(p);
-    return 0;
-}
-
-/* A key or name, copied with a 0 behind it. */
-static int take_name(struct cursor *c, uint64_t max, const char *what, const char **ret,
-                     struct lh_err *reterr)
-{
-    struct gguf_file *f = (struct gguf_file *)(uintptr_t)c->f;
-    uint64_t at = c->at, n;
-    const uint8_t *p;
-    char *copy;
-    int rc = take_u64(c, what, &n, reterr);
-
-    if (rc < 0)
-        return rc;
-    if (n == 0 || n > max)
-        return lh_err_set(
-            reterr, LH_EINPUT, "'%s': %s at byte %llu has %llu bytes, 1 to %llu are allowed",
-            c->path, what, (unsigned long long)at, (unsigned long long)n, (unsigned long long)max);
-    p = take(c, n, what, reterr);
-    if (!p)
-        return LH_EINPUT;
-    if (memchr(p, 0, n) || !lh_utf8_valid(p, n))
-        return lh_err_set(reterr, LH_EINPUT, "'%s': %s at byte %llu is not valid UTF-8", c->path,
-                          what, (unsigned long long)at);
-    copy = lh_arena_alloc(&f->names, n + 1);
-    if (!copy)
-        return lh_err_set(reterr, -ENOMEM, "open '%s'", c->path);
-    memcpy(copy, p, n);
-    *ret = copy;
-    return 0;
-}
-
-static int bad_type(const struct cursor *c, const struct gguf_value *v, uint32_t type,
+static int bad_type(const struct gguf_cursor *c, const struct gguf_value *v, uint32_t type,
                     struct lh_err *reterr)
 {
     return lh_err_set(reterr, LH_EINPUT, "'%s': key '%.100s' has a value of unknown type %u",
                       c->path, v->key, type);
 }
 
-static int take_array(struct cursor *c, struct gguf_value *v, struct lh_err *reterr)
+static int take_array(struct gguf_cursor *c, struct gguf_value *v, struct lh_err *reterr)
 {
     uint32_t element;
     uint64_t bytes;
-    int rc = take_u32(c, "an array", &element, reterr);
+    int rc = gguf_take_u32(c, "an array", &element, reterr);
 
     if (rc == 0)
-        rc = take_u64(c, "an array", &v->n, reterr);
+        rc = gguf_take_u64(c, "an array", &v->n, reterr);
     if (rc < 0)
         return rc;
     if (element > GGUF_F64 || element == GGUF_ARRAY)
@@ -129,29 +56,29 @@ static int take_array(struct cursor *c, struct gguf_value *v, struct lh_err *ret
     if (element != GGUF_STRING) {
         if (__builtin_mul_overflow(v->n, (uint64_t)gguf_type_bytes[element], &bytes))
             bytes = UINT64_MAX;
-        return take(c, bytes, v->key, reterr) ? 0 : LH_EINPUT;
+        return gguf_take(c, bytes, v->key, reterr) ? 0 : LH_EINPUT;
     }
     if (v->n > (c->f->map.bytes - c->at) / 8)
         return lh_err_set(reterr, LH_EINPUT,
                           "'%s': key '%.100s' claims %llu strings, more than fit", c->path, v->key,
                           (unsigned long long)v->n);
     for (uint64_t i = 0; i < v->n; i++) {
-        rc = take_u64(c, v->key, &bytes, reterr);
+        rc = gguf_take_u64(c, v->key, &bytes, reterr);
         if (rc < 0)
             return rc;
-        if (!take(c, bytes, v->key, reterr))
+        if (!gguf_take(c, bytes, v->key, reterr))
             return LH_EINPUT;
     }
     return 0;
 }
 
-static int take_value(struct cursor *c, struct gguf_value *v, struct lh_err *reterr)
+static int take_value(struct gguf_cursor *c, struct gguf_value *v, struct lh_err *reterr)
 {
     uint32_t type = 0;
-    int rc = take_name(c, GGUF_KEY_BYTES_MAX, "a key", &v->key, reterr);
+    int rc = gguf_take_name(c, GGUF_KEY_BYTES_MAX, "a key", &v->key, reterr);
 
     if (rc == 0)
-        rc = take_u32(c, v->key, &type, reterr);
+        rc = gguf_take_u32(c, v->key, &type, reterr);
     if (rc < 0)
         return rc;
     if (type > GGUF_F64)
@@ -160,12 +87,12 @@ static int take_value(struct cursor *c, struct gguf_value *v, struct lh_err *ret
     if (type == GGUF_ARRAY)
         return take_array(c, v, reterr);
     if (type == GGUF_STRING)
-        rc = take_u64(c, v->key, &v->n, reterr);
+        rc = gguf_take_u64(c, v->key, &v->n, reterr);
     else
         v->n = gguf_type_bytes[type];
     if (rc < 0)
         return rc;
-    v->data = take(c, v->n, v->key, reterr);
+    v->data = gguf_take(c, v->n, v->key, reterr);
     if (!v->data)
         return LH_EINPUT;
     if (type == GGUF_BOOL && v->data[0] > 1)
@@ -174,7 +101,8 @@ static int take_value(struct cursor *c, struct gguf_value *v, struct lh_err *ret
     return 0;
 }
 
-static int set_type(struct cursor *c, struct gguf_tensor *t, uint32_t type, struct lh_err *reterr)
+static int set_type(struct gguf_cursor *c, struct gguf_tensor *t, uint32_t type,
+                    struct lh_err *reterr)
 {
     const struct quant_info *info = quant_info(type);
     int64_t n = 1;
@@ -204,15 +132,15 @@ static int set_type(struct cursor *c, struct gguf_tensor *t, uint32_t type, stru
 }
 
 /* Leaves the offset in *ret_offset: where the data begins is not known yet. */
-static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_offset,
+static int take_tensor(struct gguf_cursor *c, struct gguf_tensor *t, uint64_t *ret_offset,
                        struct lh_err *reterr)
 {
     uint32_t n_dims = 0, type = 0;
     uint64_t dim;
-    int rc = take_name(c, GGUF_NAME_BYTES_MAX, "the name of a tensor", &t->name, reterr);
+    int rc = gguf_take_name(c, GGUF_NAME_BYTES_MAX, "the name of a tensor", &t->name, reterr);
 
     if (rc == 0)
-        rc = take_u32(c, t->name, &n_dims, reterr);
+        rc = gguf_take_u32(c, t->name, &n_dims, reterr);
     if (rc < 0)
         return rc;
     if (n_dims < 1 || n_dims > GGUF_DIMS_MAX)
@@ -221,7 +149,7 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_of
                           t->name, n_dims, GGUF_DIMS_MAX);
     t->n_dims = (int)n_dims;
     for (uint32_t d = 0; d < n_dims; d++) {
-        rc = take_u64(c, t->name, &dim, reterr);
+        rc = gguf_take_u64(c, t->name, &dim, reterr);
         if (rc < 0)
             return rc;
         if (dim == 0 || dim > INT64_MAX)
@@ -229,9 +157,9 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *ret_of
                               c->path, d, t->name, (unsigned long long)dim);
         t->dims[d] = (int64_t)dim;
     }
-    rc = take_u32(c, t->name, &type, reterr);
+    rc = gguf_take_u32(c, t->name, &type, reterr);
     if (rc == 0)
-        rc = take_u64(c, t->name, ret_offset, reterr);
+        rc = gguf_take_u64(c, t->name, ret_offset, reterr);
     return rc < 0 ? rc : set_type(c, t, type, reterr);
 }
 
@@ -255,7 +183,8 @@ static int by_place(const void *a, const void *b, void *arg)
     return (x > y) - (x < y);
 }
 
-static int read_values(struct cursor *c, struct gguf_file *f, uint64_t n, struct lh_err *reterr)
+static int read_values(struct gguf_cursor *c, struct gguf_file *f, uint64_t n,
+                       struct lh_err *reterr)
 {
     int rc;
 
@@ -280,7 +209,7 @@ static int read_values(struct cursor *c, struct gguf_file *f, uint64_t n, struct
 }
 
 /* Gives every tensor its place, once the start of the data is known. offsets are as read. */
-static int place_tensors(struct cursor *c, struct gguf_file *f, const uint64_t *offsets,
+static int place_tensors(struct gguf_cursor *c, struct gguf_file *f, const uint64_t *offsets,
                          struct lh_err *reterr)
 {
     int64_t align = 32;
@@ -313,7 +242,7 @@ static int place_tensors(struct cursor *c, struct gguf_file *f, const uint64_t *
     return 0;
 }
 
-static int check_tensors(struct cursor *c, struct gguf_file *f, struct lh_err *reterr)
+static int check_tensors(struct gguf_cursor *c, struct gguf_file *f, struct lh_err *reterr)
 {
     for (unsigned i = 0; i < f->n_tensors; i++)
         f->by_name[i] = i;
@@ -337,7 +266,8 @@ static int check_tensors(struct cursor *c, struct gguf_file *f, struct lh_err *r
     return 0;
 }
 
-static int read_tensors(struct cursor *c, struct gguf_file *f, uint64_t n, struct lh_err *reterr)
+static int read_tensors(struct gguf_cursor *c, struct gguf_file *f, uint64_t n,
+                        struct lh_err *reterr)
 {
     uint64_t *offsets;
     int rc = 0;
@@ -363,7 +293,7 @@ static int read_tensors(struct cursor *c, struct gguf_file *f, uint64_t n, struc
 
 static int read_header(struct gguf_file *f, const char *path, struct lh_err *reterr)
 {
-    struct cursor c = {f, path, 0};
+    struct gguf_cursor c = {f, path, 0};
     uint64_t n_tensors, n_keys;
     uint32_t version;
     int rc;

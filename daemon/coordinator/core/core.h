@@ -1,7 +1,7 @@
 /* core.h - the coordinator's decisions, pure: event and time in, effects out.
  *
  * No clock, socket, file, database or log here: the same code runs in production, in unit tests and in a simulator.
- * The core owns the tables of jobs, attempts, nodes and claims in memory; effects tell app.c what to write (in one
+ * The core owns the tables of jobs, attempts, nodes and claims in memory; effects tell step.c what to write (in one
  * transaction), and what to tell nodes once that transaction is on disk (commit before side effect).
  *
  * Always true: a slot belongs to at most one live attempt; a job has at most one live attempt; a final state never
