@@ -271,20 +271,19 @@ void cpu_matmul_low(struct kn_stream *s, struct kn_mat c, struct kn_mat z, struc
                     struct kn_mat b, struct kn_mat p, struct kn_mat q, bool t, float z_scale,
                     float c_scale, float beta)
 {
+#ifdef __x86_64__
+    const struct product_low low = {
+        .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
+#endif
+
     if (!kn_check_matmul_low(cpu_check(s, "matmul_low"), c, z, a, b, p, q, t, beta))
         return;
 #ifdef __x86_64__
     if (s->isa == CPU_AMX && product_amx_low_suits(a.t, c.rows, a.cols, z.cols)) {
-        struct product_low low = {
-            .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
-
         product_amx_low(s, c, a, b, beta, &low);
         return;
     }
     if (matmul_in_f32(s, a, false, c) && product_f32_low_fits(a.cols, z.cols)) {
-        struct product_f32_low low = {
-            .z = z, .p = p, .q = q, .t = t, .z_scale = z_scale, .c_scale = c_scale};
-
         product_f32_low(s, c, a, b, beta, &low);
         return;
     }

@@ -91,10 +91,10 @@ static void product_pack_low_item(void *arg, int64_t item, int thread)
     int64_t n = j->n0 + item * AMX_STEP;
 
     (void)thread;
-    product_pack_b(low->q_panels + item * AMX_BLOCK * j->parts, low->q, low->t, n,
+    product_pack_b(j->q_panels + item * AMX_BLOCK * j->parts, low->q, low->t, n,
                    LH_MIN(AMX_STEP, j->N - n), 0, low->z.cols);
     if (n == 0)
-        product_pack_b(low->p_panel, low->p, low->t, 0, low->z.cols, 0, j->K);
+        product_pack_b(j->p_panel, low->p, low->t, 0, low->z.cols, 0, j->K);
 }
 
 /* One step of K of all strips: rows of the stored a are read whole. */
@@ -290,8 +290,8 @@ static bool product_reserve(struct product *j, int64_t k_chunk, int64_t *ret_chu
     j->sums = sums > 0 ? (float *)(at + packed) : NULL;
     j->rows = shared ? (uint16_t *)(at + packed + sums) : NULL;
     if (j->low) {
-        j->low->q_panels = (uint16_t *)(at + packed + sums + strips);
-        j->low->p_panel = j->low->q_panels + chunk * AMX_STEP * j->parts;
+        j->q_panels = (uint16_t *)(at + packed + sums + strips);
+        j->p_panel = j->q_panels + chunk * AMX_STEP * j->parts;
     }
     j->strips = j->parts == 1 ? 1 : LH_MAX(1, LH_MIN(STRIPS_MAX, STRIPS_BYTES / (64 * K)));
     return stream_local(j->s, (uint64_t)(j->strips * AMX_STEP * (AMX_STEP * j->parts + K)) * 2 +
@@ -371,7 +371,7 @@ bool product_amx_low_suits(enum kn_dtype t, int64_t M, int64_t K, int64_t R)
 }
 
 void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
-                     float beta, struct product_low *low)
+                     float beta, const struct product_low *low)
 {
     struct product j = {.s = s,
                         .c = c,

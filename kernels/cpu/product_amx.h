@@ -2,6 +2,7 @@
  * fp32 ones; matmul.c hands over what suits them.
  */
 #pragma once
+#include "kernels/cpu/product_low.h"
 #include "kernels/cpu/stream.h"
 
 /* Is this product of matrices of type t faster here than elsewhere? Few rows against a large b are
@@ -17,18 +18,10 @@ static inline bool product_amx_suits(enum kn_dtype t, int64_t M, int64_t N, int6
 void product_amx(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                  bool tb, float alpha, float beta);
 
-/* The low-rank part of the op matmul_low: z = z_scale * a op(p), c += c_scale * z op(q). */
-struct product_low {
-    struct kn_mat z, p, q;
-    bool t;
-    float z_scale, c_scale;
-    uint16_t *p_panel, *q_panels; /* packed; of q one step of K for each panel of the chunk */
-};
-
 /* The op matmul_low of checked operands of type t; does it suit? */
 bool product_amx_low_suits(enum kn_dtype t, int64_t M, int64_t K, int64_t R);
 void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
-                     float beta, struct product_low *low);
+                     float beta, const struct product_low *low);
 
 /* Between product_amx_begin and _end: sums, 32 rows of 32, of a block of up to 32 rows of a and 32
  * columns of a panel, over so many steps of K of so many parts (product_pack.h); row r of step k is

@@ -31,10 +31,11 @@ struct f32_product {
 
     /* The chunk at work. */
     int64_t m0, m1, n0, n1, k0, k1;
-    int64_t steps, low_steps;    /* of K, and of the low-rank part behind them */
-    float *packed;               /* panels */
-    struct kn_mat sums;          /* of the chunk's rows and columns: part of c, or scratch */
-    struct product_f32_low *low; /* or NULL */
+    int64_t steps, low_steps;      /* of K, and of the low-rank part behind them */
+    float *packed;                 /* panels */
+    struct kn_mat sums;            /* of the chunk's rows and columns: part of c, or scratch */
+    const struct product_low *low; /* or NULL, and */
+    float *p_panel;                /* its own packed */
 };
 
 static int64_t f32_parts(int64_t n, int64_t of)
@@ -60,7 +61,7 @@ static void f32_pack_item(void *arg, int64_t item, int thread)
     product_f32_pack_b(to + j->steps * f32_vecs(cols) * F32_VEC, j->low->q, j->low->t, n, cols, 0,
                        j->low->z.cols);
     if (n == 0)
-        product_f32_pack_b(j->low->p_panel, j->low->p, j->low->t, 0, j->low->z.cols, 0, j->K);
+        product_f32_pack_b(j->p_panel, j->low->p, j->low->t, 0, j->low->z.cols, 0, j->K);
 }
 
 /* The tile's rows that c has from m on, its columns [n, n + cols): c = factor * tile (+ c). */
@@ -100,12 +101,12 @@ static void f32_tile(const struct f32_product *j, int64_t m, int64_t n, const fl
  * makes it for itself, and the first one keeps it. */
 static void f32_low_strip(const struct f32_product *j, int64_t m, bool keep, float *strip)
 {
-    const struct product_f32_low *low = j->low;
+    const struct product_low *low = j->low;
     int64_t R = low->z.cols, rows = LH_MIN(F32_ROWS, j->M - m);
     float tile[F32_ROWS * F32_COLS] __attribute__((aligned(64))), room[F32_ROWS * RANK_MAX];
     struct kn_mat z = kn_mat(room, low->z.t, rows, R);
 
-    product_f32_tile(f32_vecs(R), j->steps, strip, low->p_panel, tile, F32_COLS, false,
+    product_f32_tile(f32_vecs(R), j->steps, strip, j->p_panel, tile, F32_COLS, false,
                      (struct f32_ahead){(const char *)strip, 0});
     f32_put(z, 0, 0, R, tile, low->z_scale, false);
     if (keep)
@@ -209,7 +210,7 @@ static void f32_run(struct f32_product *j)
     if (!j->packed || !stream_local(j->s, (uint64_t)(F32_GROUP * steps) * 4))
         return;
     if (j->low)
-        j->low->p_panel = j->packed + chunk * steps;
+        j->p_panel = j->packed + chunk * steps;
     for (j->n0 = 0; j->n0 < j->N; j->n0 = j->n1) {
         j->n1 = LH_MIN(j->N, j->n0 + chunk);
         for (j->m0 = 0; j->m0 < j->M; j->m0 = j->m1) {
@@ -243,7 +244,7 @@ bool product_f32_low_fits(int64_t K, int64_t R)
 }
 
 void product_f32_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
-                     float beta, struct product_f32_low *low)
+                     float beta, const struct product_low *low)
 {
     struct f32_product j = {.s = s,
                             .c = c,

@@ -2,6 +2,7 @@
  * processor has nothing better for them. matmul.c hands over what suits them.
  */
 #pragma once
+#include "kernels/cpu/product_low.h"
 #include "kernels/cpu/stream.h"
 
 /* Is this product of fp32 matrices faster here than in oneDNN? Packing b pays from some rows on,
@@ -16,15 +17,7 @@ static inline bool product_f32_suits(int64_t M, int64_t N, int64_t K, bool ta)
 void product_f32(struct kn_stream *s, struct kn_mat c, struct kn_mat a, bool ta, struct kn_mat b,
                  bool tb, float alpha, float beta);
 
-/* The low-rank part of the op matmul_low: z = z_scale * a op(p), c += c_scale * z op(q). */
-struct product_f32_low {
-    struct kn_mat z, p, q;
-    bool t;
-    float z_scale, c_scale;
-    float *p_panel; /* packed */
-};
-
 /* The op matmul_low of checked operands with M, N > 0; can it be one product? */
 bool product_f32_low_fits(int64_t K, int64_t R);
 void product_f32_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, struct kn_mat b,
-                     float beta, struct product_f32_low *low);
+                     float beta, const struct product_low *low);

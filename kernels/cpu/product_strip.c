@@ -260,7 +260,7 @@ AMX_INLINE void product_strip_simple(const struct product *j, const struct produ
                 sums.ld_to = AMX_STEP;
                 sums.low_a = low;
                 if (low)
-                    sums.low_b = j->low->q_panels + (p->n0 - j->n0 + n) * AMX_STEP;
+                    sums.low_b = j->q_panels + (p->n0 - j->n0 + n) * AMX_STEP;
                 product_block(1, true, true, steps, a, b, sums, add, d);
                 d.sums = last;
                 d.c = c + n;
@@ -303,7 +303,7 @@ product_strip_any(const struct product *j, const struct product_part *p, float *
                 .from = add ? at : NULL, .to = at, .ld_from = ld, .ld_to = ld};
             if (low && k + u.cut >= u.K) {
                 sums.low_a = low;
-                sums.low_b = j->low->q_panels + (n - j->n0) * AMX_STEP * j->parts;
+                sums.low_b = j->q_panels + (n - j->n0) * AMX_STEP * j->parts;
             }
             product_block_alone(j->parts, j->M - p->m, j->N - n, steps, product_rows_from(p, k),
                                 p->packed + ((n - p->n0) * u.K + k * AMX_STEP) * j->parts, sums, d);
@@ -335,7 +335,7 @@ void product_low_strip(const struct product *j, const struct product_part *p, bo
                                        : kn_mat(room, KN_F32, AMX_STEP, AMX_STEP);
 
     product_multiply(j->parts, rows, R, product_up(j->K) / AMX_STEP, p->a.p, p->a.ld, p->a.step,
-                     low->p_panel, room);
+                     j->p_panel, room);
     for (int64_t r = 0; r < AMX_STEP; r++) {
         for (int64_t i = 0; i < AMX_STEP; i += VEC) {
             vf z = *(const vf *)(room + r * AMX_STEP + i) * low->z_scale;

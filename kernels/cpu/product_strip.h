@@ -29,7 +29,9 @@ struct product {
     float *sums;
     int64_t ld_sums, k0_sums; /* the first of K that they hold */
 
-    struct product_low *low; /* or NULL */
+    const struct product_low *low; /* or NULL, and */
+    uint16_t *p_panel,
+        *q_panels; /* its own packed; of q one step of K for each panel of the chunk */
 };
 
 /* A strip's rows as tile registers load them: row r of step k of K is at p + k * step + r * ld.
