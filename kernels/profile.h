@@ -32,7 +32,7 @@ LH_MUST_CHECK int kn_profile_new(const struct kn_ops *inner, int threads, kn_pro
                                  struct kn_stream **ret_stream, struct lh_err *reterr);
 
 /* FLOPs a busy second that the registers of one core allow for products of t, measured here in some
- * 50 ms, at the level that LONGHAUL_CPU_ISA leaves; 0 where there is no probe for the processor. */
+ * 100 ms, at the level that LONGHAUL_CPU_ISA leaves; 0 where there is no probe for the processor. */
 double kn_cpu_peak(enum kn_dtype t);
 
 /* How many times as long an operation of attention's forward pass takes as one of a layer's

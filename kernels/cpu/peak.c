@@ -14,6 +14,7 @@
 #ifdef __x86_64__
 #define ROUNDS 200000 /* 1 to 5 ms a probe */
 #define REPEATS 7
+#define TILE_REPEATS 30 /* tile registers take some 20 ms to come up to speed */
 
 static double thread_seconds(void)
 {
@@ -32,8 +33,8 @@ static double thread_seconds(void)
     SUM(op, kind, 3)                                                                               \
     SUM(op, kind, 4)                                                                               \
     SUM(op, kind, 5)                                                                               \
-    SUM(op, kind, 6) SUM(op, kind, 7) SUM(op, kind, 8) SUM(op, kind, 9) SUM(op, kind, 10)          \
-        SUM(op, kind, 11)
+    SUM(op, kind, 6)                                                                               \
+    SUM(op, kind, 7) SUM(op, kind, 8) SUM(op, kind, 9) SUM(op, kind, 10) SUM(op, kind, 11)
 #define PROBE(name, op, kind)                                                                      \
     static void name(void)                                                                         \
     {                                                                                              \
@@ -84,11 +85,11 @@ static void tiles(void)
                      : "cc", "memory");
 }
 
-static double rate(void (*probe)(void), double flop)
+static double rate(void (*probe)(void), int repeats, double flop)
 {
     double best = 0;
 
-    for (int i = 0; i < REPEATS; i++) {
+    for (int i = 0; i < repeats; i++) {
         double s = thread_seconds();
 
         probe();
@@ -106,13 +107,13 @@ double kn_cpu_peak(enum kn_dtype t)
     /* Products of bf16 may be made in fp32, and those of fp32 in bf16: what is fastest is the peak.
      */
     if (isa >= CPU_AVX2)
-        best = rate(fma_ymm, sums * 8 * 2);
+        best = rate(fma_ymm, REPEATS, sums * 8 * 2);
     if (isa >= CPU_AVX512)
-        best = LH_MAX(best, rate(fma_zmm, sums * 16 * 2));
+        best = LH_MAX(best, rate(fma_zmm, REPEATS, sums * 16 * 2));
     if (isa >= CPU_AVX512_BF16 && t == KN_BF16)
-        best = LH_MAX(best, rate(pairs_zmm, sums * 32 * 2));
+        best = LH_MAX(best, rate(pairs_zmm, REPEATS, sums * 32 * 2));
     if (isa >= CPU_AMX) /* one product of fp32 is made of six (split.h) */
-        best = LH_MAX(best, rate(tiles, (double)(ROUNDS / 4) * 4 * 16 * 16 * 32 * 2) /
+        best = LH_MAX(best, rate(tiles, TILE_REPEATS, (double)(ROUNDS / 4) * 4 * 16 * 16 * 32 * 2) /
                                 (t == KN_F32 ? 6 : 1));
     return best;
 }
