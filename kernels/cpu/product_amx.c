@@ -97,16 +97,24 @@ static void product_pack_low_item(void *arg, int64_t item, int thread)
         product_pack_b(j->p_panel, low->p, low->t, 0, low->z.cols, 0, j->K);
 }
 
-/* One step of K of all strips: rows of the stored a are read whole. */
+/* The step of K from k on of the strips of rows [m0, m1), of an a that is stored transposed: its
+ * rows are read from end to end. */
+static void product_pack_turned(const struct product *j, uint16_t *to, int64_t m0, int64_t m1,
+                                int64_t k)
+{
+    int64_t K = product_packed(j, j->k1 - j->k0);
+
+    for (int64_t m = m0; m < m1; m += AMX_STEP)
+        product_pack_a(to + (m - m0) * K + (k - j->k0) * AMX_STEP * j->parts, j->a, true, m,
+                       LH_MIN(AMX_STEP, j->M - m), k, LH_MIN(j->k1, k + AMX_STEP));
+}
+
 static void product_pack_rows_item(void *arg, int64_t item, int thread)
 {
     const struct product *j = arg;
-    int64_t K = product_packed(j, j->k1 - j->k0), k = j->k0 + item * AMX_STEP;
 
     (void)thread;
-    for (int64_t m = j->m0; m < j->m1; m += AMX_STEP)
-        product_pack_a(j->rows + (m - j->m0) * K + (k - j->k0) * AMX_STEP, j->a, true, m,
-                       LH_MIN(AMX_STEP, j->M - m), k, LH_MIN(j->k1, k + AMX_STEP));
+    product_pack_turned(j, j->rows, j->m0, j->m1, j->k0 + item * AMX_STEP);
 }
 
 /* Blocks of columns one after the other, so that a block's panels stay in L2; ITEM_ROWS rows an
@@ -156,11 +164,17 @@ static void product_parts_item(void *arg, int64_t item, int thread)
     int64_t last = LH_MIN(j->m1, first + rows), begin = j->n0 + item / groups * j->cols;
     uint16_t *low = j->s->local[thread].p, *strips = low + rows * AMX_STEP * j->parts;
     float *room = (float *)(strips + rows * K);
-    struct product_part p = {.k0 = j->k0, .k1 = j->k1};
+    struct product_part p = {
+        .k0 = j->k0, .k1 = j->k1, .a = {.ld = AMX_STEP, .step = AMX_BLOCK * j->parts}};
 
     product_amx_begin();
+    for (int64_t k = j->k0; j->ta && k < j->k1; k += AMX_STEP)
+        product_pack_turned(j, strips, first, last, k);
     for (p.m = first; p.m < last; p.m += AMX_STEP) {
-        product_rows(j, &p, strips + (p.m - first) * K);
+        p.a.p = strips + (p.m - first) * K;
+        if (!j->ta)
+            product_pack_a(strips + (p.m - first) * K, j->a, false, p.m,
+                           LH_MIN(AMX_STEP, j->M - p.m), j->k0, j->k1);
         if (j->low)
             product_low_strip(j, &p, begin == 0, room, low + (p.m - first) * AMX_STEP * j->parts);
     }

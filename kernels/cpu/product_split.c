@@ -40,7 +40,8 @@ VEC_INLINE void split_put_turned(uint16_t *to, int64_t stride, vu block[SPLIT_PA
     }
 }
 
-/* One step of 32 rows of an a that is stored transposed. */
+/* One step of 32 rows of an a that is stored transposed. The step after it is asked for: it is 32
+ * rows of memory, too many for the processor to foresee. */
 VEC_INLINE void split_step_turned(bool whole, uint16_t *to, struct kn_mat a, int64_t m,
                                   int64_t m_end, int64_t k, int64_t k1)
 {
@@ -53,6 +54,9 @@ VEC_INLINE void split_step_turned(bool whole, uint16_t *to, struct kn_mat a, int
             split_load_pairs(whole, a, k + 2 * i, k1, m + half, m_end, parts);
             for (int part = 0; part < SPLIT_PARTS; part++)
                 block[part][i] = parts[part];
+            for (int odd = 0; whole && odd < 2; odd++)
+                __builtin_prefetch((const float *)a.p + (k + AMX_STEP + 2 * i + odd) * a.ld + m +
+                                   half);
         }
         split_put_turned(to + half * AMX_STEP, AMX_STEP, block);
     }
