@@ -5,7 +5,8 @@
  * (out of scratch, a wrong shape) stick to the stream and surface at sync(). Ops allocate nothing after they
  * have once run with their largest shapes: scratch comes from the stream and is counted by scratch_bytes().
  * Matrices are F32 or BF16 as their .t says; sums are always in fp32 or wider, statistics (lse, rstd) and
- * gradients of trained parameters are fp32. Same inputs and same thread count or not: same bits.
+ * gradients of trained parameters are fp32. A back end may multiply F32 in parts (cpu/split.h) where that is no
+ * less exact than fp32; infinity may become NaN then. Same inputs and same thread count or not: same bits.
  * "+=" ops add to what is there; "=" ops overwrite and may be given poison.
  */
 #pragma once
