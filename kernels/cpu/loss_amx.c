@@ -62,10 +62,13 @@ static void loss_amx_item(void *arg, int64_t b, int thread)
 
     product_amx_begin();
     for (int64_t t0 = 0; t0 < j->x.rows; t0 += AMX_STEP) {
+        const uint16_t *next = (const uint16_t *)j->room + (t0 + AMX_STEP) * packed;
+
         for (int64_t r = 0; r < loss_rows(j, b); r += AMX_STEP)
             product_multiply(product_parts(j->x.t), AMX_STEP, AMX_STEP, steps, w + r * ld,
                              step == AMX_STEP ? ld : AMX_STEP, step,
-                             (const uint16_t *)j->room + t0 * packed, logits + r * AMX_STEP);
+                             (const uint16_t *)j->room + t0 * packed, logits + r * AMX_STEP,
+                             next + r * packed / (LOSS_ROWS / AMX_STEP));
         j->s->level->loss_block(j, b, logits, AMX_STEP, t0, LH_MIN(AMX_STEP, j->x.rows - t0));
     }
     product_amx_end();

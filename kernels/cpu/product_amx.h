@@ -25,6 +25,8 @@ void product_amx_low(struct kn_stream *s, struct kn_mat c, struct kn_mat a, stru
 
 /* Between product_amx_begin and _end: sums, 32 rows of 32, of a block of up to 32 rows of a and 32
  * columns of a panel, over so many steps of K of so many parts (product_pack.h); row r of step k is
- * at a + k * a_step + r * lda. Counts up to 16 save half of the work. */
+ * at a + k * a_step + r * lda. Counts up to 16 save half of the work. ahead: memory that is asked
+ * for meanwhile, some lines a step, or NULL. */
 void product_multiply(int64_t parts, int64_t rows, int64_t cols, int64_t steps, const uint16_t *a,
-                      int64_t lda, int64_t a_step, const uint16_t *b, float *sums);
+                      int64_t lda, int64_t a_step, const uint16_t *b, float *sums,
+                      const uint16_t *ahead);

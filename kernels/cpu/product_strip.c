@@ -141,11 +141,11 @@ AMX_INLINE void product_block_alone(int64_t parts, int64_t rows, int64_t cols, i
 
 __attribute__((target("amx-tile,amx-bf16"))) void
 product_multiply(int64_t parts, int64_t rows, int64_t cols, int64_t steps, const uint16_t *a,
-                 int64_t lda, int64_t a_step, const uint16_t *b, float *sums)
+                 int64_t lda, int64_t a_step, const uint16_t *b, float *sums, const uint16_t *ahead)
 {
     product_block_alone(parts, rows, cols, steps, (struct product_rows){a, lda, a_step}, b,
                         (struct product_sums){.to = sums, .ld_to = AMX_STEP},
-                        (struct product_beside){0});
+                        (struct product_beside){.ahead = {{(const char *)ahead, AHEAD_BYTES}}});
 }
 
 /* Row r of the block at (m, n), all its columns there: c = alpha * sums + beta * c. */
@@ -335,7 +335,7 @@ void product_low_strip(const struct product *j, const struct product_part *p, bo
                                        : kn_mat(room, KN_F32, AMX_STEP, AMX_STEP);
 
     product_multiply(j->parts, rows, R, product_up(j->K) / AMX_STEP, p->a.p, p->a.ld, p->a.step,
-                     j->p_panel, room);
+                     j->p_panel, room, NULL);
     for (int64_t r = 0; r < AMX_STEP; r++) {
         for (int64_t i = 0; i < AMX_STEP; i += VEC) {
             vf z = *(const vf *)(room + r * AMX_STEP + i) * low->z_scale;
