@@ -29,21 +29,22 @@ void attn_init(struct attn *a)
     a->Dp = (a->D + TILE_STEP - 1) / TILE_STEP * TILE_STEP;
     a->group = a->H / a->KV;
     a->n_tiles = (a->T + TILE_TOKENS - 1) / TILE_TOKENS;
-    a->tile_bytes = (uint64_t)(TILE_TOKENS * a->Dp * tile_element(a->tiles));
+    a->tile_bytes = (uint64_t)(TILE_TOKENS * a->Dp * a->tiles->element);
 }
 
 static bool attn_local_reserve(const struct attn *a)
 {
-    return stream_local(a->s, (uint64_t)TILE_ROWS * 4 * 2 * (uint64_t)(a->Dp + TILE_TOKENS));
+    return stream_local(a->s,
+                        (uint64_t)(TILE_ROWS * (4 + a->tiles->element) * (a->Dp + TILE_TOKENS)));
 }
 
 static struct attn_local attn_local(const struct attn *a, int thread)
 {
-    float *p = a->s->local[thread].p;
-    int64_t wide = TILE_ROWS * a->Dp, tokens = TILE_ROWS * TILE_TOKENS;
+    float *s = a->s->local[thread].p, *out = s + TILE_ROWS * TILE_TOKENS;
+    char *w = (char *)(out + TILE_ROWS * a->Dp);
 
     return (struct attn_local){
-        .s = p, .w = p + tokens, .a = p + 2 * tokens, .out = p + 2 * tokens + wide};
+        .s = s, .out = out, .w = w, .a = w + TILE_ROWS * TILE_TOKENS * a->tiles->element};
 }
 
 static void attention_pack_item(void *arg, int64_t item, int thread)
@@ -56,10 +57,10 @@ static void attention_pack_item(void *arg, int64_t item, int thread)
     (void)thread;
     attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
     attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_K, FWD_KINDS), a->Dp,
-                         attn_head(a->k, j0, n, a->kv0 + i, a->D));
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_V, FWD_KINDS), a->Dp,
-                    attn_head(a->v, j0, n, a->kv0 + i, a->D));
+    a->tiles->pack->transposed(a->tiles, attn_packed(a, i, t, PACK_K, FWD_KINDS), a->Dp,
+                               attn_head(a->k, j0, n, a->kv0 + i, a->D));
+    a->tiles->pack->plain(a->tiles, attn_packed(a, i, t, PACK_V, FWD_KINDS), a->Dp,
+                          attn_head(a->v, j0, n, a->kv0 + i, a->D));
 }
 
 static void attention_fwd_block(const struct attn *a, const struct attn_local *l, int64_t h,
@@ -71,7 +72,7 @@ static void attention_fwd_block(const struct attn *a, const struct attn_local *l
     struct softmax_rows rows;
 
     softmax_start(&rows);
-    tile_pack_a(a->tiles, l->a, a->Dp, attn_head(a->q, r0, n, h, a->D));
+    a->tiles->pack->a(a->tiles, l->a, a->Dp, attn_head(a->q, r0, n, h, a->D));
     attn_prefetch(a->q, r0 + TILE_ROWS, TILE_ROWS, h, a->D);
     attn_prefetch(a->o, r0, TILE_ROWS, h, a->D);
     for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {

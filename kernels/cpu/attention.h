@@ -116,9 +116,9 @@ static inline void attn_scores(const struct attn *a, float *s, const void *rows,
 static inline void attn_weigh(const struct attn *a, float *out, const void *w, const char *tile,
                               struct attn_span n, bool add)
 {
-    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * tile_element(a->tiles),
-                      TILE_TOKENS, tile + tile_panel(a->tiles, n.n0) * 4,
-                      tile_panel(a->tiles, TILE_TOKENS), out, a->Dp, add);
+    a->tiles->product(a->Dp, n.n1 - n.n0, (const char *)w + n.n0 * a->tiles->element, TILE_TOKENS,
+                      tile + tile_panel(a->tiles, n.n0) * 4, tile_panel(a->tiles, TILE_TOKENS), out,
+                      a->Dp, add);
 }
 
 /* One block of the forward pass between its two products: from scores to weights. s: scores of

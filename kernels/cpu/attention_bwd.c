@@ -42,9 +42,9 @@ static void bwd_pack_kv(const struct attn *a, int64_t i, int64_t t)
 
     attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
     attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
+    a->tiles->pack->transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
+    a->tiles->pack->transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
+    a->tiles->pack->plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
 }
 
 /* With its statistics: delta = rowsum(dO o O). */
@@ -58,8 +58,8 @@ static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
     attn_prefetch(a->d_o, i0, n, h, a->D);
     attn_prefetch(a->q, i0, n, h, a->D);
     attn_prefetch(a->o, i0, n, h, a->D);
-    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp, d_o);
-    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp, q);
+    a->tiles->pack->a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp, d_o);
+    a->tiles->pack->a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp, q);
     for (int64_t r = 0; r < TILE_TOKENS; r++) {
         b->lse2[at + r] = r < n ? b->lse[h * a->T + i0 + r] * (float)M_LOG2E : 0.0f;
         b->delta[at + r] =

@@ -11,30 +11,40 @@
 
 bool bwd_local_reserve(const struct attn *a)
 {
-    return stream_local(a->s, 4 * (uint64_t)(2 * TILE_ROWS * (a->Dp + TILE_STEP) +
-                                             (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS));
+    int64_t operands = 2 * TILE_ROWS * a->Dp + (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS;
+
+    return stream_local(a->s,
+                        (uint64_t)(2 * TILE_ROWS * TILE_STEP * 4 + operands * a->tiles->element));
 }
 
 struct bwd_local bwd_local_of(const struct attn *a, int thread)
 {
-    float *p = a->s->local[thread].p, *s = p + 2 * TILE_ROWS * a->Dp;
-    float *ds = s + 2 * TILE_ROWS * TILE_STEP, *p_b = ds + TILE_ROWS * TILE_TOKENS;
+    int64_t element = a->tiles->element;
+    float *s = a->s->local[thread].p, *dp = s + TILE_ROWS * TILE_STEP;
+    char *q = (char *)(dp + TILE_ROWS * TILE_STEP), *d_o = q + TILE_ROWS * a->Dp * element;
+    char *ds = d_o + TILE_ROWS * a->Dp * element, *p_b = ds + TILE_ROWS * TILE_TOKENS * element;
 
-    return (struct bwd_local){.a = {p, p + TILE_ROWS * a->Dp},
+    return (struct bwd_local){.a = {q, d_o},
                               .s = s,
-                              .dp = s + TILE_ROWS * TILE_STEP,
+                              .dp = dp,
                               .ds = ds,
-                              .p_b = (char *)p_b,
-                              .ds_b = (char *)(p_b + TILE_TOKENS * TILE_TOKENS)};
+                              .p_b = p_b,
+                              .ds_b = p_b + TILE_TOKENS * TILE_TOKENS * element};
 }
 
-/* Rows as the a of a product: where they are if they have its form, else copied. */
-static struct kn_mat bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
+/* The a of a product. */
+struct bwd_rows {
+    const void *p;
+    int64_t ld;
+};
+
+/* Where they are if they have its form, else copied. */
+static struct bwd_rows bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
 {
-    if (x.rows == TILE_ROWS && x.cols == a->Dp && (x.t == KN_BF16) == a->tiles->pairs)
-        return x;
-    tile_pack_a(a->tiles, copy, a->Dp, x);
-    return kn_mat(copy, a->tiles->pairs ? KN_BF16 : KN_F32, TILE_ROWS, a->Dp);
+    if (x.rows == TILE_ROWS && x.cols == a->Dp && a->tiles->form != TILE_SPLIT)
+        return (struct bwd_rows){x.p, x.ld};
+    a->tiles->pack->a(a->tiles, copy, a->Dp, x);
+    return (struct bwd_rows){copy, a->Dp};
 }
 
 /* TILE_ROWS queries from r0 of the tile on: their weights, and dq. */
@@ -49,7 +59,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;
-    struct kn_mat q, d_o;
+    struct bwd_rows q, d_o;
 
     if (span.n0 >= span.n1)
         return;
@@ -66,7 +76,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     d_o = bwd_operand(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
     for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
         int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
-        struct softmax_out out = {.ds = (char *)l->ds + c * tile_element(a->tiles),
+        struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
                                   .p_b = l->p_b + row,
                                   .ds_b = l->ds_b + row};
 
@@ -92,7 +102,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
 static void bwd_square_cols(const struct attn *a, const struct bwd_square *sq, float *sums,
                             const char *rows, const char *weights, bool add)
 {
-    int64_t element = tile_element(a->tiles), tall = tile_panel(a->tiles, TILE_TOKENS);
+    int64_t element = a->tiles->element, tall = tile_panel(a->tiles, TILE_TOKENS);
 
     for (int64_t p = 0; p < BWD_PANELS; p++) {
         const char *from = weights + (p * tall + tile_panel(a->tiles, sq->first[p])) * 4;
