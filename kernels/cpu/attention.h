@@ -34,14 +34,6 @@ struct attn {
     char *packed;
 };
 
-/* One thread's scratch of the forward pass: a block of TILE_ROWS rows. */
-struct attn_local {
-    void *a;    /* x Dp: operand */
-    float *s;   /* x TILE_TOKENS: scores */
-    void *w;    /* x TILE_TOKENS: weights, as operand */
-    float *out; /* x Dp: sums */
-};
-
 /* A few queries without packing, one row of one head an item (attention_row.c). */
 void attention_rows(struct attn *a);
 

@@ -48,6 +48,7 @@
 #define softmax_forward LEVEL(softmax_forward)
 #define softmax_rescale LEVEL(softmax_rescale)
 #define softmax_start LEVEL(softmax_start)
+#define tile_amx_awake LEVEL(tile_amx_awake)
 #define tile_amx_begin LEVEL(tile_amx_begin)
 #define tile_amx_end LEVEL(tile_amx_end)
 #define tile_ops_for LEVEL(tile_ops_for)

@@ -133,17 +133,37 @@ static void tile_nothing(void)
 
 static const struct tile_pack pack_words = {words_a, words_transposed, words_plain,
                                             words_a_transposed};
-static const struct tile_ops tile_wide = {TILE_WIDE,    4,           &pack_words, tile_product_wide,
-                                          tile_nothing, tile_nothing};
+static const struct tile_ops tile_wide = {.form = TILE_WIDE,
+                                          .element = 4,
+                                          .pack = &pack_words,
+                                          .product = tile_product_wide,
+                                          .begin = tile_nothing,
+                                          .awake = tile_nothing,
+                                          .end = tile_nothing};
 #ifdef __AVX512BF16__
 static const struct tile_pack pack_split = {tile_split_a, tile_split_transposed, tile_split_plain,
                                             tile_split_a_transposed};
-static const struct tile_ops tile_pairs = {
-    TILE_PAIRS, 2, &pack_words, tile_product_pairs, tile_nothing, tile_nothing};
-static const struct tile_ops tile_amx = {TILE_PAIRS,     2,           &pack_words, tile_product_amx,
-                                         tile_amx_begin, tile_amx_end};
-static const struct tile_ops tile_split = {TILE_SPLIT,         SPLIT_BYTES,    &pack_split,
-                                           tile_product_split, tile_amx_begin, tile_amx_end};
+static const struct tile_ops tile_pairs = {.form = TILE_PAIRS,
+                                           .element = 2,
+                                           .pack = &pack_words,
+                                           .product = tile_product_pairs,
+                                           .begin = tile_nothing,
+                                           .awake = tile_nothing,
+                                           .end = tile_nothing};
+static const struct tile_ops tile_amx = {.form = TILE_PAIRS,
+                                         .element = 2,
+                                         .pack = &pack_words,
+                                         .product = tile_product_amx,
+                                         .begin = tile_amx_begin,
+                                         .awake = tile_amx_awake,
+                                         .end = tile_amx_end};
+static const struct tile_ops tile_split = {.form = TILE_SPLIT,
+                                           .element = SPLIT_BYTES,
+                                           .pack = &pack_split,
+                                           .product = tile_product_split,
+                                           .begin = tile_amx_begin,
+                                           .awake = tile_amx_awake,
+                                           .end = tile_amx_end};
 #endif
 
 const struct tile_ops *tile_ops_for(enum cpu_isa isa, enum kn_dtype t)

@@ -51,6 +51,7 @@ struct tile_ops {
     tile_product_fn *product;
     void (*begin)(void); /* before a thread's first product of an item, */
     void (*end)(void);   /* and after its last: tile registers are set up and let go */
+    void (*awake)(void); /* to be called every 0.3 us of other work between products */
 };
 
 /* The best this processor has for matrices of type t. */

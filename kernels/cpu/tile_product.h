@@ -16,6 +16,7 @@ tile_product_fn tile_product_wide;
 tile_product_fn tile_product_pairs, tile_product_amx, tile_product_split;
 void tile_amx_begin(void);
 void tile_amx_end(void);
+void tile_amx_awake(void);
 
 tile_pack_fn tile_split_a, tile_split_transposed, tile_split_plain, tile_split_a_transposed;
 #endif
