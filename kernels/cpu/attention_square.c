@@ -38,10 +38,13 @@ struct bwd_rows {
     int64_t ld;
 };
 
-/* Where they are if they have its form, else copied. */
-static struct bwd_rows bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
+/* Where they are if they have its form, else copied. packed: those of the split form. */
+static struct bwd_rows bwd_operand(const struct attn *a, const char *packed, void *copy,
+                                   struct kn_mat x)
 {
-    if (x.rows == TILE_ROWS && x.cols == a->Dp && a->tiles->form != TILE_SPLIT)
+    if (a->tiles->form == TILE_SPLIT)
+        return (struct bwd_rows){packed, a->Dp};
+    if (x.rows == TILE_ROWS && x.cols == a->Dp)
         return (struct bwd_rows){x.p, x.ld};
     a->tiles->pack->a(a->tiles, copy, a->Dp, x);
     return (struct bwd_rows){copy, a->Dp};
@@ -59,6 +62,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;
+    int64_t packed = r0 * a->Dp * a->tiles->element;
     struct bwd_rows q, d_o;
 
     if (span.n0 >= span.n1)
@@ -72,8 +76,10 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
         rows.lo[r] = (int32_t)(begin[i] - j0);
         rows.hi[r] = (int32_t)(i - j0);
     }
-    q = bwd_operand(a, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
-    d_o = bwd_operand(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
+    q = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_Q) + packed, l->a[0],
+                    attn_head(a->q, i0, n, sq->h, a->D));
+    d_o = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_DO) + packed, l->a[1],
+                      attn_head(a->d_o, i0, n, sq->h, a->D));
     for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
         int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
         struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
