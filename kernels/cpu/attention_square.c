@@ -44,7 +44,7 @@ static struct bwd_rows bwd_operand(const struct attn *a, const char *packed, voi
 {
     if (a->tiles->form == TILE_SPLIT)
         return (struct bwd_rows){packed, a->Dp};
-    if (x.rows == TILE_ROWS && x.cols == a->Dp)
+    if (x.rows == TILE_ROWS && x.cols == a->Dp && (int64_t)kn_dtype_bytes(x.t) == a->tiles->element)
         return (struct bwd_rows){x.p, x.ld};
     a->tiles->pack->a(a->tiles, copy, a->Dp, x);
     return (struct bwd_rows){copy, a->Dp};
