@@ -67,7 +67,9 @@ VEC_INLINE void softmax_put(enum tile_form form, void *to, int64_t at, vf x, vf 
 
 VEC_INLINE vf softmax_exp2(enum tile_form form, vf x)
 {
-    return form == TILE_PAIRS ? vf_exp2_coarse(x) : vf_exp2(x);
+    if (form == TILE_WIDE)
+        return vf_exp2(x);
+    return form == TILE_PAIRS ? vf_exp2_coarse(x) : vf_exp2_floor(x);
 }
 
 /* x where row r sees column n + lane, else other. */

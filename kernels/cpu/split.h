@@ -51,7 +51,8 @@ VEC_INLINE void split_join(const vu even[SPLIT_PARTS], const vu odd[SPLIT_PARTS]
                            vu ret[SPLIT_PARTS])
 {
     for (int i = 0; i < SPLIT_PARTS; i++)
-        ret[i] = even[i] >> 16 | (odd[i] & 0xffff0000u);
+        ret[i] =
+            (vu)_mm512_mask_blend_epi16(0xaaaaaaaau, (__m512i)(even[i] >> 16), (__m512i)odd[i]);
 }
 
 /* Two rows as pairs of their parts. */
