@@ -14,14 +14,14 @@ bool bwd_local_reserve(const struct attn *a)
     int64_t operands = 2 * TILE_ROWS * a->Dp + (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS;
 
     return stream_local(a->s,
-                        (uint64_t)(2 * TILE_ROWS * TILE_STEP * 4 + operands * a->tiles->element));
+                        (uint64_t)(2 * TILE_ROWS * TILE_TOKENS * 4 + operands * a->tiles->element));
 }
 
 struct bwd_local bwd_local_of(const struct attn *a, int thread)
 {
     int64_t element = a->tiles->element;
-    float *s = a->s->local[thread].p, *dp = s + TILE_ROWS * TILE_STEP;
-    char *q = (char *)(dp + TILE_ROWS * TILE_STEP), *d_o = q + TILE_ROWS * a->Dp * element;
+    float *s = a->s->local[thread].p, *dp = s + TILE_ROWS * TILE_TOKENS;
+    char *q = (char *)(dp + TILE_ROWS * TILE_TOKENS), *d_o = q + TILE_ROWS * a->Dp * element;
     char *ds = d_o + TILE_ROWS * a->Dp * element, *p_b = ds + TILE_ROWS * TILE_TOKENS * element;
 
     return (struct bwd_local){.a = {q, d_o},
@@ -59,7 +59,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
     int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
-    int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
+    int64_t tall = tile_panel(a->tiles, TILE_TOKENS);
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;
     int64_t packed = r0 * a->Dp * a->tiles->element;
@@ -80,19 +80,17 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
                     attn_head(a->q, i0, n, sq->h, a->D));
     d_o = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_DO) + packed, l->a[1],
                       attn_head(a->d_o, i0, n, sq->h, a->D));
+    attn_scores(a, l->s, q.p, q.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS), span);
+    attn_scores(a, l->dp, d_o.p, d_o.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS), span);
     for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
         int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
         struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
                                   .p_b = l->p_b + row,
                                   .ds_b = l->ds_b + row};
 
-        a->tiles->product(TILE_STEP, a->Dp, q.p, q.ld,
-                          attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS) + p * panel * 4,
-                          panel, l->s, TILE_STEP, false);
-        a->tiles->product(TILE_STEP, a->Dp, d_o.p, d_o.ld,
-                          attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS) + p * panel * 4,
-                          panel, l->dp, TILE_STEP, false);
-        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s, l->dp, out,
+        if (c > span.n0)
+            a->tiles->awake();
+        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s + c, l->dp + c, out,
                          a->scale * (float)M_LOG2E);
         if (sq->end[p] == 0)
             sq->first[p] = r0;
