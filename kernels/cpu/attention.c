@@ -9,8 +9,9 @@
 #include <math.h>
 
 #define FWD_ROWS 128 /* queries of one item */
-#define FWD_BAND 32  /* chunks of a head at least before the next head's: 4096 tokens */
-#define FWD_ITEMS 4  /* of a thread in a band */
+#define FWD_BLOCKS (FWD_ROWS / TILE_ROWS)
+#define FWD_BAND 32 /* chunks of a head at least before the next head's: 4096 tokens */
+#define FWD_ITEMS 4 /* of a thread in a band */
 #define CACHED_ROWS_FEW                                                                            \
     8 /* up to so many queries are faster one by one: packing reads all keys                       \
        */
@@ -29,21 +30,30 @@ void attn_init(struct attn *a)
     a->Dp = (a->D + TILE_STEP - 1) / TILE_STEP * TILE_STEP;
     a->group = a->H / a->KV;
     a->n_tiles = (a->T + TILE_TOKENS - 1) / TILE_TOKENS;
-    a->tile_bytes = (uint64_t)(TILE_TOKENS * a->Dp * tile_element(a->tiles));
+    a->tile_bytes = (uint64_t)(TILE_TOKENS * a->Dp * a->tiles->element);
 }
 
-static bool attn_local_reserve(const struct attn *a)
+/* One thread's scratch: FWD_BLOCKS blocks of TILE_ROWS rows. */
+struct fwd_local {
+    char *a;    /* x Dp each: operands */
+    float *out; /* x Dp each: sums */
+    float *s;   /* TILE_ROWS x TILE_TOKENS: scores */
+    void *w;    /* TILE_ROWS x TILE_TOKENS: weights, as operand */
+};
+
+static bool fwd_local_reserve(const struct attn *a)
 {
-    return stream_local(a->s, (uint64_t)TILE_ROWS * 4 * 2 * (uint64_t)(a->Dp + TILE_TOKENS));
+    return stream_local(
+        a->s, (uint64_t)(TILE_ROWS * (4 + a->tiles->element) * (FWD_BLOCKS * a->Dp + TILE_TOKENS)));
 }
 
-static struct attn_local attn_local(const struct attn *a, int thread)
+static struct fwd_local fwd_local_of(const struct attn *a, int thread)
 {
-    float *p = a->s->local[thread].p;
-    int64_t wide = TILE_ROWS * a->Dp, tokens = TILE_ROWS * TILE_TOKENS;
+    float *s = a->s->local[thread].p, *out = s + TILE_ROWS * TILE_TOKENS;
+    char *w = (char *)(out + FWD_ROWS * a->Dp);
 
-    return (struct attn_local){
-        .s = p, .w = p + tokens, .a = p + 2 * tokens, .out = p + 2 * tokens + wide};
+    return (struct fwd_local){
+        .s = s, .out = out, .w = w, .a = w + TILE_ROWS * TILE_TOKENS * a->tiles->element};
 }
 
 static void attention_pack_item(void *arg, int64_t item, int thread)
@@ -56,59 +66,85 @@ static void attention_pack_item(void *arg, int64_t item, int thread)
     (void)thread;
     attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
     attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_K, FWD_KINDS), a->Dp,
-                         attn_head(a->k, j0, n, a->kv0 + i, a->D));
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_V, FWD_KINDS), a->Dp,
-                    attn_head(a->v, j0, n, a->kv0 + i, a->D));
+    a->tiles->pack->transposed(a->tiles, attn_packed(a, i, t, PACK_K, FWD_KINDS), a->Dp,
+                               attn_head(a->k, j0, n, a->kv0 + i, a->D));
+    a->tiles->pack->plain(a->tiles, attn_packed(a, i, t, PACK_V, FWD_KINDS), a->Dp,
+                          attn_head(a->v, j0, n, a->kv0 + i, a->D));
 }
 
-static void attention_fwd_block(const struct attn *a, const struct attn_local *l, int64_t h,
-                                int64_t r0)
-{
-    int64_t n = LH_MIN(TILE_ROWS, a->q.rows - r0), i0 = a->q0 + r0, last = i0 + n - 1;
-    int64_t first = a->seg ? attn_begin(a, h)[i0] : 0, cut = a->seg ? attn_begin(a, h)[last] : 0;
-    int64_t t_first = first / TILE_TOKENS, kv = h / a->group - a->kv0;
+/* A block of TILE_ROWS queries of a head, as it walks over its tiles of keys. */
+struct fwd_block {
+    const void *a;
+    float *out;
+    int64_t r0, n, first, last; /* rows from r0 on, n of them; keys that some row sees */
+    int64_t cut;                /* where the last row's keys begin */
     struct softmax_rows rows;
+};
 
-    softmax_start(&rows);
-    tile_pack_a(a->tiles, l->a, a->Dp, attn_head(a->q, r0, n, h, a->D));
-    attn_prefetch(a->q, r0 + TILE_ROWS, TILE_ROWS, h, a->D);
-    attn_prefetch(a->o, r0, TILE_ROWS, h, a->D);
-    for (int64_t t = t_first; t <= last / TILE_TOKENS; t++) {
-        int64_t j0 = t * TILE_TOKENS;
-        struct attn_span span = attn_span(j0, first, last);
+static void fwd_block_begin(const struct attn *a, const struct fwd_local *l, int64_t h, int64_t i,
+                            struct fwd_block *b)
+{
+    int64_t i0 = a->q0 + b->r0;
+    char *rows = l->a + i * TILE_ROWS * a->Dp * a->tiles->element;
 
-        attn_span_open(&span, i0, j0, cut);
-        for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
-            int64_t i = LH_MIN(i0 + r, last);
-
-            rows.lo[r] = (int32_t)((a->seg ? attn_begin(a, h)[i] : 0) - j0);
-            rows.hi[r] = (int32_t)(i - j0);
-        }
-        attn_scores(a, l->s, l->a, attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
-        softmax_forward(a->tiles, &rows, l->s, l->w, span, a->scale * (float)M_LOG2E);
-        if (t > t_first)
-            softmax_rescale(&rows, l->out, a->Dp);
-        attn_weigh(a, l->out, l->w, attn_packed(a, kv, t, PACK_V, FWD_KINDS), span, t > t_first);
-    }
-    softmax_finish(&rows, l->out, a->Dp, attn_head(a->o, r0, n, h, a->D),
-                   a->lse ? a->lse + h * a->T + r0 : NULL);
+    b->a = rows;
+    b->out = l->out + i * TILE_ROWS * a->Dp;
+    b->n = LH_MIN(TILE_ROWS, a->q.rows - b->r0);
+    b->last = i0 + b->n - 1;
+    b->first = a->seg ? attn_begin(a, h)[i0] : 0;
+    b->cut = a->seg ? attn_begin(a, h)[b->last] : 0;
+    softmax_start(&b->rows);
+    a->tiles->pack->a(a->tiles, rows, a->Dp, attn_head(a->q, b->r0, b->n, h, a->D));
+    attn_prefetch(a->q, b->r0 + TILE_ROWS, TILE_ROWS, h, a->D);
 }
 
+static void fwd_block_tile(const struct attn *a, const struct fwd_local *l, int64_t h, int64_t t,
+                           struct fwd_block *b)
+{
+    int64_t j0 = t * TILE_TOKENS, i0 = a->q0 + b->r0, kv = h / a->group - a->kv0;
+    struct attn_span span = attn_span(j0, b->first, b->last);
+    bool add = t > b->first / TILE_TOKENS;
+
+    attn_span_open(&span, i0, j0, b->cut);
+    for (int64_t r = 0; span.open < span.n1 && r < TILE_ROWS; r++) {
+        int64_t i = LH_MIN(i0 + r, b->last);
+
+        b->rows.lo[r] = (int32_t)((a->seg ? attn_begin(a, h)[i] : 0) - j0);
+        b->rows.hi[r] = (int32_t)(i - j0);
+    }
+    attn_scores(a, l->s, b->a, a->Dp, attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
+    softmax_forward(a->tiles, &b->rows, l->s, l->w, span, a->scale * (float)M_LOG2E);
+    if (add)
+        softmax_rescale(&b->rows, b->out, a->Dp);
+    attn_weigh(a, b->out, l->w, attn_packed(a, kv, t, PACK_V, FWD_KINDS), span, add);
+}
+
+/* The blocks take a tile of keys in turns, so that it comes from L3 once for all of them. */
 static void attention_fwd_item(void *arg, int64_t item, int thread)
 {
     const struct attn_fwd *f = arg;
     const struct attn *a = &f->a;
-    struct attn_local l = attn_local(a, thread);
-    int64_t i = item / f->n_chunks, at = item % f->n_chunks;
+    struct fwd_local l = fwd_local_of(a, thread);
+    struct fwd_block block[FWD_BLOCKS];
+    int64_t i = item / f->n_chunks, at = item % f->n_chunks, h = a->kv0 * a->group + i, n = 0;
     /* Later queries cost more: every other head runs backwards, so that no thread gets all the long
      * ones. */
-    int64_t chunk = f->chunk0 + (i % 2 == 0 ? at : f->n_chunks - 1 - at);
+    int64_t chunk = f->chunk0 + (i % 2 == 0 ? at : f->n_chunks - 1 - at), first = a->n_tiles;
 
     a->tiles->begin();
     for (int64_t r0 = chunk * FWD_ROWS; r0 < LH_MIN(a->q.rows, (chunk + 1) * FWD_ROWS);
-         r0 += TILE_ROWS)
-        attention_fwd_block(a, &l, a->kv0 * a->group + i, r0);
+         r0 += TILE_ROWS, n++) {
+        block[n].r0 = r0;
+        fwd_block_begin(a, &l, h, n, &block[n]);
+        first = LH_MIN(first, block[n].first / TILE_TOKENS);
+    }
+    for (int64_t t = first; n > 0 && t <= block[n - 1].last / TILE_TOKENS; t++)
+        for (struct fwd_block *b = block; b < block + n; b++)
+            if (b->first / TILE_TOKENS <= t && t <= b->last / TILE_TOKENS)
+                fwd_block_tile(a, &l, h, t, b);
+    for (struct fwd_block *b = block; b < block + n; b++)
+        softmax_finish(&b->rows, b->out, a->Dp, attn_head(a->o, b->r0, b->n, h, a->D),
+                       a->lse ? a->lse + h * a->T + b->r0 : NULL);
     a->tiles->end();
 }
 
@@ -142,7 +178,7 @@ static void attention_forward(const struct attn *call)
     head_bytes = (uint64_t)a->n_tiles * FWD_KINDS * a->tile_bytes;
     round = (int64_t)LH_MAX(1, LH_MIN((uint64_t)a->KV, ATTN_PACK_MAX / LH_MAX(head_bytes, 1)));
     a->packed = stream_shared(a->s, (uint64_t)round * head_bytes);
-    if (!a->packed || !attn_local_reserve(a))
+    if (!a->packed || !fwd_local_reserve(a))
         return;
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += round) {
         a->n_kv = LH_MIN(round, a->KV - a->kv0);

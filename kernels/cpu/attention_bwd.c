@@ -42,9 +42,9 @@ static void bwd_pack_kv(const struct attn *a, int64_t i, int64_t t)
 
     attn_prefetch(a->k, j0, n, a->kv0 + i, a->D);
     attn_prefetch(a->v, j0, n, a->kv0 + i, a->D);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
-    tile_pack_transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
-    tile_pack_plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
+    a->tiles->pack->transposed(a->tiles, attn_packed(a, i, t, PACK_KT, KV_KINDS), a->Dp, k);
+    a->tiles->pack->transposed(a->tiles, attn_packed(a, i, t, PACK_VT, KV_KINDS), a->Dp, v);
+    a->tiles->pack->plain(a->tiles, attn_packed(a, i, t, PACK_K, KV_KINDS), a->Dp, k);
 }
 
 /* With its statistics: delta = rowsum(dO o O). */
@@ -58,8 +58,16 @@ static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
     attn_prefetch(a->d_o, i0, n, h, a->D);
     attn_prefetch(a->q, i0, n, h, a->D);
     attn_prefetch(a->o, i0, n, h, a->D);
-    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp, d_o);
-    tile_pack_a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp, q);
+    a->tiles->pack->a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_DOA), a->Dp, d_o);
+    a->tiles->pack->a_transposed(a->tiles, bwd_packed_q(b, i, t, PACK_QA), a->Dp, q);
+    for (int64_t r = 0; a->tiles->form == TILE_SPLIT && r < n; r += TILE_ROWS) {
+        int64_t at_row = r * a->Dp * a->tiles->element, rows = LH_MIN(TILE_ROWS, n - r);
+
+        a->tiles->pack->a(a->tiles, bwd_packed_q(b, i, t, PACK_Q) + at_row, a->Dp,
+                          kn_rows(q, r, rows));
+        a->tiles->pack->a(a->tiles, bwd_packed_q(b, i, t, PACK_DO) + at_row, a->Dp,
+                          kn_rows(d_o, r, rows));
+    }
     for (int64_t r = 0; r < TILE_TOKENS; r++) {
         b->lse2[at + r] = r < n ? b->lse[h * a->T + i0 + r] * (float)M_LOG2E : 0.0f;
         b->delta[at + r] =
@@ -211,7 +219,8 @@ static void attention_backward(struct attn_bwd *b)
     padded = a->n_tiles * TILE_TOKENS;
     sum = (uint64_t)(padded * a->Dp) * sizeof(float);
     kv_bytes = (uint64_t)(a->n_tiles * KV_KINDS) * a->tile_bytes + 2 * sum;
-    q_bytes = (uint64_t)(a->n_tiles * Q_KINDS) * a->tile_bytes + sum +
+    b->q_kinds = a->tiles->form == TILE_SPLIT ? 4 : 2;
+    q_bytes = (uint64_t)(a->n_tiles * b->q_kinds) * a->tile_bytes + sum +
               (uint64_t)(2 * padded) * sizeof(float);
     b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
     kv = 1 + BWD_ITEMS * a->s->threads / LH_MAX(1, b->n_chunks);
@@ -223,7 +232,7 @@ static void attention_backward(struct attn_bwd *b)
         return;
     a->packed = p;
     b->q_packed = p + (uint64_t)(kv * a->n_tiles * KV_KINDS) * a->tile_bytes;
-    b->dk = (float *)(b->q_packed + (uint64_t)(q * a->n_tiles * Q_KINDS) * a->tile_bytes);
+    b->dk = (float *)(b->q_packed + (uint64_t)(q * a->n_tiles * b->q_kinds) * a->tile_bytes);
     b->dv = b->dk + kv * padded * a->Dp;
     b->dq = b->dv + kv * padded * a->Dp;
     b->lse2 = b->dq + q * padded * a->Dp;

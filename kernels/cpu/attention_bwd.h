@@ -7,7 +7,8 @@
 #define BWD_PANELS (TILE_TOKENS / TILE_STEP)
 
 enum { PACK_KT, PACK_VT, PACK_K, KV_KINDS }; /* of a kv head */
-enum { PACK_QA, PACK_DOA, Q_KINDS };         /* of a query head: transposed, plain rows */
+/* Of a query head: transposed, as plain rows; and in the split form also as they are. */
+enum { PACK_QA, PACK_DOA, PACK_Q, PACK_DO };
 
 struct attn_bwd {
     struct attn a;
@@ -15,7 +16,8 @@ struct attn_bwd {
     int64_t n_chunks, phases[2];        /* phases: of the two classes of heads */
     int64_t chunk0, phase;              /* the band and the phase that are run now */
     int64_t kv_round, g_round, g0, n_g; /* query heads packed now: those from g0 on of each group */
-    char *q_packed;                     /* like a.packed, for query heads */
+    int64_t q_kinds;
+    char *q_packed;      /* like a.packed, for query heads */
     float *dq, *dk, *dv; /* sums of packed heads by tile: (TILE_TOKENS, Dp); dk, dv in panels of
                             keys, each (Dp, TILE_STEP) */
     float *lse2, *delta; /* (n packed heads, whole tiles): lse in powers of two; zeros past T */
@@ -23,8 +25,8 @@ struct attn_bwd {
 
 /* One thread's scratch. */
 struct bwd_local {
-    void *a[2];       /* TILE_ROWS x Dp: operands */
-    float *s, *dp;    /* TILE_ROWS x TILE_STEP: products */
+    void *a[2];       /* TILE_ROWS x Dp: operands; not in the split form */
+    float *s, *dp;    /* TILE_ROWS x TILE_TOKENS: products */
     void *ds;         /* TILE_ROWS x TILE_TOKENS: operand */
     char *p_b, *ds_b; /* TILE_TOKENS x TILE_TOKENS in panels: packed operands */
 };
@@ -37,7 +39,7 @@ static inline float *bwd_sums(const struct attn *a, float *sums, int64_t i, int6
 
 static inline char *bwd_packed_q(const struct attn_bwd *b, int64_t i, int64_t t, int64_t kind)
 {
-    return b->q_packed + (uint64_t)((i * b->a.n_tiles + t) * Q_KINDS + kind) * b->a.tile_bytes;
+    return b->q_packed + (uint64_t)((i * b->a.n_tiles + t) * b->q_kinds + kind) * b->a.tile_bytes;
 }
 
 /* A square: tile tq of a query head (the q_i-th packed, number h) by tile tk of its kv head (the

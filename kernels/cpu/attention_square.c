@@ -11,30 +11,43 @@
 
 bool bwd_local_reserve(const struct attn *a)
 {
-    return stream_local(a->s, 4 * (uint64_t)(2 * TILE_ROWS * (a->Dp + TILE_STEP) +
-                                             (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS));
+    int64_t operands = 2 * TILE_ROWS * a->Dp + (TILE_ROWS + 2 * TILE_TOKENS) * TILE_TOKENS;
+
+    return stream_local(a->s,
+                        (uint64_t)(2 * TILE_ROWS * TILE_TOKENS * 4 + operands * a->tiles->element));
 }
 
 struct bwd_local bwd_local_of(const struct attn *a, int thread)
 {
-    float *p = a->s->local[thread].p, *s = p + 2 * TILE_ROWS * a->Dp;
-    float *ds = s + 2 * TILE_ROWS * TILE_STEP, *p_b = ds + TILE_ROWS * TILE_TOKENS;
+    int64_t element = a->tiles->element;
+    float *s = a->s->local[thread].p, *dp = s + TILE_ROWS * TILE_TOKENS;
+    char *q = (char *)(dp + TILE_ROWS * TILE_TOKENS), *d_o = q + TILE_ROWS * a->Dp * element;
+    char *ds = d_o + TILE_ROWS * a->Dp * element, *p_b = ds + TILE_ROWS * TILE_TOKENS * element;
 
-    return (struct bwd_local){.a = {p, p + TILE_ROWS * a->Dp},
+    return (struct bwd_local){.a = {q, d_o},
                               .s = s,
-                              .dp = s + TILE_ROWS * TILE_STEP,
+                              .dp = dp,
                               .ds = ds,
-                              .p_b = (char *)p_b,
-                              .ds_b = (char *)(p_b + TILE_TOKENS * TILE_TOKENS)};
+                              .p_b = p_b,
+                              .ds_b = p_b + TILE_TOKENS * TILE_TOKENS * element};
 }
 
-/* Rows as the a of a product: where they are if they have its form, else copied. */
-static struct kn_mat bwd_operand(const struct attn *a, void *copy, struct kn_mat x)
+/* The a of a product. */
+struct bwd_rows {
+    const void *p;
+    int64_t ld;
+};
+
+/* Where they are if they have its form, else copied. packed: those of the split form. */
+static struct bwd_rows bwd_operand(const struct attn *a, const char *packed, void *copy,
+                                   struct kn_mat x)
 {
-    if (x.rows == TILE_ROWS && x.cols == a->Dp && (x.t == KN_BF16) == a->tiles->pairs)
-        return x;
-    tile_pack_a(a->tiles, copy, a->Dp, x);
-    return kn_mat(copy, a->tiles->pairs ? KN_BF16 : KN_F32, TILE_ROWS, a->Dp);
+    if (a->tiles->form == TILE_SPLIT)
+        return (struct bwd_rows){packed, a->Dp};
+    if (x.rows == TILE_ROWS && x.cols == a->Dp && (int64_t)kn_dtype_bytes(x.t) == a->tiles->element)
+        return (struct bwd_rows){x.p, x.ld};
+    a->tiles->pack->a(a->tiles, copy, a->Dp, x);
+    return (struct bwd_rows){copy, a->Dp};
 }
 
 /* TILE_ROWS queries from r0 of the tile on: their weights, and dq. */
@@ -46,10 +59,11 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
     int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
-    int64_t panel = tile_panel(a->tiles, a->Dp), tall = tile_panel(a->tiles, TILE_TOKENS);
+    int64_t tall = tile_panel(a->tiles, TILE_TOKENS);
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;
-    struct kn_mat q, d_o;
+    int64_t packed = r0 * a->Dp * a->tiles->element;
+    struct bwd_rows q, d_o;
 
     if (span.n0 >= span.n1)
         return;
@@ -62,21 +76,21 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
         rows.lo[r] = (int32_t)(begin[i] - j0);
         rows.hi[r] = (int32_t)(i - j0);
     }
-    q = bwd_operand(a, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
-    d_o = bwd_operand(a, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
+    q = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_Q) + packed, l->a[0],
+                    attn_head(a->q, i0, n, sq->h, a->D));
+    d_o = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_DO) + packed, l->a[1],
+                      attn_head(a->d_o, i0, n, sq->h, a->D));
+    attn_scores(a, l->s, q.p, q.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS), span);
+    attn_scores(a, l->dp, d_o.p, d_o.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS), span);
     for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
         int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
-        struct softmax_out out = {.ds = (char *)l->ds + c * tile_element(a->tiles),
+        struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
                                   .p_b = l->p_b + row,
                                   .ds_b = l->ds_b + row};
 
-        a->tiles->product(TILE_STEP, a->Dp, q.p, q.ld,
-                          attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS) + p * panel * 4,
-                          panel, l->s, TILE_STEP, false);
-        a->tiles->product(TILE_STEP, a->Dp, d_o.p, d_o.ld,
-                          attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS) + p * panel * 4,
-                          panel, l->dp, TILE_STEP, false);
-        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s, l->dp, out,
+        if (c > span.n0)
+            a->tiles->awake();
+        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s + c, l->dp + c, out,
                          a->scale * (float)M_LOG2E);
         if (sq->end[p] == 0)
             sq->first[p] = r0;
@@ -92,7 +106,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
 static void bwd_square_cols(const struct attn *a, const struct bwd_square *sq, float *sums,
                             const char *rows, const char *weights, bool add)
 {
-    int64_t element = tile_element(a->tiles), tall = tile_panel(a->tiles, TILE_TOKENS);
+    int64_t element = a->tiles->element, tall = tile_panel(a->tiles, TILE_TOKENS);
 
     for (int64_t p = 0; p < BWD_PANELS; p++) {
         const char *from = weights + (p * tall + tile_panel(a->tiles, sq->first[p])) * 4;

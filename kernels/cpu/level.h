@@ -48,16 +48,18 @@
 #define softmax_forward LEVEL(softmax_forward)
 #define softmax_rescale LEVEL(softmax_rescale)
 #define softmax_start LEVEL(softmax_start)
+#define tile_amx_awake LEVEL(tile_amx_awake)
 #define tile_amx_begin LEVEL(tile_amx_begin)
 #define tile_amx_end LEVEL(tile_amx_end)
 #define tile_ops_for LEVEL(tile_ops_for)
-#define tile_pack_a LEVEL(tile_pack_a)
-#define tile_pack_a_transposed LEVEL(tile_pack_a_transposed)
-#define tile_pack_plain LEVEL(tile_pack_plain)
-#define tile_pack_transposed LEVEL(tile_pack_transposed)
 #define tile_product_amx LEVEL(tile_product_amx)
 #define tile_product_pairs LEVEL(tile_product_pairs)
+#define tile_product_split LEVEL(tile_product_split)
 #define tile_product_wide LEVEL(tile_product_wide)
+#define tile_split_a LEVEL(tile_split_a)
+#define tile_split_a_transposed LEVEL(tile_split_a_transposed)
+#define tile_split_plain LEVEL(tile_split_plain)
+#define tile_split_transposed LEVEL(tile_split_transposed)
 
 /* Rows [r0, r1) of y = x and of y = a + b, on the calling thread. */
 void cpu_copy_part(struct kn_mat y, struct kn_mat x, int64_t r0, int64_t r1);

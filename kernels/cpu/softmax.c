@@ -6,9 +6,11 @@
  * 0 stands in for it, so that nothing becomes inf - inf.
  */
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/split.h"
 #include "kernels/cpu/vec.h"
 #include <math.h>
 
+#define SOFTMAX_AWAKE 8    /* rows: 0.25 us of fp32 */
 #define SOFTMAX_SLACK 8.0f /* powers of two; weights of up to 256 are as exact as those up to 1 */
 
 /* The most of a long segment: given as a constant, so that its loops have fixed bounds and no mask.
@@ -27,28 +29,47 @@ void softmax_start(struct softmax_rows *rows)
     memset(rows->sum, 0, sizeof(rows->sum));
 }
 
-/* Two vectors side by side. */
-VEC_INLINE void softmax_put(bool pairs, void *to, int64_t at, vf x, vf y)
+#ifdef __AVX512BF16__
+/* Pairs of the parts of two vectors; stride: words from one part to the next. */
+VEC_INLINE void softmax_put_split(uint32_t *to, int64_t stride, const vu low[SPLIT_PARTS],
+                                  const vu high[SPLIT_PARTS])
+{
+    vu pairs[SPLIT_PARTS];
+
+    split_join(low, high, pairs);
+    for (int i = 0; i < SPLIT_PARTS; i++)
+        *(vu *)(to + i * stride) = pairs[i];
+}
+#endif
+
+/* Two vectors side by side, as elements of a row; of the split form, a step. */
+VEC_INLINE void softmax_put(enum tile_form form, void *to, int64_t at, vf x, vf y)
 {
 #ifdef __AVX512BF16__
-    if (pairs) {
+    if (form == TILE_PAIRS) {
         _mm512_storeu_si512((uint16_t *)to + at,
                             (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
         return;
     }
-#endif
-    if (pairs) {
-        *(vh *)((uint16_t *)to + at) = vf_to_bf16(x);
-        *(vh *)((uint16_t *)to + at + VEC) = vf_to_bf16(y);
-    } else {
-        *(vf *)((float *)to + at) = x;
-        *(vf *)((float *)to + at + VEC) = y;
+    if (form == TILE_SPLIT) {
+        vu low[SPLIT_PARTS], high[SPLIT_PARTS];
+
+        split_lanes(x, low);
+        split_lanes(y, high);
+        softmax_put_split((uint32_t *)((char *)to + at * SPLIT_BYTES), VEC, low, high);
+        return;
     }
+#endif
+    (void)form;
+    *(vf *)((float *)to + at) = x;
+    *(vf *)((float *)to + at + VEC) = y;
 }
 
-VEC_INLINE vf softmax_exp2(bool pairs, vf x)
+VEC_INLINE vf softmax_exp2(enum tile_form form, vf x)
 {
-    return pairs ? vf_exp2_coarse(x) : vf_exp2(x);
+    if (form == TILE_WIDE)
+        return vf_exp2(x);
+    return form == TILE_PAIRS ? vf_exp2_coarse(x) : vf_exp2_floor(x);
 }
 
 /* x where row r sees column n + lane, else other. */
@@ -86,7 +107,8 @@ VEC_INLINE void forward_base(struct softmax_rows *rows, int64_t r, const float *
     *(vf *)off = take;
 }
 
-VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float *s, void *p,
+VEC_INLINE void forward_rows(enum tile_form form, const struct tile_ops *ops,
+                             struct softmax_rows *rows, const float *s, void *p,
                              struct attn_span span, float scale2)
 {
     float off[TILE_ROWS];
@@ -98,36 +120,52 @@ VEC_INLINE void forward_rows(bool pairs, struct softmax_rows *rows, const float 
         vf sum = *(const vf *)rows->sum[r] * rows->factor[r];
         vf w[2];
 
+        if (r > 0 && r % (form == TILE_PAIRS ? 2 * SOFTMAX_AWAKE : SOFTMAX_AWAKE) == 0)
+            ops->awake();
         for (int64_t n = span.n0; n < span.open; n += 2 * VEC) {
             for (int k = 0; k < 2; k++) {
-                w[k] = softmax_exp2(pairs, *(const vf *)(row + n + k * VEC) * scale2 - off[r]);
+                w[k] = softmax_exp2(form, *(const vf *)(row + n + k * VEC) * scale2 - off[r]);
                 sum += w[k];
             }
-            softmax_put(pairs, p, r * TILE_TOKENS + n, w[0], w[1]);
+            softmax_put(form, p, r * TILE_TOKENS + n, w[0], w[1]);
         }
         for (int64_t n = span.open; n < span.n1; n += 2 * VEC) {
             for (int k = 0; k < 2; k++) {
-                w[k] = softmax_exp2(pairs, *(const vf *)(row + n + k * VEC) * scale2 - off[r]);
+                w[k] = softmax_exp2(form, *(const vf *)(row + n + k * VEC) * scale2 - off[r]);
                 w[k] = softmax_seen(rows, r, n + k * VEC, w[k], 0.0f);
                 sum += w[k];
             }
-            softmax_put(pairs, p, r * TILE_TOKENS + n, w[0], w[1]);
+            softmax_put(form, p, r * TILE_TOKENS + n, w[0], w[1]);
         }
         *(vf *)rows->sum[r] = sum;
     }
 }
 
+/* form is a constant where this is inlined. */
+VEC_INLINE void forward_form(enum tile_form form, const struct tile_ops *ops,
+                             struct softmax_rows *rows, const float *s, void *p,
+                             struct attn_span span, float scale2)
+{
+    if (softmax_is_whole(span))
+        forward_rows(form, ops, rows, s, p, softmax_whole, scale2);
+    else
+        forward_rows(form, ops, rows, s, p, span, scale2);
+}
+
 void softmax_forward(const struct tile_ops *ops, struct softmax_rows *rows, const float *s, void *p,
                      struct attn_span span, float scale2)
 {
-    if (ops->pairs && softmax_is_whole(span))
-        forward_rows(true, rows, s, p, softmax_whole, scale2);
-    else if (ops->pairs)
-        forward_rows(true, rows, s, p, span, scale2);
-    else if (softmax_is_whole(span))
-        forward_rows(false, rows, s, p, softmax_whole, scale2);
-    else
-        forward_rows(false, rows, s, p, span, scale2);
+#ifdef __AVX512BF16__
+    if (ops->form == TILE_PAIRS) {
+        forward_form(TILE_PAIRS, ops, rows, s, p, span, scale2);
+        return;
+    }
+    if (ops->form == TILE_SPLIT) {
+        forward_form(TILE_SPLIT, ops, rows, s, p, span, scale2);
+        return;
+    }
+#endif
+    forward_form(TILE_WIDE, ops, rows, s, p, span, scale2);
 }
 
 void softmax_rescale(const struct softmax_rows *rows, float *out, int64_t Dp)
@@ -163,10 +201,11 @@ void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t D
 }
 
 /* p = 2^(s*scale2 - lse2) and ds = p * (dp - delta) of one vector; columns from n of the tile. */
-VEC_INLINE vf backward_one(bool pairs, const struct softmax_rows *rows, int64_t r, int64_t n,
-                           bool masked, const float *s, const float *dp, float scale2, vf *ret_ds)
+VEC_INLINE vf backward_one(enum tile_form form, const struct softmax_rows *rows, int64_t r,
+                           int64_t n, bool masked, const float *s, const float *dp, float scale2,
+                           vf *ret_ds)
 {
-    vf w = softmax_exp2(pairs, *(const vf *)s * scale2 - rows->base[r]);
+    vf w = softmax_exp2(form, *(const vf *)s * scale2 - rows->base[r]);
 
     if (masked)
         w = softmax_seen(rows, r, n, w, 0.0f);
@@ -197,11 +236,11 @@ VEC_INLINE void backward_pairs(const struct softmax_rows *rows, int64_t n, bool 
         __m512i p[2], ds[2];
 
         for (int k = 0; k < 2; k++) {
-            int64_t at = (r + k) * TILE_STEP;
+            int64_t at = (r + k) * TILE_TOKENS;
             vf d[2], w[2];
 
             for (int v = 0; v < 2; v++)
-                w[v] = backward_one(true, rows, r + k, n + v * VEC, masked, s + at + v * VEC,
+                w[v] = backward_one(TILE_PAIRS, rows, r + k, n + v * VEC, masked, s + at + v * VEC,
                                     dp + at + v * VEC, scale2, &d[v]);
             p[k] = (__m512i)_mm512_cvtne2ps_pbh((__m512)w[1], (__m512)w[0]);
             ds[k] = (__m512i)_mm512_cvtne2ps_pbh((__m512)d[1], (__m512)d[0]);
@@ -211,6 +250,37 @@ VEC_INLINE void backward_pairs(const struct softmax_rows *rows, int64_t n, bool 
         backward_put_pairs((uint32_t *)out.ds_b + r / 2 * TILE_STEP, ds[0], ds[1]);
     }
 }
+
+VEC_INLINE void backward_split(const struct softmax_rows *rows, int64_t n, bool masked,
+                               const float *s, const float *dp, struct softmax_out out,
+                               float scale2)
+{
+    const int64_t part = VEC * TILE_STEP; /* words of a panel's */
+
+    for (int64_t r = 0; r < VEC; r++) {
+        vu ds[2][2][SPLIT_PARTS]; /* of rows r and r + VEC, which are a pair */
+
+        for (int v = 0; v < 2; v++) {
+            int64_t to = r * TILE_STEP + v * VEC;
+            vu p[2][SPLIT_PARTS];
+
+            for (int k = 0; k < 2; k++) {
+                int64_t row = r + k * VEC, at = row * TILE_TOKENS + v * VEC;
+                vf d, w = backward_one(TILE_SPLIT, rows, row, n + v * VEC, masked, s + at, dp + at,
+                                       scale2, &d);
+
+                split_lanes(w, p[k]);
+                split_lanes(d, ds[k][v]);
+            }
+            softmax_put_split((uint32_t *)out.p_b + to, part, p[0], p[1]);
+            softmax_put_split((uint32_t *)out.ds_b + to, part, ds[0][v], ds[1][v]);
+        }
+        for (int k = 0; k < 2; k++)
+            softmax_put_split(
+                (uint32_t *)((char *)out.ds + (r + k * VEC) * TILE_TOKENS * SPLIT_BYTES), VEC,
+                ds[k][0], ds[k][1]);
+    }
+}
 #endif
 
 VEC_INLINE void backward_wide(const struct softmax_rows *rows, int64_t n, bool masked,
@@ -218,8 +288,9 @@ VEC_INLINE void backward_wide(const struct softmax_rows *rows, int64_t n, bool m
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
         for (int64_t c = 0; c < TILE_STEP; c += VEC) {
-            int64_t at = r * TILE_STEP + c;
-            vf d, w = backward_one(false, rows, r, n + c, masked, s + at, dp + at, scale2, &d);
+            int64_t at = r * TILE_STEP + c, from = r * TILE_TOKENS + c;
+            vf d, w = backward_one(TILE_WIDE, rows, r, n + c, masked, s + from, dp + from, scale2,
+                                   &d);
 
             *(vf *)((float *)out.p_b + at) = w;
             *(vf *)((float *)out.ds_b + at) = d;
@@ -233,11 +304,18 @@ void softmax_backward(const struct tile_ops *ops, const struct softmax_rows *row
                       float scale2)
 {
 #ifdef __AVX512BF16__
-    if (ops->pairs) {
+    if (ops->form == TILE_PAIRS) {
         if (masked)
             backward_pairs(rows, n, true, s, dp, out, scale2);
         else
             backward_pairs(rows, n, false, s, dp, out, scale2);
+        return;
+    }
+    if (ops->form == TILE_SPLIT) {
+        if (masked)
+            backward_split(rows, n, true, s, dp, out, scale2);
+        else
+            backward_split(rows, n, false, s, dp, out, scale2);
         return;
     }
 #endif

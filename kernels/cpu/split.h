@@ -20,8 +20,8 @@
 #define SPLIT_BYTES (2 * SPLIT_PARTS)
 
 #ifdef __AVX512BW__
-/* Part i of lane l in the upper half of lane l of ret[i]; the lower half is 0. Ties are rounded up
- * in magnitude: what is left is exact either way. */
+/* Part i of lane l in the upper half of lane l of ret[i]. The lower half is 0, but for a denormal
+ * part 2. Ties are rounded up in magnitude: what is left is exact either way. */
 VEC_INLINE void split_lanes(vf x, vu ret[SPLIT_PARTS])
 {
     for (int i = 0; i < SPLIT_PARTS - 1; i++) {
@@ -46,14 +46,22 @@ VEC_INLINE void split_row(vf x, vf y, vu ret[SPLIT_PARTS])
                                                (__m512i)right[i]);
 }
 
-/* Two rows side by side, lane by lane: pairs of parts, even below odd. */
+/* Parts of two rows side by side, lane by lane: pairs, even below odd. */
+VEC_INLINE void split_join(const vu even[SPLIT_PARTS], const vu odd[SPLIT_PARTS],
+                           vu ret[SPLIT_PARTS])
+{
+    for (int i = 0; i < SPLIT_PARTS; i++)
+        ret[i] =
+            (vu)_mm512_mask_blend_epi16(0xaaaaaaaau, (__m512i)(even[i] >> 16), (__m512i)odd[i]);
+}
+
+/* Two rows as pairs of their parts. */
 VEC_INLINE void split_pairs(vf even, vf odd, vu ret[SPLIT_PARTS])
 {
-    vu upper[SPLIT_PARTS];
+    vu lower[SPLIT_PARTS], upper[SPLIT_PARTS];
 
-    split_lanes(even, ret);
+    split_lanes(even, lower);
     split_lanes(odd, upper);
-    for (int i = 0; i < SPLIT_PARTS; i++)
-        ret[i] = ret[i] >> 16 | upper[i];
+    split_join(lower, upper, ret);
 }
 #endif

@@ -349,6 +349,26 @@ VEC_INLINE vf vf_exp2_coarse(vf x)
 #endif
 }
 
+/* As exact as vf_exp2, but at least 2^-126. The polynomial is the best of degree 5 on [0, 1) that
+ * is exact at 0. */
+VEC_INLINE vf vf_exp2_floor(vf x)
+{
+#ifdef __AVX512F__
+    __m512 z = _mm512_max_ps(_mm512_set1_ps(-126.0f), (__m512)x); /* of a NaN the second */
+    vf r = (vf)_mm512_reduce_ps(z, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* z - floor(z) */
+    vf p = vf_all(1.86713007e-3f);
+
+    p = p * r + 9.01703032e-3f;
+    p = p * r + 5.57999131e-2f;
+    p = p * r + 2.4016445e-1f;
+    p = p * r + 6.93151312e-1f;
+    p = p * r + 1.0f;
+    return (vf)_mm512_scalef_ps((__m512)p, z); /* times 2^floor(z) */
+#else
+    return vf_exp2(x);
+#endif
+}
+
 /* 1 / x with a relative error of 7e-5. */
 VEC_INLINE vf vf_reciprocal_coarse(vf x)
 {

@@ -366,6 +366,118 @@ static void a_group_too_large_for_one_round_gives_the_same_gradients(void **stat
     problem_free(&want);
 }
 
+/* Elements 16 apart share words where tile registers multiply fp32; the last bits of one as tiny as
+ * these are denormals. */
+static void tiny_elements_do_not_disturb_those_beside_them(void **state)
+{
+    struct kt_rng r = kt_rng(42);
+    struct kn_segments_spec spec = {.rows = 1, .row_tokens = 150, .heads = 2};
+    struct problem p = problem_new(&r, KN_F32, (struct heads){2, 2, 64}, &spec, 1.0), want;
+    struct kn_mat *all[] = {&p.q, &p.k, &p.v, &p.d_o};
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        for (int64_t t = 0; t < p.T; t++)
+            for (int64_t c = 0; c < all[i]->cols; c++)
+                if (t % 32 >= 16 || c % 32 >= 16)
+                    kt_set(*all[i], t, c, 1e-36 * kt_get(*all[i], t, c));
+    want = problem_f64(&p);
+    run(ref, &want, 1);
+    run(cpu, &p, 2);
+    kt_check(p.o, want.o, tol_o(KN_F32), "o");
+    kt_check(p.dq, want.dq, tol_grad(KN_F32), "dq");
+    kt_check(p.dk, want.dk, tol_grad(KN_F32), "dk");
+    kt_check(p.dv, want.dv, tol_grad(KN_F32), "dv");
+    problem_free(&p);
+    problem_free(&want);
+}
+
+/* A NaN among the inputs reaches every row that sees it. */
+static void nan_in_an_input_is_never_lost(void **state)
+{
+    struct kt_rng r = kt_rng(43);
+    struct kn_segments_spec spec = {.rows = 1, .row_tokens = 300, .heads = 1};
+    const int64_t at = 140;
+
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        struct problem p =
+            problem_new(&r, i % 2 ? KN_F32 : KN_BF16, (struct heads){1, 1, 40}, &spec, 1.0);
+        struct kn_mat in[] = {p.q, p.k, p.v, p.d_o};
+
+        kt_set(in[i / 2], at, 7, (double)NAN);
+        run(cpu, &p, 2);
+        /* Its own query, and all later ones if it is of a key or a value. */
+        for (int64_t t = at; i / 2 < 3 && t < (i / 2 == 0 ? at + 1 : p.T); t++)
+            assert_true(isnan(kt_get(p.o, t, 7)));
+        assert_true(isnan(kt_get(p.dq, at, 7)));
+        assert_true(isnan(kt_get(p.dk, at, 7)));
+        assert_true(i / 2 == 2 || isnan(kt_get(p.dv, at, 7)));
+        problem_free(&p);
+    }
+}
+
+/* |got - want| / |want| of the whole matrix; want is F64. */
+static double distance(struct kn_mat got, struct kn_mat want)
+{
+    double difference = 0.0, size = 0.0;
+
+    for (int64_t r = 0; r < got.rows; r++) {
+        for (int64_t c = 0; c < got.cols; c++) {
+            double x = kt_get(want, r, c), d = kt_get(got, r, c) - x;
+
+            difference += d * d;
+            size += x * x;
+        }
+    }
+    return sqrt(difference / size);
+}
+
+/* From the reference, by level. */
+struct distances {
+    double o, dq, dk, dv;
+};
+
+static struct distances distances_at(const char *isa, struct problem *p, const struct problem *want)
+{
+    char *limit = getenv("LONGHAUL_CPU_ISA"), *before = limit ? strdup(limit) : NULL;
+    struct distances d;
+
+    if (isa)
+        assert_int_equal(setenv("LONGHAUL_CPU_ISA", isa, 1), 0);
+    run(cpu, p, 2);
+    if (before)
+        assert_int_equal(setenv("LONGHAUL_CPU_ISA", before, 1), 0);
+    else
+        assert_int_equal(unsetenv("LONGHAUL_CPU_ISA"), 0);
+    free(before);
+    d = (struct distances){distance(p->o, want->o), distance(p->dq, want->dq),
+                           distance(p->dk, want->dk), distance(p->dv, want->dv)};
+    print_message("%s: o %.2g, dq %.2g, dk %.2g, dv %.2g\n", isa ? isa : "this level", d.o, d.dq,
+                  d.dk, d.dv);
+    return d;
+}
+
+/* Where tile registers multiply fp32, each number is the sum of three (kernels/cpu/split.h).
+ * Without one part's products the distances would be some 20 times as large. */
+static void fp32_is_as_exact_at_every_level_as_its_own_instructions_are(void **state)
+{
+    struct kt_rng r = kt_rng(41);
+    struct kn_segments_spec spec = {.rows = 1, .row_tokens = 400, .heads = 2};
+    struct problem p = problem_new(&r, KN_F32, (struct heads){2, 1, 64}, &spec, 1.0),
+                   want = problem_f64(&p);
+    struct distances plain, this;
+
+    (void)state;
+    run(ref, &want, 1);
+    plain = distances_at("avx512", &p, &want);
+    this = distances_at(NULL, &p, &want);
+    assert_true(this.o < 1.5 * plain.o && this.dq < 1.5 * plain.dq);
+    assert_true(this.dk < 1.5 * plain.dk && this.dv < 1.5 * plain.dv);
+    problem_free(&p);
+    problem_free(&want);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -380,6 +492,9 @@ int main(void)
         cmocka_unit_test(no_row_feels_a_later_token_or_another_segment),
         cmocka_unit_test(queries_against_cached_keys_match_the_reference),
         cmocka_unit_test(a_group_too_large_for_one_round_gives_the_same_gradients),
+        cmocka_unit_test(tiny_elements_do_not_disturb_those_beside_them),
+        cmocka_unit_test(nan_in_an_input_is_never_lost),
+        cmocka_unit_test(fp32_is_as_exact_at_every_level_as_its_own_instructions_are),
     };
 
     return cmocka_run_group_tests(tests, kt_setup, NULL);
