@@ -48,6 +48,34 @@ static void a_product_with_the_identity_is_the_other_matrix_bit_for_bit(void **s
     kt_free(one), kt_free(x), kt_free(got);
 }
 
+/* One term in each sum: what is left out of a product of parts has nothing to hide behind. */
+static void each_product_is_as_exact_as_two_roundings(void **state)
+{
+    struct kt_rng r = kt_rng(43);
+    struct kn_mat a = kt_new(KN_F32, 64, 40, true), b = kt_new(KN_F32, 40, 64, true);
+    struct kn_mat c = kt_new(KN_F32, 64, 64, true);
+
+    (void)state;
+    for (int round = 0; round < 4; round++) {
+        struct kn_stream *s = kt_stream(cpu, 1);
+
+        cpu->fill(s, a, 0.0f);
+        kt_random(&r, b, 1.0);
+        for (int64_t i = 0; i < 64; i++)
+            kt_set(a, i, 7 * i % 40, kt_normal(&r));
+        cpu->matmul(s, c, a, false, b, false, 1.0f, 0.0f);
+        kt_sync(cpu, s);
+        for (int64_t i = 0; i < 64 * 64; i++) {
+            int64_t row = i / 64, k = 7 * row % 40;
+            double want = kt_get(a, row, k) * kt_get(b, k, i % 64);
+
+            assert_true(fabs(kt_get(c, row, i % 64) - want) <= 1.25e-7 * fabs(want));
+        }
+        cpu->stream_free(s);
+    }
+    kt_free(a), kt_free(b), kt_free(c);
+}
+
 /* Few steps of K: the roundings of a long sum would hide those of its terms. */
 static void a_short_sum_is_rounded_as_in_fp32(void **state)
 {
@@ -98,6 +126,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_product_with_the_identity_is_the_other_matrix_bit_for_bit),
+        cmocka_unit_test(each_product_is_as_exact_as_two_roundings),
         cmocka_unit_test(a_short_sum_is_rounded_as_in_fp32),
         cmocka_unit_test(what_is_not_finite_leaves_nothing_finite_behind),
     };

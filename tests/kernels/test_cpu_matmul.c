@@ -243,6 +243,30 @@ static void sums_of_very_many_rows_wait_in_rounds(void **state)
     }
 }
 
+/* The same where fp32 is multiplied in parts; the last rows alone are compared. */
+static void sums_of_parts_of_very_many_rows_wait_in_rounds(void **state)
+{
+    struct kt_rng r = kt_rng(31);
+    const int64_t M = 43700, N = 33, K = 769, block = 437, last = 60;
+    struct kn_stream *s = kt_stream(cpu, 2), *rs = kt_stream(ref, 1);
+    struct kn_mat a = kt_new(KN_F32, M, K, false), b = kt_new(KN_F32, N, K, false);
+    struct kn_mat c = kt_new(KN_F32, M, N, false), a64, b64, c64;
+
+    (void)state;
+    kt_random(&r, kn_rows(a, 0, block), 1.0), kt_random(&r, b, 1.0), kt_random(&r, c, 1.0);
+    for (int64_t row = block; row < M; row += block)
+        memcpy((float *)a.p + row * K, a.p, (size_t)(block * K) * sizeof(float));
+    a64 = kt_f64(kn_rows(a, M - last, last)), b64 = kt_f64(b);
+    c64 = kt_f64(kn_rows(c, M - last, last));
+    ref->matmul(rs, c64, a64, false, b64, true, 1.0f, 1.0f);
+    kt_sync(ref, rs);
+    cpu->matmul(s, c, a, false, b, true, 1.0f, 1.0f);
+    kt_sync(cpu, s);
+    kt_check(kn_rows(c, M - last, last), c64, ((struct kt_tol){3e-5, 3e-5}), "the last rows");
+    cpu->stream_free(s), ref->stream_free(rs);
+    kt_free(a), kt_free(b), kt_free(c), kt_free(a64), kt_free(b64), kt_free(c64);
+}
+
 struct low {
     int64_t M, N, K, R;
     enum kn_dtype type;
@@ -305,7 +329,7 @@ static void a_product_with_a_low_rank_update_is_the_sum_of_its_three(void **stat
                                 {64, 64, 64, 17},    {200, 1000, 64, 32}, {70, 50, 33, 33},
                                 {40, 600, 700, 5},   {33, 7, 4100, 4},    {64, 704, 1024, 8},
                                 {33, 1100, 2048, 4}, {100, 50, 768, 32},  {97, 700, 70, 33},
-                                {131, 600, 769, 8}};
+                                {131, 600, 769, 8},  {200, 40, 2048, 8}};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -348,6 +372,64 @@ static void sub_matrices_of_one_buffer_are_multiplied_in_place(void **state)
     cpu->stream_free(s), ref->stream_free(rs);
     kt_free(qkv), kt_free(w), kt_free(before), kt_free(want), kt_free(x), kt_free(x64),
         kt_free(w64);
+}
+
+/* A matrix inside of one that is all NaN. */
+static struct kn_mat among_nan(struct kt_rng *r, enum kn_dtype t, bool turned, int64_t rows,
+                               int64_t cols, struct kn_mat *ret_whole)
+{
+    struct kn_mat m;
+
+    *ret_whole = kt_new(t, 160, 160, false);
+    m = turned ? kn_sub(*ret_whole, 11, cols, 9, rows) : kn_sub(*ret_whole, 11, rows, 9, cols);
+    kt_random(r, m, 1.0);
+    return m;
+}
+
+/* Packing in whole vectors may read what lies beside an operand, but no sum may hold it: not even
+ * times 0. */
+static void check_among_nan(struct kt_rng *r, enum kn_dtype t, const int64_t *size, bool ta,
+                            bool tb)
+{
+    struct kn_stream *s = kt_stream(cpu, 2), *rs = kt_stream(ref, 1);
+    int64_t M = size[0], N = size[1], K = size[2], R = 5;
+    struct kn_mat whole[4], a = among_nan(r, t, ta, M, K, &whole[0]);
+    struct kn_mat b = among_nan(r, t, tb, K, N, &whole[1]),
+                  p = among_nan(r, t, tb, K, R, &whole[2]);
+    struct kn_mat q = among_nan(r, t, tb, R, N, &whole[3]), c = kt_new(t, M, N, true);
+    struct kn_mat z = kt_new(t, M, R, true), a64 = kt_f64(a), b64 = kt_f64(b), p64 = kt_f64(p);
+    struct kn_mat q64 = kt_f64(q), c64 = kt_f64(c), z64 = kt_f64(z);
+    struct kt_tol tol = t == KN_F32 ? (struct kt_tol){1e-5, 2e-5} : (struct kt_tol){5e-3, 8e-3};
+
+    ref->matmul(rs, c64, a64, ta, b64, tb, 1.0f, 0.0f);
+    cpu->matmul(s, c, a, ta, b, tb, 1.0f, 0.0f);
+    kt_sync(cpu, s);
+    kt_check(c, c64, tol, "%lldx%lldx%lld of type %d among NaN%s%s", (long long)M, (long long)N,
+             (long long)K, (int)t, ta ? " a^T" : "", tb ? " b^T" : "");
+    if (!ta) {
+        ref->matmul_low(rs, c64, z64, a64, b64, p64, q64, tb, 1.0f, 0.5f, 0.0f);
+        cpu->matmul_low(s, c, z, a, b, p, q, tb, 1.0f, 0.5f, 0.0f);
+        kt_sync(cpu, s);
+        kt_check(c, c64, tol, "the same with a low rank");
+    }
+    kt_sync(ref, rs);
+    cpu->stream_free(s), ref->stream_free(rs);
+    for (int i = 0; i < 4; i++)
+        kt_free(whole[i]);
+    kt_free(c), kt_free(z), kt_free(a64), kt_free(b64), kt_free(p64), kt_free(q64), kt_free(c64);
+    kt_free(z64);
+}
+
+static void what_lies_beside_the_operands_is_in_no_sum(void **state)
+{
+    struct kt_rng r = kt_rng(32);
+    const int64_t sizes[][3] = {{64, 64, 65},  {33, 33, 33},  {70, 96, 50}, {40, 64, 47},
+                                {128, 32, 80}, {96, 100, 63}, {5, 70, 33},  {70, 7, 90}};
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        for (int flags = 0; flags < 8; flags++)
+            check_among_nan(&r, flags & 4 ? KN_BF16 : KN_F32, sizes[i], flags & 1, flags & 2);
 }
 
 static void more_shapes_than_the_cache_holds_still_give_right_products(void **state)
@@ -451,8 +533,10 @@ int main(void)
         cmocka_unit_test(products_in_fp32_hold_across_every_cut),
         cmocka_unit_test(products_of_parts_hold_across_every_cut),
         cmocka_unit_test(sums_of_very_many_rows_wait_in_rounds),
+        cmocka_unit_test(sums_of_parts_of_very_many_rows_wait_in_rounds),
         cmocka_unit_test(a_product_with_a_low_rank_update_is_the_sum_of_its_three),
         cmocka_unit_test(sub_matrices_of_one_buffer_are_multiplied_in_place),
+        cmocka_unit_test(what_lies_beside_the_operands_is_in_no_sum),
         cmocka_unit_test(more_shapes_than_the_cache_holds_still_give_right_products),
         cmocka_unit_test(an_empty_sum_is_zero_and_an_empty_matrix_is_left_alone),
         cmocka_unit_test(wrong_shapes_are_reported_by_sync_and_later_ops_work_again),
