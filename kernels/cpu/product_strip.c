@@ -7,10 +7,13 @@
 AMX_INLINE void product_step(int64_t parts, bool low, bool right, const uint16_t *a, int64_t lda,
                              const uint16_t *b)
 {
+    struct amx_operand rows = {a, lda, 16 * lda, AMX_BLOCK},
+                       cols = {b, AMX_STEP, AMX_TILE, AMX_BLOCK};
+
     if (parts == 1)
-        amx_step(low, right, a, lda, b);
+        amx_step(low, right, rows, cols);
     else
-        amx_step_parts(low, right, a, AMX_STEP, AMX_BLOCK, b, AMX_BLOCK);
+        amx_step_parts(low, right, rows, cols);
 }
 
 /* What goes on beside a block's steps. The block before becomes elements of c, a few rows with each
@@ -61,31 +64,13 @@ struct product_sums {
     const uint16_t *low_a, *low_b; /* one more step of K, or NULL */
 };
 
-AMX_INLINE void product_begin(bool low, bool right, const float *from, int64_t ld)
-{
-    if (!from) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        return;
-    }
-    _tile_loadd(0, from, ld * 4);
-    if (right)
-        _tile_loadd(1, from + 16, ld * 4);
-    if (low)
-        _tile_loadd(2, from + 16 * ld, ld * 4);
-    if (low && right)
-        _tile_loadd(3, from + 16 * ld + 16, ld * 4);
-}
-
 /* All that calls it is inlined around it: structs in memory would be read back from behind the
  * stores of the block before. */
 AMX_INLINE void product_block(int64_t parts, bool low, bool right, int64_t steps,
                               struct product_rows a, const uint16_t *b, struct product_sums c,
                               bool add, struct product_beside d)
 {
-    product_begin(low, right, c.from, c.ld_from);
+    amx_sums(low, right, c.from, c.ld_from);
     for (int64_t k = 0; k < steps; k++) {
         product_step(parts, low, right, a.p, a.ld, b);
         for (int64_t r = k * BESIDE_ROWS; d.sums && r < LH_MIN(AMX_STEP, (k + 1) * BESIDE_ROWS);
@@ -106,13 +91,7 @@ AMX_INLINE void product_block(int64_t parts, bool low, bool right, int64_t steps
         product_step(parts, low, right, c.low_a, AMX_STEP, c.low_b);
     for (int64_t r = steps * BESIDE_ROWS; d.sums && r < AMX_STEP; r++)
         product_beside_row(d, add, r);
-    _tile_stored(0, c.to, c.ld_to * 4);
-    if (right)
-        _tile_stored(1, c.to + 16, c.ld_to * 4);
-    if (low)
-        _tile_stored(2, c.to + 16 * c.ld_to, c.ld_to * 4);
-    if (low && right)
-        _tile_stored(3, c.to + 16 * c.ld_to + 16, c.ld_to * 4);
+    amx_store(low, right, c.to, c.ld_to);
 }
 
 AMX_INLINE void product_block_of(int64_t parts, int64_t rows, int64_t cols, int64_t steps,

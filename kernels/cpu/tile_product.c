@@ -8,7 +8,7 @@
 #include "kernels/cpu/tile_product.h"
 #include "kernels/cpu/vec.h"
 #ifdef __AVX512BF16__
-#include <immintrin.h>
+#include "kernels/cpu/amx.h"
 #endif
 
 /* rows and vectors are constants where this is inlined. */
@@ -48,6 +48,7 @@ void tile_product_wide(int64_t N, int64_t K, const void *a, int64_t lda, const v
 
 #ifdef __AVX512BF16__
 #define PAIR_ROWS 8
+#define K_STEP (TILE_STEP * TILE_STEP) /* of a panel, for TILE_STEP of K */
 
 void tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const void *b,
                         int64_t panel, float *c, int64_t ldc, bool add)
@@ -82,26 +83,14 @@ void tile_product_pairs(int64_t N, int64_t K, const void *a, int64_t lda, const 
     }
 }
 
-struct amx_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
-__attribute__((target("amx-tile"))) void tile_amx_begin(void)
+__attribute__((target("amx-tile,amx-bf16"))) void tile_amx_begin(void)
 {
-    /* Constant: the intrinsic tells the compiler of the first 8 bytes only, and stores to others
-     * could be dropped. */
-    static const struct amx_config config = {.palette = 1,
-                                             .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                             .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-
-    _tile_loadconfig(&config);
+    amx_begin();
 }
 
-__attribute__((target("amx-tile"))) void tile_amx_end(void)
+__attribute__((target("amx-tile,amx-bf16"))) void tile_amx_end(void)
 {
-    _tile_release();
+    amx_end();
 }
 
 /* Half a microsecond without a product and the multiplier goes to sleep; waking it takes 0.3 us, as
@@ -111,43 +100,20 @@ __attribute__((target("amx-tile,amx-bf16"))) void tile_amx_awake(void)
     _tile_dpbf16ps(0, 4, 6);
 }
 
-/* Tiles 0-3: sums; 4, 5: 16 rows of a; 6, 7: 16 columns of b. */
 __attribute__((target("amx-tile,amx-bf16"))) void tile_product_amx(int64_t N, int64_t K,
                                                                    const void *a, int64_t lda,
                                                                    const void *b, int64_t panel,
                                                                    float *c, int64_t ldc, bool add)
 {
-    const uint16_t *a0 = a, *a1 = a0 + 16 * lda;
+    for (int64_t n = 0; n < N; n += TILE_STEP) {
+        struct amx_operand rows = {a, lda, 16 * lda, 0};
+        struct amx_operand cols = {(const uint16_t *)b + n / TILE_STEP * panel * 2, 2 * TILE_STEP,
+                                   2 * VEC, 0};
 
-    for (int64_t n = 0; n < N; n += 32) {
-        const uint32_t *b_pair = (const uint32_t *)b + n / TILE_STEP * panel;
-        float *c0 = c + n, *c1 = c0 + 16 * ldc;
-
-        if (add) {
-            _tile_loadd(0, c0, ldc * 4);
-            _tile_loadd(1, c0 + 16, ldc * 4);
-            _tile_loadd(2, c1, ldc * 4);
-            _tile_loadd(3, c1 + 16, ldc * 4);
-        } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-        }
-        for (int64_t k = 0; k < K; k += 32) {
-            _tile_loadd(6, b_pair + k / 2 * TILE_STEP, TILE_STEP * 4);
-            _tile_loadd(4, a0 + k, lda * 2);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, b_pair + k / 2 * TILE_STEP + 16, TILE_STEP * 4);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, a1 + k, lda * 2);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, c0, ldc * 4);
-        _tile_stored(1, c0 + 16, ldc * 4);
-        _tile_stored(2, c1, ldc * 4);
-        _tile_stored(3, c1 + 16, ldc * 4);
+        amx_sums(true, true, add ? c + n : NULL, ldc);
+        for (int64_t k = 0; k < K; k += TILE_STEP, rows.p += TILE_STEP, cols.p += K_STEP)
+            amx_step(true, true, rows, cols);
+        amx_store(true, true, c + n, ldc);
     }
 }
 #endif

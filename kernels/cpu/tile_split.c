@@ -1,11 +1,10 @@
 /* tile_split.c - the split form of tile.h: fp32 in tile registers, each number as three of bf16;
  * its packing and its product. What the parts are, and which of their products are made: split.h.
  */
-#include "kernels/cpu/split.h"
 #include "kernels/cpu/tile_product.h"
 
 #ifdef __AVX512BF16__
-#include <immintrin.h>
+#include "kernels/cpu/amx.h"
 
 /* Words of 32 bits: a step of a row of a, and of a panel; a part of each. */
 #define A_PART VEC
@@ -91,72 +90,21 @@ void tile_split_a_transposed(const struct tile_ops *ops, void *to, int64_t Dp, s
     }
 }
 
-#define SPLIT_TILE static inline __attribute__((always_inline, target("amx-tile,amx-bf16")))
-
-SPLIT_TILE void split_load_a(const uint32_t *upper, int64_t row)
-{
-    _tile_loadd(4, upper, row);
-    _tile_loadd(5, upper + VEC * row / 4, row);
-}
-
-SPLIT_TILE void split_load_b(const uint32_t *left)
-{
-    _tile_loadd(6, left, TILE_STEP * 4);
-    _tile_loadd(7, left + VEC, TILE_STEP * 4);
-}
-
-SPLIT_TILE void split_add(void)
-{
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-}
-
-/* Tiles 0-3: sums; 4, 5: 16 rows of a part of a; 6, 7: 16 columns of a part of b. */
 __attribute__((target("amx-tile,amx-bf16"))) void
 tile_product_split(int64_t N, int64_t K, const void *a, int64_t lda, const void *b, int64_t panel,
                    float *c, int64_t ldc, bool add)
 {
-    int64_t row = lda * SPLIT_BYTES;
+    int64_t row = lda * SPLIT_PARTS;
 
     for (int64_t n = 0; n < N; n += TILE_STEP) {
-        const uint32_t *cols = (const uint32_t *)b + n / TILE_STEP * panel;
-        const uint32_t *rows = a;
-        float *c0 = c + n, *c1 = c0 + VEC * ldc;
+        struct amx_operand rows = {a, row, 16 * row, 2 * A_PART};
+        struct amx_operand cols = {(const uint16_t *)b + n / TILE_STEP * panel * 2, 2 * TILE_STEP,
+                                   2 * VEC, 2 * B_PART};
 
-        if (add) {
-            _tile_loadd(0, c0, ldc * 4);
-            _tile_loadd(1, c0 + VEC, ldc * 4);
-            _tile_loadd(2, c1, ldc * 4);
-            _tile_loadd(3, c1 + VEC, ldc * 4);
-        } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-        }
-        /* In an order in which each product of parts changes one operand only: 14 tiles are loaded
-         * for 24 products. */
-        for (int64_t k = 0; k < K; k += TILE_STEP, rows += A_STEP, cols += B_STEP) {
-            split_load_b(cols);
-            split_load_a(rows + 2 * A_PART, row);
-            split_add();
-            split_load_a(rows, row);
-            split_add();
-            split_load_b(cols + 2 * B_PART);
-            split_add();
-            split_load_b(cols + B_PART);
-            split_add();
-            split_load_a(rows + A_PART, row);
-            split_add();
-            split_load_b(cols);
-            split_add();
-        }
-        _tile_stored(0, c0, ldc * 4);
-        _tile_stored(1, c0 + VEC, ldc * 4);
-        _tile_stored(2, c1, ldc * 4);
-        _tile_stored(3, c1 + VEC, ldc * 4);
+        amx_sums(true, true, add ? c + n : NULL, ldc);
+        for (int64_t k = 0; k < K; k += TILE_STEP, rows.p += 2 * A_STEP, cols.p += 2 * B_STEP)
+            amx_step_parts(true, true, rows, cols);
+        amx_store(true, true, c + n, ldc);
     }
 }
 #endif
