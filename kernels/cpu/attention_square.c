@@ -50,6 +50,40 @@ static struct bwd_rows bwd_operand(const struct attn *a, const char *packed, voi
     return (struct bwd_rows){copy, a->Dp};
 }
 
+/* sums (panels of TILE_ROWS x TILE_STEP) = rows times columns [c, end) of a transposed tile. */
+static void bwd_scores(const struct attn *a, float *sums, struct bwd_rows rows, const char *tile,
+                       int64_t c, int64_t end)
+{
+    int64_t panel = tile_panel(a->tiles, a->Dp);
+
+    for (; c < end; c += TILE_STEP, sums += TILE_ROWS * TILE_STEP)
+        a->tiles->product(TILE_STEP, a->Dp, rows.p, rows.ld, tile + c / TILE_STEP * panel * 4,
+                          panel, sums, TILE_STEP, false);
+}
+
+/* Scores of the columns [c, end) to weights; those from open on are masked. */
+static void bwd_weights(const struct attn *a, const struct bwd_local *l, struct bwd_square *sq,
+                        int64_t r0, const struct softmax_rows *rows, int64_t c, int64_t end,
+                        int64_t open)
+{
+    int64_t tall = tile_panel(a->tiles, TILE_TOKENS);
+
+    for (int64_t at = 0; c < end; c += TILE_STEP, at += TILE_ROWS * TILE_STEP) {
+        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
+        struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
+                                  .p_b = l->p_b + row,
+                                  .ds_b = l->ds_b + row};
+
+        if (at > 0)
+            a->tiles->awake();
+        softmax_backward(a->tiles, rows, c, c >= open, l->s + at, l->dp + at, out,
+                         a->scale * (float)M_LOG2E);
+        if (sq->end[p] == 0)
+            sq->first[p] = r0;
+        sq->end[p] = r0 + TILE_ROWS;
+    }
+}
+
 /* TILE_ROWS queries from r0 of the tile on: their weights, and dq. */
 static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
                             struct bwd_square *sq, int64_t r0)
@@ -59,7 +93,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
     int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
-    int64_t tall = tile_panel(a->tiles, TILE_TOKENS);
+    int64_t width = a->tiles->form == TILE_SPLIT ? TILE_TOKENS : TILE_STEP;
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;
     int64_t packed = r0 * a->Dp * a->tiles->element;
@@ -80,21 +114,12 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
                     attn_head(a->q, i0, n, sq->h, a->D));
     d_o = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_DO) + packed, l->a[1],
                       attn_head(a->d_o, i0, n, sq->h, a->D));
-    attn_scores(a, l->s, q.p, q.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS), span);
-    attn_scores(a, l->dp, d_o.p, d_o.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS), span);
-    for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
-        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
-        struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
-                                  .p_b = l->p_b + row,
-                                  .ds_b = l->ds_b + row};
+    for (int64_t c = span.n0; c < span.n1; c += width) {
+        int64_t end = LH_MIN(span.n1, c + width);
 
-        if (c > span.n0)
-            a->tiles->awake();
-        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s + c, l->dp + c, out,
-                         a->scale * (float)M_LOG2E);
-        if (sq->end[p] == 0)
-            sq->first[p] = r0;
-        sq->end[p] = r0 + TILE_ROWS;
+        bwd_scores(a, l->s, q, attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS), c, end);
+        bwd_scores(a, l->dp, d_o, attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS), c, end);
+        bwd_weights(a, l, sq, r0, &rows, c, end, span.open);
     }
     attn_weigh(a, bwd_sums(a, b->dq, sq->q_i, sq->tq) + r0 * a->Dp, l->ds,
                attn_packed(a, sq->kv_i, sq->tk, PACK_K, KV_KINDS), span,
