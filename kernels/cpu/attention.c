@@ -112,7 +112,7 @@ static void fwd_block_tile(const struct attn *a, const struct fwd_local *l, int6
         b->rows.lo[r] = (int32_t)((a->seg ? attn_begin(a, h)[i] : 0) - j0);
         b->rows.hi[r] = (int32_t)(i - j0);
     }
-    attn_scores(a, l->s, b->a, a->Dp, attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
+    attn_scores(a, l->s, b->a, attn_packed(a, kv, t, PACK_K, FWD_KINDS), span);
     softmax_forward(a->tiles, &b->rows, l->s, l->w, span, a->scale * (float)M_LOG2E);
     if (add)
         softmax_rescale(&b->rows, b->out, a->Dp);

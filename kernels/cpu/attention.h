@@ -95,12 +95,12 @@ static inline char *attn_packed(const struct attn *a, int64_t i, int64_t t, int6
 }
 
 /* s (TILE_ROWS x span) = rows (TILE_ROWS x Dp) times the span's columns of a transposed tile. */
-static inline void attn_scores(const struct attn *a, float *s, const void *rows, int64_t ld,
-                               const char *tile, struct attn_span n)
+static inline void attn_scores(const struct attn *a, float *s, const void *rows, const char *tile,
+                               struct attn_span n)
 {
     int64_t panel = tile_panel(a->tiles, a->Dp);
 
-    a->tiles->product(n.n1 - n.n0, a->Dp, rows, ld, tile + n.n0 / TILE_STEP * panel * 4, panel,
+    a->tiles->product(n.n1 - n.n0, a->Dp, rows, a->Dp, tile + n.n0 / TILE_STEP * panel * 4, panel,
                       s + n.n0, TILE_TOKENS, false);
 }
 
@@ -135,8 +135,8 @@ void softmax_finish(const struct softmax_rows *rows, const float *out, int64_t D
 
 /* Backward, one block of TILE_ROWS queries and TILE_STEP keys, columns from n of a tile:
  * p = 2^(s*scale2 - lse2) and ds = p * (dp - delta); the factor scale of ds is left to its users.
- * Of rows, base holds lse2 and factor holds delta; lo and hi are asked only where masked. Rows of s
- * and dp are TILE_TOKENS apart. p and ds leave as rows of a packed panel, ds as plain rows too. */
+ * Of rows, base holds lse2 and factor holds delta; lo and hi are asked only where masked. p and ds
+ * leave as rows of a packed panel, ds as plain rows too. */
 struct softmax_out {
     void *ds; /* row stride TILE_TOKENS */
     void *p_b, *ds_b;

@@ -38,16 +38,54 @@ struct bwd_rows {
     int64_t ld;
 };
 
-/* Where they are if they have its form, else copied. packed: those of the split form. */
-static struct bwd_rows bwd_operand(const struct attn *a, const char *packed, void *copy,
-                                   struct kn_mat x)
+/* Up to TILE_ROWS rows x, from r0 of a tile of queries on: in the split form they lie packed as
+ * this kind; else they stay where they are if they have the tiles' form, and are copied if not. */
+static struct bwd_rows bwd_operand(const struct attn_bwd *b, const struct bwd_square *sq,
+                                   int64_t kind, int64_t r0, void *copy, struct kn_mat x)
 {
+    const struct attn *a = &b->a;
+    int64_t element = a->tiles->element;
+
     if (a->tiles->form == TILE_SPLIT)
-        return (struct bwd_rows){packed, a->Dp};
-    if (x.rows == TILE_ROWS && x.cols == a->Dp && (int64_t)kn_dtype_bytes(x.t) == a->tiles->element)
+        return (struct bwd_rows){bwd_packed_q(b, sq->q_i, sq->tq, kind) + r0 * a->Dp * element,
+                                 a->Dp};
+    if (x.rows == TILE_ROWS && x.cols == a->Dp && (int64_t)kn_dtype_bytes(x.t) == element)
         return (struct bwd_rows){x.p, x.ld};
     a->tiles->pack->a(a->tiles, copy, a->Dp, x);
     return (struct bwd_rows){copy, a->Dp};
+}
+
+/* sums (panels of TILE_ROWS x TILE_STEP) = rows times the span's columns of a transposed tile. */
+static void bwd_scores(const struct attn *a, float *sums, struct bwd_rows rows, const char *tile,
+                       struct attn_span span)
+{
+    int64_t panel = tile_panel(a->tiles, a->Dp);
+
+    for (int64_t c = span.n0; c < span.n1; c += TILE_STEP, sums += TILE_ROWS * TILE_STEP)
+        a->tiles->product(TILE_STEP, a->Dp, rows.p, rows.ld, tile + c / TILE_STEP * panel * 4,
+                          panel, sums, TILE_STEP, false);
+}
+
+/* Scores of the span's columns to weights. */
+static void bwd_weights(const struct attn *a, const struct bwd_local *l, struct bwd_square *sq,
+                        int64_t r0, const struct softmax_rows *rows, struct attn_span span)
+{
+    int64_t tall = tile_panel(a->tiles, TILE_TOKENS), at = 0;
+
+    for (int64_t c = span.n0; c < span.n1; c += TILE_STEP, at += TILE_ROWS * TILE_STEP) {
+        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
+        struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
+                                  .p_b = l->p_b + row,
+                                  .ds_b = l->ds_b + row};
+
+        if (at > 0)
+            a->tiles->awake();
+        softmax_backward(a->tiles, rows, c, c >= span.open, l->s + at, l->dp + at, out,
+                         a->scale * (float)M_LOG2E);
+        if (sq->end[p] == 0)
+            sq->first[p] = r0;
+        sq->end[p] = r0 + TILE_ROWS;
+    }
 }
 
 /* TILE_ROWS queries from r0 of the tile on: their weights, and dq. */
@@ -59,10 +97,11 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
     int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
-    int64_t tall = tile_panel(a->tiles, TILE_TOKENS);
+    /* Each change between products and other work costs the split form some 0.1 us; with bf16 it is
+     * more that scores stay near. */
+    int64_t width = a->tiles->form == TILE_SPLIT ? TILE_TOKENS : TILE_STEP;
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;
-    int64_t packed = r0 * a->Dp * a->tiles->element;
     struct bwd_rows q, d_o;
 
     if (span.n0 >= span.n1)
@@ -76,25 +115,14 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
         rows.lo[r] = (int32_t)(begin[i] - j0);
         rows.hi[r] = (int32_t)(i - j0);
     }
-    q = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_Q) + packed, l->a[0],
-                    attn_head(a->q, i0, n, sq->h, a->D));
-    d_o = bwd_operand(a, bwd_packed_q(b, sq->q_i, sq->tq, PACK_DO) + packed, l->a[1],
-                      attn_head(a->d_o, i0, n, sq->h, a->D));
-    attn_scores(a, l->s, q.p, q.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS), span);
-    attn_scores(a, l->dp, d_o.p, d_o.ld, attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS), span);
-    for (int64_t c = span.n0; c < span.n1; c += TILE_STEP) {
-        int64_t p = c / TILE_STEP, row = (p * tall + tile_panel(a->tiles, r0)) * 4;
-        struct softmax_out out = {.ds = (char *)l->ds + c * a->tiles->element,
-                                  .p_b = l->p_b + row,
-                                  .ds_b = l->ds_b + row};
+    q = bwd_operand(b, sq, PACK_Q, r0, l->a[0], attn_head(a->q, i0, n, sq->h, a->D));
+    d_o = bwd_operand(b, sq, PACK_DO, r0, l->a[1], attn_head(a->d_o, i0, n, sq->h, a->D));
+    for (int64_t c = span.n0; c < span.n1; c += width) {
+        struct attn_span now = {c, span.open, LH_MIN(span.n1, c + width)};
 
-        if (c > span.n0)
-            a->tiles->awake();
-        softmax_backward(a->tiles, &rows, c, c >= span.open, l->s + c, l->dp + c, out,
-                         a->scale * (float)M_LOG2E);
-        if (sq->end[p] == 0)
-            sq->first[p] = r0;
-        sq->end[p] = r0 + TILE_ROWS;
+        bwd_scores(a, l->s, q, attn_packed(a, sq->kv_i, sq->tk, PACK_KT, KV_KINDS), now);
+        bwd_scores(a, l->dp, d_o, attn_packed(a, sq->kv_i, sq->tk, PACK_VT, KV_KINDS), now);
+        bwd_weights(a, l, sq, r0, &rows, now);
     }
     attn_weigh(a, bwd_sums(a, b->dq, sq->q_i, sq->tq) + r0 * a->Dp, l->ds,
                attn_packed(a, sq->kv_i, sq->tk, PACK_K, KV_KINDS), span,

@@ -236,7 +236,7 @@ VEC_INLINE void backward_pairs(const struct softmax_rows *rows, int64_t n, bool 
         __m512i p[2], ds[2];
 
         for (int k = 0; k < 2; k++) {
-            int64_t at = (r + k) * TILE_TOKENS;
+            int64_t at = (r + k) * TILE_STEP;
             vf d[2], w[2];
 
             for (int v = 0; v < 2; v++)
@@ -265,7 +265,7 @@ VEC_INLINE void backward_split(const struct softmax_rows *rows, int64_t n, bool 
             vu p[2][SPLIT_PARTS];
 
             for (int k = 0; k < 2; k++) {
-                int64_t row = r + k * VEC, at = row * TILE_TOKENS + v * VEC;
+                int64_t row = r + k * VEC, at = row * TILE_STEP + v * VEC;
                 vf d, w = backward_one(TILE_SPLIT, rows, row, n + v * VEC, masked, s + at, dp + at,
                                        scale2, &d);
 
@@ -288,9 +288,8 @@ VEC_INLINE void backward_wide(const struct softmax_rows *rows, int64_t n, bool m
 {
     for (int64_t r = 0; r < TILE_ROWS; r++) {
         for (int64_t c = 0; c < TILE_STEP; c += VEC) {
-            int64_t at = r * TILE_STEP + c, from = r * TILE_TOKENS + c;
-            vf d, w = backward_one(TILE_WIDE, rows, r, n + c, masked, s + from, dp + from, scale2,
-                                   &d);
+            int64_t at = r * TILE_STEP + c;
+            vf d, w = backward_one(TILE_WIDE, rows, r, n + c, masked, s + at, dp + at, scale2, &d);
 
             *(vf *)((float *)out.p_b + at) = w;
             *(vf *)((float *)out.ds_b + at) = d;

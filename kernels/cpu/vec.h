@@ -349,8 +349,8 @@ VEC_INLINE vf vf_exp2_coarse(vf x)
 #endif
 }
 
-/* As exact as vf_exp2, but at least 2^-126. The polynomial is the best of degree 5 on [0, 1) that
- * is exact at 0. */
+/* The same for weights of fp32: relative error 1.5e-7, and at least 2^-126. The polynomial is the
+ * best of degree 5 on [0, 1) that is exact at 0. */
 VEC_INLINE vf vf_exp2_floor(vf x)
 {
 #ifdef __AVX512F__
