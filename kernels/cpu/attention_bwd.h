@@ -26,7 +26,7 @@ struct attn_bwd {
 /* One thread's scratch. */
 struct bwd_local {
     void *a[2];       /* TILE_ROWS x Dp: operands; not in the split form */
-    float *s, *dp;    /* TILE_ROWS x TILE_TOKENS in panels: products */
+    float *s, *dp;    /* TILE_ROWS x some keys, in panels: products */
     void *ds;         /* TILE_ROWS x TILE_TOKENS: operand */
     char *p_b, *ds_b; /* TILE_TOKENS x TILE_TOKENS in panels: packed operands */
 };
