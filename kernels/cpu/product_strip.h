@@ -78,6 +78,13 @@ static inline int64_t product_packed(const struct product *j, int64_t K)
 void product_strip(const struct product *j, const struct product_part *p, float *room,
                    const uint16_t *low);
 
+/* The step of K from k on of the strips of rows [m0, m1), of an a that is stored transposed: its
+ * rows are read from end to end. */
+void product_pack_turned(const struct product *j, uint16_t *to, int64_t m0, int64_t m1, int64_t k);
+
+/* Items of a chunk of parts, for a pool: j->strips strips against j->cols columns. */
+void product_parts_item(void *arg, int64_t item, int thread);
+
 /* Makes z of a strip: as one step of K for product_strip, and, when keep, as rows of the matrix z.
  * room: 32 x 32 floats. */
 void product_low_strip(const struct product *j, const struct product_part *p, bool keep,
