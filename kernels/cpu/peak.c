@@ -129,12 +129,13 @@ double kn_cpu_attention_weight(enum kn_dtype t)
 {
     /* GFLOP/s a core of the products of SmolLM2-135M's layers over those of its attention, S2 and
      * dense in 2048 tokens, on a processor with tiles that was held to each level (oneDNN too):
-     * bf16 27/20, 77/63, 108/121, 980/455; fp32 28/18, 89/58, 147/124. Pairs of bf16 are not worth
-     * using there; their weight is that of an AMD's products and a prototype of attention, 195/135.
+     * bf16 27/20, 77/63, 194/140, 1650/590; fp32 28/18, 89/58, 192/140, 325/185. Pairs of bf16 are
+     * not worth using there; their weight is that of an AMD's products and a prototype of
+     * attention, 195/135.
      */
     static const double weight[][2] = {
-        [CPU_BASE] = {1.5, 1.4},        [CPU_AVX2] = {1.5, 1.2}, [CPU_AVX512] = {1.2, 0.9},
-        [CPU_AVX512_BF16] = {1.2, 1.4}, [CPU_AMX] = {1.2, 2.2},
+        [CPU_BASE] = {1.5, 1.4},        [CPU_AVX2] = {1.5, 1.2}, [CPU_AVX512] = {1.4, 1.4},
+        [CPU_AVX512_BF16] = {1.4, 1.4}, [CPU_AMX] = {1.8, 2.8},
     };
 
     return weight[cpu_isa_detect()][t == KN_BF16];
