@@ -213,8 +213,10 @@ static void product_chunk(struct product *j)
 /* Columns of a block; K: bf16 of a packed one. */
 static int64_t product_block_cols(const struct product *j, int64_t N, int64_t K)
 {
+    int64_t even = (N + COLS_PARTS - 1) / COLS_PARTS; /* blocks of parts */
+
     if (j->parts > 1)
-        return product_up((N + (N - 1) / COLS_PARTS) / ((N - 1) / COLS_PARTS + 1));
+        return product_up((N + even - 1) / even);
     if (2 * K * product_up(N) <= BLOCK_ALONE)
         return product_up(N);
     return LH_MAX(AMX_STEP, BLOCK_MAX / (2 * K) / AMX_STEP * AMX_STEP);

@@ -30,8 +30,7 @@ struct product {
     int64_t ld_sums, k0_sums; /* the first of K that they hold */
 
     const struct product_low *low; /* or NULL, and */
-    uint16_t *p_panel,
-        *q_panels; /* its own packed; of q one step of K for each panel of the chunk */
+    uint16_t *p_panel, *q_panels;  /* its own; of q one step of K for each panel of the chunk */
 };
 
 /* A strip's rows as tile registers load them: row r of step k of K is at p + k * step + r * ld.
@@ -48,11 +47,11 @@ struct product_ahead {
     int64_t ld;
 };
 #define AHEAD_BYTES 128
+#define STRIPS_MAX 8 /* of an item of parts */
 /* Runs for a step of K: of parts of the next panel, so that STRIPS_MAX strips ask for all of it,
  * and of the next block of c. */
 #define AHEAD_PARTS (SPLIT_PARTS * AMX_BLOCK * 2 / AHEAD_BYTES / STRIPS_MAX)
 #define AHEAD_ROWS 4
-#define STRIPS_MAX 8 /* of an item of parts */
 
 /* What multiplies now: a strip's rows from k0 on against panels from n0 on. */
 struct product_part {

@@ -346,6 +346,21 @@ static void queries_against_cached_keys_match_the_reference(void **state)
     }
 }
 
+/* Both passes of an fp32 problem against the reference; frees it. */
+static void check_f32(struct problem *p)
+{
+    struct problem want = problem_f64(p);
+
+    run(ref, &want, 1);
+    run(cpu, p, 2);
+    kt_check(p->o, want.o, tol_o(KN_F32), "o");
+    kt_check(p->dq, want.dq, tol_grad(KN_F32), "dq");
+    kt_check(p->dk, want.dk, tol_grad(KN_F32), "dk");
+    kt_check(p->dv, want.dv, tol_grad(KN_F32), "dv");
+    problem_free(p);
+    problem_free(&want);
+}
+
 /* Enough heads that a group's packed tiles exceed one round's share: dk and dv wait in scratch
  * between its parts. */
 static void a_group_too_large_for_one_round_gives_the_same_gradients(void **state)
@@ -353,17 +368,10 @@ static void a_group_too_large_for_one_round_gives_the_same_gradients(void **stat
     struct kt_rng r = kt_rng(36);
     const struct heads n = {20, 1, 256};
     struct kn_segments_spec spec = {.rows = 1, .row_tokens = 900, .group = 32, .heads = n.H};
-    struct problem p = problem_new(&r, KN_F32, n, &spec, 1.0), want = problem_f64(&p);
+    struct problem p = problem_new(&r, KN_F32, n, &spec, 1.0);
 
     (void)state;
-    run(ref, &want, 1);
-    run(cpu, &p, 2);
-    kt_check(p.o, want.o, tol_o(KN_F32), "o");
-    kt_check(p.dq, want.dq, tol_grad(KN_F32), "dq");
-    kt_check(p.dk, want.dk, tol_grad(KN_F32), "dk");
-    kt_check(p.dv, want.dv, tol_grad(KN_F32), "dv");
-    problem_free(&p);
-    problem_free(&want);
+    check_f32(&p);
 }
 
 /* Elements 16 apart share words where tile registers multiply fp32; the last bits of one as tiny as
@@ -372,7 +380,7 @@ static void tiny_elements_do_not_disturb_those_beside_them(void **state)
 {
     struct kt_rng r = kt_rng(42);
     struct kn_segments_spec spec = {.rows = 1, .row_tokens = 150, .heads = 2};
-    struct problem p = problem_new(&r, KN_F32, (struct heads){2, 2, 64}, &spec, 1.0), want;
+    struct problem p = problem_new(&r, KN_F32, (struct heads){2, 2, 64}, &spec, 1.0);
     struct kn_mat *all[] = {&p.q, &p.k, &p.v, &p.d_o};
 
     (void)state;
@@ -381,15 +389,7 @@ static void tiny_elements_do_not_disturb_those_beside_them(void **state)
             for (int64_t c = 0; c < all[i]->cols; c++)
                 if (t % 32 >= 16 || c % 32 >= 16)
                     kt_set(*all[i], t, c, 1e-36 * kt_get(*all[i], t, c));
-    want = problem_f64(&p);
-    run(ref, &want, 1);
-    run(cpu, &p, 2);
-    kt_check(p.o, want.o, tol_o(KN_F32), "o");
-    kt_check(p.dq, want.dq, tol_grad(KN_F32), "dq");
-    kt_check(p.dk, want.dk, tol_grad(KN_F32), "dk");
-    kt_check(p.dv, want.dv, tol_grad(KN_F32), "dv");
-    problem_free(&p);
-    problem_free(&want);
+    check_f32(&p);
 }
 
 /* A NaN among the inputs reaches every row that sees it. */
