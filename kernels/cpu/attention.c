@@ -10,7 +10,7 @@
 
 #define FWD_ROWS 128 /* queries of one item */
 #define FWD_BLOCKS (FWD_ROWS / TILE_ROWS)
-#define FWD_BAND 32 /* chunks of a head at least before the next head's: 4096 tokens */
+#define FWD_BAND 8 /* chunks of a head at least before the next head's: keys stay in L2 */
 #define FWD_ITEMS 4 /* of a thread in a band */
 #define CACHED_ROWS_FEW                                                                            \
     8 /* up to so many queries are faster one by one: packing reads all keys                       \
@@ -21,7 +21,8 @@ enum { PACK_K, PACK_V, FWD_KINDS };
 struct attn_fwd {
     struct attn a;
     int64_t tile0, n_tiles;   /* keys that are packed now */
-    int64_t chunk0, n_chunks; /* the band: FWD_ROWS queries a chunk */
+    int64_t band;             /* chunks at a time: FWD_ROWS queries each */
+    int64_t chunk0, n_chunks; /* the band that is run now */
 };
 
 void attn_init(struct attn *a)
@@ -153,12 +154,11 @@ static void forward_heads(struct attn_fwd *f)
 {
     struct attn *a = &f->a;
     int64_t chunks = (a->q.rows + FWD_ROWS - 1) / FWD_ROWS, packed = 0;
-    int64_t band = LH_MAX(FWD_BAND, FWD_ITEMS * a->s->threads);
 
-    for (f->chunk0 = 0; f->chunk0 < chunks; f->chunk0 += band) {
-        int64_t end = LH_MIN(a->T, a->q0 + (f->chunk0 + band) * FWD_ROWS);
+    for (f->chunk0 = 0; f->chunk0 < chunks; f->chunk0 += f->band) {
+        int64_t end = LH_MIN(a->T, a->q0 + (f->chunk0 + f->band) * FWD_ROWS);
 
-        f->n_chunks = LH_MIN(band, chunks - f->chunk0);
+        f->n_chunks = LH_MIN(f->band, chunks - f->chunk0);
         f->tile0 = packed;
         packed = (end + TILE_TOKENS - 1) / TILE_TOKENS;
         f->n_tiles = packed - f->tile0;
@@ -167,9 +167,24 @@ static void forward_heads(struct attn_fwd *f)
     }
 }
 
+/* The most tiles of keys that a band sees. */
+static int64_t fwd_ring(const struct attn *a, int64_t band)
+{
+    int64_t rows = band * FWD_ROWS, most = 0;
+
+    if (!a->seg)
+        return a->n_tiles;
+    for (int64_t i = 0; i < a->T; i += rows) {
+        int64_t first = LH_MIN(a->seg->begin[0][i], a->seg->begin[1][i]) / TILE_TOKENS;
+
+        most = LH_MAX(most, (LH_MIN(a->T, i + rows) + TILE_TOKENS - 1) / TILE_TOKENS - first);
+    }
+    return most;
+}
+
 static void attention_forward(const struct attn *call)
 {
-    struct attn_fwd f = {.a = *call};
+    struct attn_fwd f = {.a = *call, .band = LH_MAX(FWD_BAND, FWD_ITEMS * call->s->threads)};
     struct attn *a = &f.a;
     uint64_t head_bytes;
     int64_t round;
@@ -177,7 +192,8 @@ static void attention_forward(const struct attn *call)
     attn_init(a);
     head_bytes = (uint64_t)a->n_tiles * FWD_KINDS * a->tile_bytes;
     round = (int64_t)LH_MAX(1, LH_MIN((uint64_t)a->KV, ATTN_PACK_MAX / LH_MAX(head_bytes, 1)));
-    a->packed = stream_shared(a->s, (uint64_t)round * head_bytes);
+    a->ring = fwd_ring(a, f.band);
+    a->packed = stream_shared(a->s, (uint64_t)(round * a->ring * FWD_KINDS) * a->tile_bytes);
     if (!a->packed || !fwd_local_reserve(a))
         return;
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += round) {

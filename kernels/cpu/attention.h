@@ -29,8 +29,9 @@ struct attn {
         n_tiles;         /* D as a multiple of TILE_STEP; query heads a kv head; tiles of T */
     uint64_t tile_bytes; /* packed */
 
-    /* The kv heads whose tiles are packed now: [kv0, kv0 + n_kv). */
-    int64_t kv0, n_kv;
+    /* The kv heads whose tiles are packed now: [kv0, kv0 + n_kv); and how many tiles of a head are
+     * packed at a time: tile t takes the place of tile t - ring. */
+    int64_t kv0, n_kv, ring;
     char *packed;
 };
 
@@ -86,12 +87,17 @@ static inline void attn_prefetch(struct kn_mat m, int64_t r0, int64_t rows, int6
             __builtin_prefetch((const char *)m.p + (r * m.ld + h * D + d) * element);
 }
 
-/* kinds of packed tile for each of n heads, all tiles of the sequence: kind k of tile t of the i-th
- * head. */
+/* Where tile t of the i-th packed head lies, in tiles. */
+static inline int64_t attn_place(const struct attn *a, int64_t i, int64_t t)
+{
+    return i * a->ring + t % a->ring;
+}
+
+/* Of kinds of packed tile for each of n heads: kind k of tile t of the i-th head. */
 static inline char *attn_packed(const struct attn *a, int64_t i, int64_t t, int64_t k,
                                 int64_t kinds)
 {
-    return a->packed + (uint64_t)((i * a->n_tiles + t) * kinds + k) * a->tile_bytes;
+    return a->packed + (uint64_t)(attn_place(a, i, t) * kinds + k) * a->tile_bytes;
 }
 
 /* s (TILE_ROWS x span) = rows (TILE_ROWS x Dp) times the span's columns of a transposed tile. */

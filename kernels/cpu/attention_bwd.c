@@ -8,8 +8,9 @@
  * with itself, and packs it; whoever adds to a chunk last writes its gradients: so what an item
  * touches stays in L2. A long sequence is taken in bands of keys, all phases of one before those of
  * the next. How many kv heads make a round and how many chunks a band depends on the threads, and
- * changes no sum. When a group's tiles and sums exceed ATTN_PACK_MAX, its query heads are taken in
- * parts.
+ * changes no sum. Where queries see few phases back, only the tiles and sums of a band and of those
+ * who see it exist at a time. Else, when a group's tiles and sums exceed ATTN_PACK_MAX, its query
+ * heads are taken in parts.
  */
 #include "kernels/cpu/attention_bwd.h"
 #include "kernels/cpu/vec.h"
@@ -17,7 +18,7 @@
 
 #define BWD_CHUNK 2
 #define BWD_ITEMS 4 /* of a thread in a phase; heads beyond wait, so that scratch stays near */
-#define BWD_BAND 16 /* chunks at least, 4096 tokens: what a band touches stays in L3 */
+#define BWD_BAND 4  /* chunks at least: what a band touches stays in L2, or near it */
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
@@ -52,7 +53,7 @@ static void bwd_pack_q(const struct attn_bwd *b, int64_t i, int64_t t)
 {
     const struct attn *a = &b->a;
     int64_t i0 = t * TILE_TOKENS, n = LH_MIN(TILE_TOKENS, a->T - i0), h = bwd_head(b, i);
-    int64_t at = (i * a->n_tiles + t) * TILE_TOKENS;
+    int64_t at = attn_place(a, i, t) * TILE_TOKENS;
     struct kn_mat q = attn_head(a->q, i0, n, h, a->D), d_o = attn_head(a->d_o, i0, n, h, a->D);
 
     attn_prefetch(a->d_o, i0, n, h, a->D);
@@ -173,8 +174,7 @@ static int64_t bwd_phases(const struct attn *a, const int32_t *begin)
  * as they would in one band. */
 static void bwd_heads(struct attn_bwd *b)
 {
-    int64_t phases = LH_MAX(b->phases[0], b->phases[1]);
-    int64_t band = LH_MAX(BWD_BAND, BWD_ITEMS * b->a.s->threads);
+    int64_t phases = LH_MAX(b->phases[0], b->phases[1]), band = b->band;
 
     for (b->chunk0 = (b->n_chunks - 1) / band * band; b->chunk0 >= 0; b->chunk0 -= band) {
         for (b->phase = 0; b->phase < LH_MIN(phases, b->n_chunks - b->chunk0); b->phase++) {
@@ -189,8 +189,6 @@ static void bwd_run(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
 
-    for (int c = 0; c < 2; c++)
-        b->phases[c] = bwd_phases(a, a->seg->begin[c]);
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += b->kv_round) {
         a->n_kv = LH_MIN(b->kv_round, a->KV - a->kv0);
         for (b->g0 = 0; b->g0 < a->group; b->g0 += b->g_round) {
@@ -208,35 +206,65 @@ static int64_t bwd_fit(uint64_t used, uint64_t bytes, int64_t n)
     return (int64_t)LH_MAX(1, LH_MIN((uint64_t)n, left / LH_MAX(1, bytes)));
 }
 
+/* Of a kv head. */
+static uint64_t bwd_kv_bytes(const struct attn *a, int64_t ring)
+{
+    return (uint64_t)ring *
+           (KV_KINDS * a->tile_bytes + (uint64_t)(2 * TILE_TOKENS * a->Dp) * sizeof(float));
+}
+
+/* Of a query head. */
+static uint64_t bwd_q_bytes(const struct attn_bwd *b, int64_t ring)
+{
+    return (uint64_t)ring * ((uint64_t)b->q_kinds * b->a.tile_bytes +
+                             (uint64_t)(TILE_TOKENS * (b->a.Dp + 2)) * sizeof(float));
+}
+
+/* How many heads, and how many of their tiles, are packed at a time. The smaller of two ways, so
+ * that segments which cut more never need more. */
+static void bwd_shape(struct attn_bwd *b)
+{
+    struct attn *a = &b->a;
+    int64_t kv = 1 + BWD_ITEMS * a->s->threads / LH_MAX(1, b->n_chunks);
+    int64_t near = (b->band + LH_MAX(b->phases[0], b->phases[1]) - 1) * BWD_CHUNK;
+    uint64_t kv_bytes = bwd_kv_bytes(a, a->n_tiles), q_bytes = bwd_q_bytes(b, a->n_tiles);
+    uint64_t near_bytes = bwd_kv_bytes(a, near) + (uint64_t)a->group * bwd_q_bytes(b, near);
+
+    a->ring = a->n_tiles;
+    b->kv_round = bwd_fit(0, kv_bytes + (uint64_t)a->group * q_bytes, LH_MIN(kv, a->KV));
+    b->g_round = bwd_fit(kv_bytes, q_bytes, a->group);
+    if (near < a->n_tiles && near_bytes <= kv_bytes + (uint64_t)b->g_round * q_bytes) {
+        a->ring = near;
+        b->g_round = a->group;
+    }
+}
+
 static void attention_backward(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
-    uint64_t sum, kv_bytes, q_bytes;
-    int64_t kv, q, padded;
+    int64_t q, sums;
     char *p;
 
     attn_init(a);
-    padded = a->n_tiles * TILE_TOKENS;
-    sum = (uint64_t)(padded * a->Dp) * sizeof(float);
-    kv_bytes = (uint64_t)(a->n_tiles * KV_KINDS) * a->tile_bytes + 2 * sum;
     b->q_kinds = a->tiles->form == TILE_SPLIT ? 4 : 2;
-    q_bytes = (uint64_t)(a->n_tiles * b->q_kinds) * a->tile_bytes + sum +
-              (uint64_t)(2 * padded) * sizeof(float);
     b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
-    kv = 1 + BWD_ITEMS * a->s->threads / LH_MAX(1, b->n_chunks);
-    b->kv_round = kv = bwd_fit(0, kv_bytes + (uint64_t)a->group * q_bytes, LH_MIN(kv, a->KV));
-    b->g_round = bwd_fit(kv_bytes, q_bytes, a->group);
-    q = kv * b->g_round;
-    p = stream_shared(a->s, (uint64_t)kv * kv_bytes + (uint64_t)q * q_bytes);
+    b->band = LH_MAX(BWD_BAND, BWD_ITEMS * a->s->threads);
+    for (int c = 0; c < 2; c++)
+        b->phases[c] = bwd_phases(a, a->seg->begin[c]);
+    bwd_shape(b);
+    q = b->kv_round * b->g_round;
+    p = stream_shared(a->s, (uint64_t)b->kv_round * bwd_kv_bytes(a, a->ring) +
+                                (uint64_t)q * bwd_q_bytes(b, a->ring));
     if (!p || !bwd_local_reserve(a))
         return;
+    sums = a->ring * TILE_TOKENS * a->Dp;
     a->packed = p;
-    b->q_packed = p + (uint64_t)(kv * a->n_tiles * KV_KINDS) * a->tile_bytes;
-    b->dk = (float *)(b->q_packed + (uint64_t)(q * a->n_tiles * b->q_kinds) * a->tile_bytes);
-    b->dv = b->dk + kv * padded * a->Dp;
-    b->dq = b->dv + kv * padded * a->Dp;
-    b->lse2 = b->dq + q * padded * a->Dp;
-    b->delta = b->lse2 + q * padded;
+    b->q_packed = p + (uint64_t)(b->kv_round * a->ring * KV_KINDS) * a->tile_bytes;
+    b->dk = (float *)(b->q_packed + (uint64_t)(q * a->ring * b->q_kinds) * a->tile_bytes);
+    b->dv = b->dk + b->kv_round * sums;
+    b->dq = b->dv + b->kv_round * sums;
+    b->lse2 = b->dq + q * sums;
+    b->delta = b->lse2 + q * a->ring * TILE_TOKENS;
     bwd_run(b);
 }
 

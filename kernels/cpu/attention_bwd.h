@@ -14,13 +14,13 @@ struct attn_bwd {
     struct attn a;
     const float *lse;
     int64_t n_chunks, phases[2];        /* phases: of the two classes of heads */
-    int64_t chunk0, phase;              /* the band and the phase that are run now */
+    int64_t band, chunk0, phase;        /* chunks of a band; the band and the phase run now */
     int64_t kv_round, g_round, g0, n_g; /* query heads packed now: those from g0 on of each group */
     int64_t q_kinds;
     char *q_packed;      /* like a.packed, for query heads */
     float *dq, *dk, *dv; /* sums of packed heads by tile: (TILE_TOKENS, Dp); dk, dv in panels of
                             keys, each (Dp, TILE_STEP) */
-    float *lse2, *delta; /* (n packed heads, whole tiles): lse in powers of two; zeros past T */
+    float *lse2, *delta; /* (n packed heads, ring tiles): lse in powers of two; zeros past T */
 };
 
 /* One thread's scratch. */
@@ -34,12 +34,12 @@ struct bwd_local {
 /* Of the i-th packed head, tile t. */
 static inline float *bwd_sums(const struct attn *a, float *sums, int64_t i, int64_t t)
 {
-    return sums + (i * a->n_tiles + t) * TILE_TOKENS * a->Dp;
+    return sums + attn_place(a, i, t) * TILE_TOKENS * a->Dp;
 }
 
 static inline char *bwd_packed_q(const struct attn_bwd *b, int64_t i, int64_t t, int64_t kind)
 {
-    return b->q_packed + (uint64_t)((i * b->a.n_tiles + t) * b->q_kinds + kind) * b->a.tile_bytes;
+    return b->q_packed + (uint64_t)(attn_place(&b->a, i, t) * b->q_kinds + kind) * b->a.tile_bytes;
 }
 
 /* A square: tile tq of a query head (the q_i-th packed, number h) by tile tk of its kv head (the

@@ -103,7 +103,7 @@ static void bwd_square_rows(const struct attn_bwd *b, const struct bwd_local *l,
     const int32_t *begin = attn_begin(a, sq->h);
     int64_t i0 = sq->tq * TILE_TOKENS + r0, j0 = sq->tk * TILE_TOKENS;
     int64_t n = LH_MIN(TILE_ROWS, a->T - i0), last = i0 + n - 1;
-    int64_t at = sq->q_i * a->n_tiles * TILE_TOKENS + i0;
+    int64_t at = attn_place(a, sq->q_i, sq->tq) * TILE_TOKENS + r0;
     int64_t width = bwd_width(a);
     struct attn_span span = attn_span(j0, begin[i0], last);
     struct softmax_rows rows;

@@ -263,15 +263,21 @@ static void shifted_groups_over_several_chunks_match_the_reference(void **state)
     }
 }
 
-/* More tokens than a band of either pass has (4096), and segments that lie across its ends. */
+/* More tokens than a band of either pass has (1024 and 2048 with two threads): segments across
+ * its ends, within one band or over most of it, and whole rows, seen from all bands. */
 static void a_sequence_of_several_bands_matches_the_reference(void **state)
 {
     struct kt_rng r = kt_rng(40);
-    struct kn_segments_spec spec = {.rows = 1, .row_tokens = 4500, .group = 210, .heads = 2};
+    const int64_t size[][2] = {{4500, 256}, {4700, 1000}, {2500, 0}}; /* tokens, group */
 
     (void)state;
-    check_problem(&r, KN_F32, (struct heads){2, 1, 8}, &spec, 1.0);
-    check_problem(&r, KN_BF16, (struct heads){2, 1, 8}, &spec, 1.0);
+    for (unsigned i = 0; i < sizeof(size) / sizeof(size[0]); i++) {
+        struct kn_segments_spec spec = {
+            .rows = 1, .row_tokens = size[i][0], .group = size[i][1], .heads = 3};
+
+        check_problem(&r, KN_F32, (struct heads){3, 1, 8}, &spec, 1.0);
+        check_problem(&r, KN_BF16, (struct heads){3, 1, 8}, &spec, 1.0);
+    }
 }
 
 /* Changing a token must not change any row that does not see it, by a single bit. */
