@@ -62,6 +62,7 @@ int kn_segments_init(const struct kn_segments_spec *spec, struct kn_segments *re
             (long long)spec->rows, (long long)spec->row_tokens, INT32_MAX);
     seg.T = spec->rows * spec->row_tokens;
     seg.shift_from = spec->group > 0 ? spec->heads / 2 : spec->heads;
+    seg.reach = spec->group > 0 ? LH_MIN(spec->group, spec->row_tokens) : spec->row_tokens;
     seg.begin[0] = segments_begin(spec, 0);
     seg.begin[1] = spec->group > 0 ? segments_begin(spec, 1) : seg.begin[0];
     if (!seg.begin[0] || !seg.begin[1]) {

@@ -17,6 +17,7 @@ struct kn_segments {
     int64_t T;         /* tokens over all rows of the micro-batch, laid end to end */
     int64_t shift_from; /* heads with index >= this are of class 1 */
     int32_t *begin[2]; /* owned, T each; begin[1] == begin[0] when no head is shifted */
+    int64_t reach;     /* a query sees less than this many tokens back, whatever the documents: rows and groups say it */
 };
 
 /* What a micro-batch looks like. */

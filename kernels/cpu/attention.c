@@ -10,7 +10,7 @@
 
 #define FWD_ROWS 128 /* queries of one item */
 #define FWD_BLOCKS (FWD_ROWS / TILE_ROWS)
-#define FWD_BAND 8 /* chunks of a head at least before the next head's: keys stay in L2 */
+#define FWD_BAND 8  /* chunks of a head at least before the next head's: keys stay in L2 */
 #define FWD_ITEMS 4 /* of a thread in a band */
 #define CACHED_ROWS_FEW                                                                            \
     8 /* up to so many queries are faster one by one: packing reads all keys                       \
@@ -167,19 +167,12 @@ static void forward_heads(struct attn_fwd *f)
     }
 }
 
-/* The most tiles of keys that a band sees. */
+/* The most tiles of keys that a band may see. */
 static int64_t fwd_ring(const struct attn *a, int64_t band)
 {
-    int64_t rows = band * FWD_ROWS, most = 0;
-
     if (!a->seg)
         return a->n_tiles;
-    for (int64_t i = 0; i < a->T; i += rows) {
-        int64_t first = LH_MIN(a->seg->begin[0][i], a->seg->begin[1][i]) / TILE_TOKENS;
-
-        most = LH_MAX(most, (LH_MIN(a->T, i + rows) + TILE_TOKENS - 1) / TILE_TOKENS - first);
-    }
-    return most;
+    return LH_MIN(a->n_tiles, band * FWD_ROWS / TILE_TOKENS + attn_back(a, TILE_TOKENS));
 }
 
 static void attention_forward(const struct attn *call)

@@ -87,6 +87,13 @@ static inline void attn_prefetch(struct kn_mat m, int64_t r0, int64_t rows, int6
             __builtin_prefetch((const char *)m.p + (r * m.ld + h * D + d) * element);
 }
 
+/* How many runs of so many tokens lie at most between a query's and that of the first key it may
+ * see. Documents do not count: what is taken for a step holds for the next one, too. */
+static inline int64_t attn_back(const struct attn *a, int64_t tokens)
+{
+    return (a->seg->reach - 1 + tokens - 1) / tokens;
+}
+
 /* Where tile t of the i-th packed head lies, in tiles. */
 static inline int64_t attn_place(const struct attn *a, int64_t i, int64_t t)
 {

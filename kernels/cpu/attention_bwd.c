@@ -17,8 +17,8 @@
 #include <math.h>
 
 #define BWD_CHUNK 2
-#define BWD_ITEMS 4 /* of a thread in a phase; heads beyond wait, so that scratch stays near */
-#define BWD_BAND 4  /* chunks at least: what a band touches stays in L2, or near it */
+#define BWD_ITEMS                                                                                  \
+    4 /* of a thread in a phase; the rest waits, so that scratch stays in or near L2 */
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
@@ -220,13 +220,13 @@ static uint64_t bwd_q_bytes(const struct attn_bwd *b, int64_t ring)
                              (uint64_t)(TILE_TOKENS * (b->a.Dp + 2)) * sizeof(float));
 }
 
-/* How many heads, and how many of their tiles, are packed at a time. The smaller of two ways, so
- * that segments which cut more never need more. */
+/* How many heads, and how many of their tiles, are packed at a time. Shorter sequences of the same
+ * reach take no more: a step may end with fewer rows. */
 static void bwd_shape(struct attn_bwd *b)
 {
     struct attn *a = &b->a;
-    int64_t kv = 1 + BWD_ITEMS * a->s->threads / LH_MAX(1, b->n_chunks);
-    int64_t near = (b->band + LH_MAX(b->phases[0], b->phases[1]) - 1) * BWD_CHUNK;
+    int64_t chunks = b->band + attn_back(a, BWD_CHUNK * TILE_TOKENS), near = chunks * BWD_CHUNK;
+    int64_t kv = LH_MAX(1, chunks / LH_MAX(1, b->n_chunks));
     uint64_t kv_bytes = bwd_kv_bytes(a, a->n_tiles), q_bytes = bwd_q_bytes(b, a->n_tiles);
     uint64_t near_bytes = bwd_kv_bytes(a, near) + (uint64_t)a->group * bwd_q_bytes(b, near);
 
@@ -248,7 +248,7 @@ static void attention_backward(struct attn_bwd *b)
     attn_init(a);
     b->q_kinds = a->tiles->form == TILE_SPLIT ? 4 : 2;
     b->n_chunks = (a->n_tiles + BWD_CHUNK - 1) / BWD_CHUNK;
-    b->band = LH_MAX(BWD_BAND, BWD_ITEMS * a->s->threads);
+    b->band = BWD_ITEMS * a->s->threads;
     for (int c = 0; c < 2; c++)
         b->phases[c] = bwd_phases(a, a->seg->begin[c]);
     bwd_shape(b);

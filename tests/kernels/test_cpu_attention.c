@@ -76,9 +76,8 @@ static struct problem problem_f64(const struct problem *p)
     return d;
 }
 
-static void run(const struct kn_ops *ops, struct problem *p, int threads)
+static void run_on(const struct kn_ops *ops, struct kn_stream *s, struct problem *p)
 {
-    struct kn_stream *s = kt_stream(ops, threads);
     struct kn_mat out[] = {p->o, p->dq, p->dk, p->dv, p->lse};
 
     for (unsigned i = 0; i < sizeof(out) / sizeof(out[0]); i++)
@@ -88,6 +87,13 @@ static void run(const struct kn_ops *ops, struct problem *p, int threads)
     ops->attention_bwd(s, p->dq, p->dk, p->dv, p->d_o, p->q, p->k, p->v, p->o, p->lse.p, &p->seg,
                        p->n.H, p->n.KV, p->n.D, p->scale);
     kt_sync(ops, s);
+}
+
+static void run(const struct kn_ops *ops, struct problem *p, int threads)
+{
+    struct kn_stream *s = kt_stream(ops, threads);
+
+    run_on(ops, s, p);
     ops->stream_free(s);
 }
 
@@ -277,6 +283,38 @@ static void a_sequence_of_several_bands_matches_the_reference(void **state)
 
         check_problem(&r, KN_F32, (struct heads){3, 1, 8}, &spec, 1.0);
         check_problem(&r, KN_BF16, (struct heads){3, 1, 8}, &spec, 1.0);
+    }
+}
+
+/* A plan is made without documents, and steps with other documents allocate nothing. */
+static void scratch_does_not_depend_on_documents(void **state)
+{
+    struct kt_rng r = kt_rng(41);
+    const int64_t size[][2] = {{2500, 0}, {2500, 600}, {300, 0}}; /* tokens, group */
+    const struct heads n = {3, 3, 16};
+    int32_t documents[2500];
+
+    (void)state;
+    for (int t = 0; t < 2500; t++)
+        documents[t] = t / 130;
+    for (unsigned i = 0; i < 2 * sizeof(size) / sizeof(size[0]); i++) {
+        uint64_t bytes[2];
+
+        for (int with = 0; with < 2; with++) {
+            struct kn_segments_spec spec = {.rows = 1,
+                                            .row_tokens = size[i / 2][0],
+                                            .group = size[i / 2][1],
+                                            .heads = n.H,
+                                            .documents = with ? documents : NULL};
+            struct problem p = problem_new(&r, i % 2 ? KN_F32 : KN_BF16, n, &spec, 1.0);
+            struct kn_stream *s = kt_stream(cpu, 2);
+
+            run_on(cpu, s, &p);
+            bytes[with] = cpu->scratch_bytes(s);
+            cpu->stream_free(s);
+            problem_free(&p);
+        }
+        assert_int_equal(bytes[0], bytes[1]);
     }
 }
 
@@ -495,6 +533,7 @@ int main(void)
         cmocka_unit_test(cuts_inside_a_block_hold_for_queries_far_behind_them),
         cmocka_unit_test(shifted_groups_over_several_chunks_match_the_reference),
         cmocka_unit_test(a_sequence_of_several_bands_matches_the_reference),
+        cmocka_unit_test(scratch_does_not_depend_on_documents),
         cmocka_unit_test(no_row_feels_a_later_token_or_another_segment),
         cmocka_unit_test(queries_against_cached_keys_match_the_reference),
         cmocka_unit_test(a_group_too_large_for_one_round_gives_the_same_gradients),

@@ -52,6 +52,20 @@ static void check_cuts_are_where_they_should_be(const struct kn_segments_spec *s
     }
 }
 
+/* No query sees so far back, and without documents some query could not do with less. */
+static void check_reach(const struct kn_segments_spec *spec, const struct kn_segments *seg)
+{
+    int64_t most = 0;
+
+    for (int c = 0; c < 2; c++)
+        for (int64_t t = 0; t < seg->T; t++)
+            most = LH_MAX(most, t - seg->begin[c][t] + 1);
+    if (spec->documents)
+        assert_true(most <= seg->reach);
+    else if (seg->T > 0)
+        assert_int_equal(most, seg->reach);
+}
+
 static void every_micro_batch_keeps_rows_documents_and_groups_apart(void **state)
 {
     struct kt_rng r = kt_rng(1);
@@ -66,6 +80,7 @@ static void every_micro_batch_keeps_rows_documents_and_groups_apart(void **state
         assert_int_equal(seg.T, spec.rows * spec.row_tokens);
         assert_int_equal(seg.shift_from, spec.group > 0 ? spec.heads / 2 : spec.heads);
         check_always(&spec, &seg);
+        check_reach(&spec, &seg);
         check_cuts_are_where_they_should_be(&spec, &seg);
         kn_segments_release(&seg);
         free(documents);

@@ -199,6 +199,7 @@ static void tiles_and_micro_batches_drop_the_same(void **state)
 static void a_rehearsal_gives_back_what_it_took(void **state)
 {
     const char *dir = tiny_model_write(&shape, 5);
+    const struct rehearsal r = {.passes = REHEARSE_TRAIN};
     struct bench b;
     uint64_t bytes = 0;
     struct llama *m = &b.tiny.model;
@@ -206,7 +207,7 @@ static void a_rehearsal_gives_back_what_it_took(void **state)
     (void)state;
     bench_open(&b, dir, 0.4, 0);
     llama_unbind(m);
-    assert_int_equal(rehearse_scratch(m, REHEARSE_LOSS, &kn_reference_ops, 1, &bytes, NULL), 0);
+    assert_int_equal(rehearse_scratch(m, &r, &kn_reference_ops, 1, &bytes, NULL), 0);
     assert_null(m->dropout.host);
     assert_null(m->pos);
     assert_null(m->nll);

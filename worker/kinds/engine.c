@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define ARENA_MAX                                                                                  \
     ((size_t)4 << 20) /* patterns of an adapter: at most one per linear of 1024 layers */
@@ -19,6 +20,13 @@ int64_t engine_group(const struct lh_job *job)
         return 0;
     return job->context.attention.group > 0 ? job->context.attention.group
                                             : job->context.length / 4;
+}
+
+int64_t engine_eval_group(const struct lh_job *job)
+{
+    bool train = job->eval.attention && strcmp(job->eval.attention, "train") == 0;
+
+    return train ? engine_group(job) : 0;
 }
 
 /* Known members that the engine has not: refused here, before anything is read. */

@@ -93,8 +93,9 @@ void engine_model_release(struct engine *e);
 void engine_piece(struct engine *e, const char *phase, int64_t done, int64_t span, int64_t of,
                   int64_t layers);
 
-/* The group that attention takes: S2's for training, 0 (full causal) otherwise. */
+/* The group that attention takes in training, S2's or 0 (full causal); and in evaluation. */
 int64_t engine_group(const struct lh_job *job);
+int64_t engine_eval_group(const struct lh_job *job);
 
 /* How many layers keep what: new reference. */
 json_t *engine_kept_json(const struct engine *e);

@@ -63,18 +63,26 @@ int engine_check(const struct engine *e, const struct lh_job *job, int local_ran
 }
 
 /* What a job of this kind does with its model. */
-static unsigned passes(const struct engine *e, enum lh_kind kind)
+static struct rehearsal rehearsal_of(const struct engine *e, const struct lh_job *job)
 {
     unsigned cache = e->model.dims.cache > 0 ? REHEARSE_CACHE : 0;
+    unsigned eval = job->eval.perplexity.n > 0 ? REHEARSE_LOSS : 0;
+    struct rehearsal r = {.train_group = engine_group(job), .eval_group = engine_eval_group(job)};
 
-    switch (kind) {
+    switch (job->kind) {
     case LH_KIND_EXPORT:
-        return REHEARSE_LOGITS;
+        r.passes = REHEARSE_LOGITS;
+        break;
     case LH_KIND_GENERATE:
-        return cache;
+        r.passes = cache;
+        break;
+    case LH_KIND_TRAIN:
+        r.passes = REHEARSE_TRAIN | eval | cache;
+        break;
     default:
-        return REHEARSE_LOSS | cache;
+        r.passes = REHEARSE_LOSS | cache;
     }
+    return r;
 }
 
 /* Loading ends before a pass touches anything else, so it counts where a pass takes less. In
@@ -91,6 +99,7 @@ static uint64_t loading_bytes(const struct plan *p)
 int engine_count(struct engine *e, const struct lh_job *job, const struct engine_place *place,
                  struct lh_err *reterr)
 {
+    struct rehearsal rehearsal = rehearsal_of(e, job);
     const struct kn_ops *ops;
     uint64_t scratch = 0;
     int rc = kn_ops_for(lh_device_name(job->resources.device), &ops, reterr);
@@ -98,8 +107,7 @@ int engine_count(struct engine *e, const struct lh_job *job, const struct engine
     if (rc == 0)
         rc = engine_check(e, job, place->local_ranks, reterr); /* a rehearsal takes memory */
     if (rc == 0)
-        rc = rehearse_scratch(&e->model, passes(e, job->kind), ops, place->threads, &scratch,
-                              reterr);
+        rc = rehearse_scratch(&e->model, &rehearsal, ops, place->threads, &scratch, reterr);
     if (rc < 0)
         return rc;
     llama_add_outside(&e->model, PLAN_SCRATCH, scratch);

@@ -231,13 +231,12 @@ int perplexity_run(struct run *r, struct engine *e, struct held_out *h,
                    const struct head_sink *sink, struct perplexity *ret_perplexity,
                    struct lh_err *reterr)
 {
-    bool train = r->job->eval.attention && strcmp(r->job->eval.attention, "train") == 0;
     struct perplexity p = {.mode = r->job->eval.mode,
                            .length = h->longest,
                            .stride = r->job->eval.stride,
                            .n_bands = r->job->eval.bands,
                            .n_lengths = h->n_lengths,
-                           .group = train ? engine_group(r->job) : 0};
+                           .group = engine_eval_group(r->job)};
     struct work_at_hand a = {.run = r, .engine = e, .texts = h, .sink = sink, .p = &p};
     int rc = make_room(&p, reterr);
 

@@ -16,19 +16,31 @@ static int look(void *arg, const struct device *d, int64_t t0, struct kn_mat log
 }
 
 /* As many rows as there may be. */
-static int run_batch(struct llama *m, const int32_t *zeros, bool logits, struct lh_err *reterr)
+static struct llama_batch largest(const struct llama *m, const int32_t *zeros, int64_t group)
 {
     int64_t row = LH_MIN(m->dims.T, m->dims.positions);
-    struct llama_batch b = {
-        .rows = m->dims.T / row, .row_tokens = row, .ids = zeros, .labels = zeros};
-    double sum = 0;
-    int rc;
 
-    if (logits)
+    return (struct llama_batch){
+        .rows = m->dims.T / row, .row_tokens = row, .ids = zeros, .labels = zeros, .group = group};
+}
+
+static int run_eval(struct llama *m, const int32_t *zeros, const struct rehearsal *r,
+                    struct lh_err *reterr)
+{
+    struct llama_batch b = largest(m, zeros, r->eval_group);
+
+    if (r->passes & REHEARSE_LOGITS)
         b.sink.fn = look;
-    if (!m->dims.backward)
-        return llama_eval(m, &b, reterr);
-    rc = llama_train(m, &b, 1, &sum, reterr);
+    return llama_eval(m, &b, reterr);
+}
+
+static int run_train(struct llama *m, const int32_t *zeros, const struct rehearsal *r,
+                     struct lh_err *reterr)
+{
+    struct llama_batch b = largest(m, zeros, r->train_group);
+    double sum = 0;
+    int rc = llama_train(m, &b, 1, &sum, reterr);
+
     m->device.ops->sum_squares(m->device.stream, &sum, m->params.grad, m->params.n_region);
     return rc < 0 ? rc : m->device.ops->sync(m->device.stream, reterr);
 }
@@ -50,8 +62,8 @@ static int run_cache(struct llama *m, const int32_t *zeros, struct lh_err *reter
     return rc;
 }
 
-int rehearse_scratch(struct llama *m, unsigned passes, const struct kn_ops *ops, int threads,
-                     uint64_t *ret_bytes, struct lh_err *reterr)
+int rehearse_scratch(struct llama *m, const struct rehearsal *r, const struct kn_ops *ops,
+                     int threads, uint64_t *ret_bytes, struct lh_err *reterr)
 {
     int32_t *zeros = calloc((size_t)m->dims.T, sizeof(*zeros));
     struct kn_stream *stream = NULL;
@@ -62,9 +74,11 @@ int rehearse_scratch(struct llama *m, unsigned passes, const struct kn_ops *ops,
         ops->rehearse(stream);
         rc = llama_bind(m, ops, stream, reterr);
     }
-    if (rc == 0 && passes & (REHEARSE_LOSS | REHEARSE_LOGITS))
-        rc = run_batch(m, zeros, passes & REHEARSE_LOGITS, reterr);
-    if (rc == 0 && passes & REHEARSE_CACHE)
+    if (rc == 0 && r->passes & REHEARSE_TRAIN)
+        rc = run_train(m, zeros, r, reterr);
+    if (rc == 0 && r->passes & (REHEARSE_LOSS | REHEARSE_LOGITS))
+        rc = run_eval(m, zeros, r, reterr);
+    if (rc == 0 && r->passes & REHEARSE_CACHE)
         rc = run_cache(m, zeros, reterr);
     if (rc == 0)
         *ret_bytes = ops->scratch_bytes(stream);
