@@ -1,9 +1,10 @@
 /* attention.c - the forward pass of attention, and the form for cached keys.
  *
  * For a round of kv heads, as many as ATTN_PACK_MAX holds, K is packed transposed and V plain,
- * once, a band of queries at a time. Then every block of TILE_ROWS queries walks over its tiles of
- * keys: scores, weights with a running maximum, weighted sum of V. No matrix of T x T exists.
- * Blocks are shared out in a fixed order and do not meet, so threads do not change the bits.
+ * once, a band of queries at a time, in place of keys that no query sees any more. Then every block
+ * of TILE_ROWS queries walks over its tiles of keys: scores, weights with a running maximum,
+ * weighted sum of V. No matrix of T x T exists. Blocks are shared out in a fixed order and do not
+ * meet, so threads do not change the bits.
  */
 #include "kernels/cpu/attention.h"
 #include <math.h>

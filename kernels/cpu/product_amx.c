@@ -31,12 +31,12 @@
 #define ROWS_MAX (8 << 20)  /* so many bytes of them at a time */
 #define SUMS_MAX (16 << 20) /* bytes of sums that wait between chunks of K */
 
-/* Points p at the rows of a that strip m needs, in place or copied to room. */
+/* Points p at the rows of a that strip m needs, in place or copied to room. Of bf16 only. */
 static void product_rows(const struct product *j, struct product_part *p, uint16_t *room)
 {
-    int64_t K = product_packed(j, p->k1 - p->k0);
+    int64_t K = product_up(p->k1 - p->k0);
 
-    p->a = (struct product_rows){room, AMX_STEP, AMX_BLOCK * j->parts};
+    p->a = (struct product_rows){room, AMX_STEP, AMX_BLOCK};
     p->ahead[0] = (struct product_ahead){NULL, AHEAD_BYTES};
     p->ahead[1] = p->ahead[0];
     if (product_direct(j, p->m, p->n0))
