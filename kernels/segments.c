@@ -8,12 +8,12 @@
 #include "kernels/segments.h"
 #include <assert.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 static bool segments_cut(const struct kn_segments_spec *spec, int c, int64_t t)
 {
     int64_t at = t % spec->row_tokens;
+    bool shifted = (c == 1) != spec->wrap; /* half a group more in front shifts all cuts */
 
     if (at == 0)
         return true;
@@ -21,7 +21,7 @@ static bool segments_cut(const struct kn_segments_spec *spec, int c, int64_t t)
         return true;
     if (spec->group == 0)
         return false;
-    return c == 0 ? at % spec->group == 0 : at % spec->group == spec->group / 2;
+    return at % spec->group == (shifted ? spec->group / 2 : 0);
 }
 
 static int32_t *segments_begin(const struct kn_segments_spec *spec, int c)

@@ -11,6 +11,7 @@
 #pragma once
 #include "proto/base/attr.h"
 #include "proto/base/err.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct kn_segments {
@@ -26,6 +27,9 @@ struct kn_segments_spec {
     int64_t group;              /* S2 group in tokens, even, > 0; 0: no S2 cuts */
     int64_t heads;              /* H: shift_from = floor(H/2) when group > 0, else H */
     const int32_t *documents;   /* rows*row_tokens document numbers, a cut wherever they change; NULL: none */
+    bool wrap;                  /* rows begin with a copy of their last G/2 tokens, which row_tokens counts, and cuts are
+                                 * counted from behind it: LongLoRA's first form, whose shifted heads see across the
+                                 * ends of a row */
 };
 
 /* Fills *ret_seg. Errors: LH_EJOB for an odd or negative group; -ENOMEM. */

@@ -61,6 +61,29 @@ static void check_group(struct job_parser *p)
                 ll(group), ll(length));
 }
 
+static void check_wrap(struct job_parser *p)
+{
+    const struct lh_job *j = p->job;
+    int64_t group = j->context.attention.group, length = j->context.length;
+
+    if (!j->context.attention.wrap || has_problem(p, "/context/attention") ||
+        has_problem(p, "/context/length"))
+        return;
+    if (j->context.attention.type != LH_ATTENTION_S2)
+        PROBLEM("/context/attention/wrap", "conflict",
+                "context.attention.wrap is a form of S2; use context.attention.type \"s2\", or leave "
+                "it out");
+    else if (group > 0 && length % group != 0)
+        PROBLEM("/context/attention/wrap", "conflict",
+                "a window that wraps is whole groups: context.length %lld is no multiple of "
+                "context.attention.group %lld; give another group, or leave out wrap",
+                ll(length), ll(group));
+    else if (j->eval.attention && strcmp(j->eval.attention, "train") == 0)
+        PROBLEM("/eval/attention", "conflict",
+                "evaluation with attention \"train\" never wraps; use \"full\", or leave out "
+                "context.attention.wrap");
+}
+
 static void check_rope(struct job_parser *p)
 {
     const struct lh_job *j = p->job;
@@ -296,6 +319,7 @@ static void check_upload(struct job_parser *p)
 void job_check(struct job_parser *p)
 {
     check_group(p);
+    check_wrap(p);
     check_rope(p);
     if (p->job->kind == LH_KIND_TRAIN && p->kind_bit) {
         check_steps(p);

@@ -136,6 +136,43 @@ static void a_group_of_twice_the_row_or_more_equals_dense_attention(void **state
     }
 }
 
+/* Rows that wrap: their first lead tokens are copies of their last, whose queries do not count. */
+static void wrapping_adds_half_a_group_squared_to_each_shifted_head(void **state)
+{
+    struct kt_rng r = kt_rng(3);
+
+    (void)state;
+    for (int i = 0; i < ROUNDS; i++) {
+        int64_t lead = kt_between(&r, 1, 12), row = 2 * lead * kt_between(&r, 1, 5);
+        struct kn_segments_spec spec = {.rows = kt_between(&r, 1, 3),
+                                        .row_tokens = row,
+                                        .group = 2 * lead,
+                                        .heads = kt_between(&r, 1, 9)};
+        struct kn_segments plain = make(&spec), wraps;
+
+        spec.row_tokens += lead;
+        spec.wrap = true;
+        wraps = make(&spec);
+        assert_int_equal(wraps.shift_from, plain.shift_from);
+        for (int c = 0; c < 2; c++) {
+            int64_t pairs = 0;
+
+            for (int64_t t = 0; t < plain.T; t++) {
+                int64_t at = t % row, begin = t - plain.begin[c][t];
+                int64_t long_t = t / row * (row + lead) + lead + at;
+                int64_t seen = long_t - wraps.begin[c][long_t];
+
+                /* What is seen beside is all of the copies, and by the first tokens only. */
+                assert_int_equal(seen, begin + (c == 1 && at < lead ? lead : 0));
+                pairs += seen + 1;
+            }
+            assert_int_equal(pairs - kn_segments_pairs(&plain, c), c * spec.rows * lead * lead);
+        }
+        kn_segments_release(&plain);
+        kn_segments_release(&wraps);
+    }
+}
+
 static void a_group_of_the_row_leaves_plain_heads_dense(void **state)
 {
     struct kn_segments_spec spec = {.rows = 2, .row_tokens = 12, .group = 12, .heads = 4};
@@ -197,6 +234,7 @@ int main(void)
         cmocka_unit_test(dense_is_one_segment_per_row),
         cmocka_unit_test(s2_cuts_plain_heads_at_groups_and_shifted_heads_half_a_group_later),
         cmocka_unit_test(a_group_of_twice_the_row_or_more_equals_dense_attention),
+        cmocka_unit_test(wrapping_adds_half_a_group_squared_to_each_shifted_head),
         cmocka_unit_test(a_group_of_the_row_leaves_plain_heads_dense),
         cmocka_unit_test(odd_and_negative_groups_are_refused),
         cmocka_unit_test(pairs_count_what_the_mask_lets_through),

@@ -23,8 +23,8 @@ def tokens(path, vocab, steps, rows, length):
     return f"file://{path}"
 
 
-def make_job(tmp_path, model, vocab, length, ranks=1, precision="bf16", attention=S2, limit=0, steps=2, **more):
-    group = {"group": min(length // 4, 1024)} if attention == S2 else {}
+def make_job(tmp_path, model, vocab, length, ranks=1, precision="bf16", attention=S2, limit=0, steps=2, wrap=False, **more):
+    group = {"group": min(length // 4, 1024), "wrap": wrap} if attention == S2 else {}
     return {"kind": "train", "precision": precision, "model": {"base": f"file://{model}"},
             "context": {"length": length, "rope": {"type": "linear"}, "attention": {"type": attention, **group}},
             "data": {"train": [tokens(tmp_path / "tokens.safetensors", vocab, steps, ranks, length)], "format": "tokens", "pack": False},
@@ -58,6 +58,7 @@ def tiny(tmp_path):
 CONFIGURATIONS = {
     "tiny, fp32, S2, 1 rank": (tiny, {"length": 65536, "precision": "fp32"}),
     "tiny, bf16, S2, 2 ranks, all trains": (tiny, {"length": 65536, "ranks": 2, "adapter": None}),
+    "tiny, bf16, S2 that wraps, 1 rank": (tiny, {"length": 65536, "wrap": True}),
     "135M, bf16, S2, 1 rank, all kept": (smollm2, {"length": 2048}),
     "135M, bf16, dense, 2 ranks, little kept": (smollm2, {"length": 1024, "ranks": 2, "attention": DENSE, "limit": 960 * MIB}),
     "135M, fp32, S2, 1 rank, some kept": (smollm2, {"length": 1024, "precision": "fp32", "limit": 1400 * MIB}),

@@ -2,6 +2,7 @@
 lh_test(test_llama SOURCES unit/test_llama.c unit/tiny_model.c LINK lh_model kn)
 lh_test(test_keep SOURCES unit/test_keep.c unit/tiny_model.c LINK lh_model kn)
 lh_test(test_lora_dropout SOURCES unit/test_lora_dropout.c unit/tiny_model.c LINK lh_model kn)
+lh_test(test_wrap SOURCES unit/test_wrap.c unit/tiny_model.c LINK kn_test lh_model)
 lh_test(test_engine SOURCES unit/test_engine.c unit/tiny_model.c
         ${CMAKE_SOURCE_DIR}/worker/kinds/batches.c LINK lh_optim lh_model kn)
 lh_test(test_step_time SOURCES unit/test_step_time.c unit/tiny_model.c LINK lh_kinds lh_run)

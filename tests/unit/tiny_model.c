@@ -157,6 +157,7 @@ void tiny_open(struct tiny *t, const struct tiny_options *o)
     struct llama_options options = {.params = &o->spec,
                                     .tokens = o->rows * o->row_tokens,
                                     .row_tokens = o->row_tokens,
+                                    .wrap_tokens = o->wrap_tokens,
                                     .backward = o->spec.trains,
                                     .mlp_tile = o->mlp_tile,
                                     .head_tile = o->head_tile};

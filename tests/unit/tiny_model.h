@@ -29,7 +29,7 @@ struct tiny_options {
     const char *dir;
     const struct kn_ops *ops;
     struct params_spec spec;
-    int64_t rows, row_tokens, mlp_tile, head_tile;
+    int64_t rows, row_tokens, wrap_tokens, mlp_tile, head_tile;
     int64_t keep[WORK_KEEPS]; /* layers that keep it */
 };
 void tiny_open(struct tiny *t, const struct tiny_options *options);

@@ -35,9 +35,6 @@ static int refuse(const struct lh_job *job, struct lh_err *reterr)
     if (job->context.attention.type == LH_ATTENTION_FOT)
         return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/type",
                          "attention of type fot is not supported yet");
-    if (job->context.attention.wrap)
-        return lh_err_at(reterr, LH_ENOTSUP, "/context/attention/wrap",
-                         "attention that wraps is not supported yet");
     if (job->resources.sequence_parallel > 1)
         return lh_err_at(reterr, LH_ENOTSUP, "/resources/sequence_parallel",
                          "sequence parallelism is not supported yet; leave it out or give 1");
@@ -133,6 +130,8 @@ int engine_open(const struct lh_job *job, int ranks, struct engine *e, struct lh
                          (long long)rows, (long long)job->context.length);
     options.config = e->config;
     options.tokens = rows * job->context.length;
+    if (train && job->context.attention.wrap)
+        options.wrap_tokens = options.tokens + rows * (engine_group(job) / 2);
     eval_room(job, &options);
     rc = ropes_check(job, e, reterr);
     return rc < 0 ? rc : llama_init(&options, &e->model, reterr);

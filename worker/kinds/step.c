@@ -115,6 +115,7 @@ static struct llama_batch batch_of(const struct stepper *s, int64_t rows)
         .labels = s->labels,
         .documents = dataset_has_documents(s->data) ? s->documents : NULL,
         .group = engine_group(s->run->job),
+        .wrap = s->run->job->context.attention.wrap,
         .drop_keys = s->drop_keys,
     };
 }
@@ -129,6 +130,7 @@ static int dump_eval(struct stepper *s, int64_t rows, struct lh_err *reterr)
     if (!s->eval_logits)
         return 0;
     b.group = 0;
+    b.wrap = false;
     b.documents = NULL;
     b.sink = dump_logits_sink(&to);
     return llama_eval(&s->engine->model, &b, reterr);

@@ -13,6 +13,26 @@ static void make_qkv(const struct device *d, const struct attention_layer *l, co
     d->ops->rope(d->stream, k, w->dims.D, w->cos_sin, w->pos, false);
 }
 
+static struct wrap wrap_of(const struct work *w, const struct attention_view *a)
+{
+    return (struct wrap){a->rows, a->T / a->rows, a->lead, w->wrap};
+}
+
+static void make_o(const struct device *d, const struct work *w, const struct attention_view *a,
+                   struct kn_mat o, struct kn_mat q, struct kn_mat k, struct kn_mat v)
+{
+    int64_t H = w->dims.H, KV = w->dims.KV, D = w->dims.D;
+    float scale = (float)(1 / sqrt((double)D));
+
+    if (a->lead > 0) {
+        struct wrap rows = wrap_of(w, a);
+
+        wrap_attention_fwd(d, &rows, o, w->room.lse, q, k, v, a->seg, H, KV, D, scale);
+    } else {
+        d->ops->attention_fwd(d->stream, o, w->room.lse, q, k, v, a->seg, H, KV, D, scale);
+    }
+}
+
 static void make_x1(const struct device *d, const struct attention_layer *l, const struct work *w,
                     struct kn_mat x1, struct kn_mat x, struct kn_mat o)
 {
@@ -34,8 +54,7 @@ static void make(const struct device *d, const struct attention_layer *l, struct
     if (!(have & 1u << WORK_KEEP_QKV))
         make_qkv(d, l, w, n1, q, k, v);
     if (!(have & 1u << WORK_KEEP_SCORES))
-        d->ops->attention_fwd(d->stream, o, r->lse, q, k, v, a->seg, H, KV, D,
-                              (float)(1 / sqrt((double)D)));
+        make_o(d, w, a, o, q, k, v);
     if (!(have & 1u << WORK_KEEP_X1))
         make_x1(d, l, w, x1, x, o);
 }
@@ -79,10 +98,17 @@ void attention_backward(const struct device *d, const struct attention_layer *l,
     struct kn_mat dq = work_mat(w, w->dq, T, H * D), dk = work_mat(w, w->dk, T, KV * D);
     struct kn_mat dv = work_mat(w, w->dv, T, KV * D), dn1 = work_mat(w, w->dn1, T, n->C);
     struct kn_mat dx = work_mat(w, w->dx, T, n->C);
+    float scale = (float)(1 / sqrt((double)D));
 
     linear_backward(d, &l->o, d_o, false, dx, o, work_z(w, &l->o, T), work_dz(w, &l->o, T));
-    d->ops->attention_bwd(d->stream, dq, dk, dv, d_o, q, k, v, o, r->lse, a->seg, H, KV, D,
-                          (float)(1 / sqrt((double)D)));
+    if (a->lead > 0) {
+        struct wrap rows = wrap_of(w, a);
+
+        wrap_attention_bwd(d, &rows, dq, dk, dv, d_o, q, k, v, o, r->lse, a->seg, H, KV, D, scale);
+    } else {
+        d->ops->attention_bwd(d->stream, dq, dk, dv, d_o, q, k, v, o, r->lse, a->seg, H, KV, D,
+                              scale);
+    }
     d->ops->rope(d->stream, dq, D, w->cos_sin, w->pos, true);
     d->ops->rope(d->stream, dk, D, w->cos_sin, w->pos, true);
     linear_backward(d, &l->q, dn1, false, dq, n1, work_z(w, &l->q, T), work_dz(w, &l->q, T));

@@ -75,8 +75,11 @@ static int make_plan(struct llama *m, struct lh_err *reterr)
 /* Positions, results, and who sees whom: two classes of heads. */
 static uint64_t host_bytes(const struct llama *m)
 {
-    return (uint64_t)m->dims.T *
-           (sizeof(*m->pos) + sizeof(*m->nll) + LH_ARRAY_LEN(m->seg.begin) * sizeof(int32_t));
+    uint64_t seen = (uint64_t)LH_MAX(m->dims.T, m->dims.wrap_T);
+
+    return (uint64_t)m->dims.T * (sizeof(*m->pos) + sizeof(*m->nll)) +
+           seen * LH_ARRAY_LEN(m->seg.begin) * sizeof(int32_t) +
+           (uint64_t)m->dims.wrap_T * sizeof(*m->documents);
 }
 
 int llama_init(const struct llama_options *options, struct llama *m, struct lh_err *reterr)
@@ -99,6 +102,7 @@ int llama_init(const struct llama_options *options, struct llama *m, struct lh_e
         .F = c->ff,
         .V = c->vocab,
         .T = options->tokens,
+        .wrap_T = options->wrap_tokens,
         .positions = options->row_tokens,
         .cache = options->cache,
         .dtype = options->params->dtype,
@@ -147,14 +151,16 @@ void llama_unbind(struct llama *m)
 {
     if (m->block)
         m->device.ops->free(m->device.stream, m->block);
-    if (m->seg_rows > 0)
+    if (m->seg_spec.rows > 0)
         kn_segments_release(&m->seg);
     dropout_release(&m->dropout);
     free(m->pos);
+    free(m->documents);
     free(m->nll);
     m->block = NULL;
-    m->seg_rows = 0;
+    m->seg_spec.rows = 0;
     m->pos = NULL;
+    m->documents = NULL;
     m->nll = NULL;
 }
 
@@ -197,8 +203,9 @@ int llama_bind(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     m->device = (struct device){.ops = ops, .stream = stream};
     m->pos = malloc((size_t)m->dims.T * sizeof(*m->pos));
     m->nll = malloc((size_t)m->dims.T * sizeof(*m->nll));
+    m->documents = malloc((size_t)m->dims.wrap_T * sizeof(*m->documents) + 1);
     m->block = ops->alloc(stream, m->plan.peak);
-    if (!m->pos || !m->nll || !m->block)
+    if (!m->pos || !m->nll || !m->documents || !m->block)
         return lh_err_set(reterr, -ENOMEM, "%llu bytes for the model",
                           (unsigned long long)m->plan.peak);
     plan_bind(&m->plan, m->block);
@@ -221,33 +228,66 @@ int llama_load(struct llama *m, const struct kn_ops *ops, struct kn_stream *stre
     return params_load(&m->params, source, adapter, seed, ops, stream, reterr);
 }
 
+/* Tokens that attention puts before each row. */
+static int64_t lead_of(const struct llama_batch *b)
+{
+    return b->wrap ? b->group / 2 : 0;
+}
+
+/* Those of rows that wrap: the copies' first. */
+static const int32_t *wrap_documents(struct llama *m, const struct llama_batch *b)
+{
+    int64_t lead = lead_of(b), row = b->row_tokens;
+
+    if (lead == 0 || !b->documents)
+        return b->documents;
+    for (int64_t r = 0; r < b->rows; r++) {
+        int32_t *to = m->documents + r * (lead + row);
+        const int32_t *from = b->documents + r * row;
+
+        memcpy(to, from + row - lead, (size_t)lead * sizeof(*to));
+        memcpy(to + lead, from, (size_t)row * sizeof(*to));
+    }
+    return m->documents;
+}
+
+/* Who sees whom. Kept for the next batch, unless documents say it. */
+static int make_segments(struct llama *m, const struct llama_batch *b, struct lh_err *reterr)
+{
+    struct kn_segments_spec spec = {.rows = b->rows,
+                                    .row_tokens = b->row_tokens + lead_of(b),
+                                    .group = b->group,
+                                    .heads = m->dims.H,
+                                    .wrap = b->wrap};
+    struct kn_segments_spec *was = &m->seg_spec;
+    int rc;
+
+    assert(lead_of(b) == 0 || b->rows * spec.row_tokens <= m->dims.wrap_T);
+    if (!b->documents && !was->documents && was->rows == spec.rows &&
+        was->row_tokens == spec.row_tokens && was->group == spec.group && was->wrap == spec.wrap)
+        return 0;
+    if (was->rows > 0)
+        kn_segments_release(&m->seg);
+    was->rows = 0;
+    spec.documents = wrap_documents(m, b);
+    rc = kn_segments_init(&spec, &m->seg, reterr);
+    if (rc == 0)
+        *was = spec;
+    return rc;
+}
+
 /* Segments, ids, labels and positions of a batch onto the device. */
 static int put_batch(struct llama *m, const struct llama_batch *b, struct lh_err *reterr)
 {
     int64_t T = b->rows * b->row_tokens;
-    struct kn_segments_spec spec = {.rows = b->rows,
-                                    .row_tokens = b->row_tokens,
-                                    .group = b->group,
-                                    .heads = m->dims.H,
-                                    .documents = b->documents};
-    bool same =
-        m->seg_rows == b->rows && m->seg_row_tokens == b->row_tokens && m->seg_group == b->group;
     int rc;
 
     assert(T > 0);
     assert(T <= m->dims.T);
     assert(b->row_tokens <= m->dims.positions);
-    if (!same || b->documents) {
-        if (m->seg_rows > 0)
-            kn_segments_release(&m->seg);
-        m->seg_rows = 0;
-        rc = kn_segments_init(&spec, &m->seg, reterr);
-        if (rc < 0)
-            return rc;
-        m->seg_rows = b->rows;
-        m->seg_row_tokens = b->row_tokens;
-        m->seg_group = b->documents ? -1 : b->group; /* -1: never taken for the next batch's */
-    }
+    rc = make_segments(m, b, reterr);
+    if (rc < 0)
+        return rc;
     for (int64_t t = 0; t < T; t++)
         m->pos[t] = (int32_t)(t % b->row_tokens);
     m->device.ops->upload(m->device.stream, m->work.pos, m->pos, (uint64_t)T * sizeof(*m->pos));
@@ -335,8 +375,11 @@ static int fetch_nll(struct llama *m, const struct llama_batch *b, double *ret_s
 static int run_batch(struct llama *m, const struct llama_batch *b, bool train, float grad_scale,
                      double *ret_nll, struct lh_err *reterr)
 {
-    struct attention_view a = {
-        .T = b->rows * b->row_tokens, .seg = &m->seg, .eps = (float)m->config.norm_eps};
+    struct attention_view a = {.T = b->rows * b->row_tokens,
+                               .seg = &m->seg,
+                               .eps = (float)m->config.norm_eps,
+                               .rows = b->rows,
+                               .lead = lead_of(b)};
     int rc = put_batch(m, b, reterr);
 
     if (rc < 0)

@@ -31,10 +31,11 @@ struct llama {
     uint64_t outside[PLAN_PARTS]; /* bytes outside the block that every plan of m counts */
     void *block;                  /* owned: all device memory */
     struct kn_segments seg;       /* of the micro-batch seen last, reused while nothing differs */
-    int64_t seg_rows, seg_row_tokens, seg_group; /* seg_rows 0: none */
-    int32_t *pos;                                /* owned, T: host's positions */
-    double *nll;                                 /* owned, T: host's copy of the results */
-    void (*beat)(void *arg);                     /* called per layer; may be NULL */
+    struct kn_segments_spec seg_spec; /* what it was made of, but for documents; rows 0: nothing */
+    int32_t *pos;                     /* owned, T: host's positions */
+    int32_t *documents;               /* owned, wrap_T: those of rows that wrap */
+    double *nll;                      /* owned, T: host's copy of the results */
+    void (*beat)(void *arg);          /* called per layer; may be NULL */
     void *beat_arg;
     struct profile *profile; /* NULL: none; gets the phases of a pass */
 };
@@ -42,8 +43,10 @@ struct llama {
 struct llama_options {
     const struct model_config *config;
     const struct params_spec *params;
-    int64_t tokens;     /* the most of a micro-batch */
-    int64_t row_tokens; /* the longest row */
+    int64_t tokens;      /* the most of a micro-batch */
+    int64_t row_tokens;  /* the longest row */
+    int64_t wrap_tokens; /* the most of a micro-batch whose rows wrap, with G/2 more a row; 0: none
+                            do */
     bool backward;
     int64_t cache;               /* tokens of a key-value cache (cache.h); 0: none */
     int64_t keep[WORK_KEEPS];    /* layers that keep it (llama_keep) */
@@ -56,6 +59,7 @@ struct llama_batch {
     const int32_t *ids, *labels; /* rows * row_tokens; labels already shifted, -100: none */
     const int32_t *documents;    /* or NULL: attention is not cut at documents */
     int64_t group;               /* S2 group; 0: dense */
+    bool wrap;                   /* rows wrap (wrap.h); they are whole groups */
     const uint64_t *drop_keys; /* rows, of dropout_row_key; NULL: nothing is dropped. llama_train */
     struct head_sink sink;     /* sees logits; {0} */
 };

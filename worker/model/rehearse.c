@@ -39,8 +39,10 @@ static int run_train(struct llama *m, const int32_t *zeros, const struct rehears
 {
     struct llama_batch b = largest(m, zeros, r->train_group);
     double sum = 0;
-    int rc = llama_train(m, &b, 1, &sum, reterr);
+    int rc;
 
+    b.wrap = m->dims.wrap_T > 0;
+    rc = llama_train(m, &b, 1, &sum, reterr);
     m->device.ops->sum_squares(m->device.stream, &sum, m->params.grad, m->params.n_region);
     return rc < 0 ? rc : m->device.ops->sync(m->device.stream, reterr);
 }

@@ -167,6 +167,22 @@ static void plan_layer(struct work *w, struct plan *plan)
     plan_add(plan, PLAN_WORKSPACE, &w->dz, d->backward ? block(d, d->T, R) : 0);
 }
 
+static void plan_wrap(struct work *w, struct plan *plan)
+{
+    const struct dims *d = &w->dims;
+    int64_t T = d->wrap_T, Tb = d->backward ? T : 0, Q = d->H * d->D, K = d->KV * d->D;
+
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.q, block(d, T, Q));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.k, block(d, T, K));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.v, block(d, T, K));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.o, block(d, T, Q));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.lse, floats(T, d->H));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.d_o, block(d, Tb, Q));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.dq, block(d, Tb, Q));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.dk, block(d, Tb, K));
+    plan_add(plan, PLAN_WORKSPACE, &w->wrap.dv, block(d, Tb, K));
+}
+
 static void plan_attention_backward(struct work *w, struct plan *plan)
 {
     const struct dims *d = &w->dims;
@@ -235,6 +251,7 @@ int work_plan(struct work *w, const struct dims *dims, struct plan *plan, struct
     plan_kept(w, plan);
     layer = plan_mark(plan);
     plan_layer(w, plan);
+    plan_wrap(w, plan);
     tiles = plan_mark(plan);
     plan_attention_backward(w, plan);
     plan_rewind(plan, tiles);

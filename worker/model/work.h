@@ -8,6 +8,7 @@
  */
 #pragma once
 #include "worker/model/linear.h"
+#include "worker/model/wrap.h"
 
 /* What a layer may keep for its backward pass beside its input, which it always keeps. Any of them
  * alone; keep.h chooses. */
@@ -25,6 +26,7 @@ struct dims {
     int64_t L, C, H, KV, D, F, V;
     int64_t R[PARAMS_LINEARS];   /* the highest LoRA rank of each linear; 0 without LoRA */
     int64_t T;                   /* the most tokens of a micro-batch of this rank */
+    int64_t wrap_T;              /* of rows that wrap, their copies (wrap.h) counted; 0: none do */
     int64_t positions;           /* the longest row */
     int64_t cache;               /* tokens whose keys and values are kept over calls; 0: none */
     int64_t mlp_tile, head_tile; /* tokens */
@@ -63,6 +65,8 @@ struct work {
 
     /* Attention, backwards. */
     void *d_o, *dq, *dk, *dv, *dn1;
+
+    struct wrap_room wrap; /* of wrap_T tokens */
 
     /* A tile of the MLP. */
     void *n2, *h, *dh, *dn2;
