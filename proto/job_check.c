@@ -70,9 +70,10 @@ static void check_wrap(struct job_parser *p)
         has_problem(p, "/context/length"))
         return;
     if (j->context.attention.type != LH_ATTENTION_S2)
-        PROBLEM("/context/attention/wrap", "conflict",
-                "context.attention.wrap is a form of S2; use context.attention.type \"s2\", or leave "
-                "it out");
+        PROBLEM(
+            "/context/attention/wrap", "conflict",
+            "context.attention.wrap is a form of S2; use context.attention.type \"s2\", or leave "
+            "it out");
     else if (group > 0 && length % group != 0)
         PROBLEM("/context/attention/wrap", "conflict",
                 "a window that wraps is whole groups: context.length %lld is no multiple of "
@@ -192,10 +193,11 @@ static void check_data(struct job_parser *p)
         return;
     if (j->data.format == LH_DATA_SFT && !j->data.template_ &&
         (j->kind == LH_KIND_TRAIN || j->kind == LH_KIND_PREPARE))
-        PROBLEM("/data/template", "missing",
-                "data.template is missing; data.format \"sft\" needs it: the form of dialogues that "
-                "the model knows (\"llama2\", \"llama3\", \"chatml\", \"alpaca\"), \"plain\" for a "
-                "base model, or an object");
+        PROBLEM(
+            "/data/template", "missing",
+            "data.template is missing; data.format \"sft\" needs it: the form of dialogues that "
+            "the model knows (\"llama2\", \"llama3\", \"chatml\", \"alpaca\"), \"plain\" for a "
+            "base model, or an object");
     if (j->data.format != LH_DATA_SFT && j->data.template_)
         PROBLEM("/data/template", "conflict",
                 "data.template is how records of data.format \"sft\" are written, but data.format "

@@ -68,7 +68,8 @@ static void is_echoed(const struct lh_job *job, const char *path, const char *wa
 /* ---- what is taken ---- */
 
 #define SFT                                                                                        \
-    "{'kind':'train','model':{'base':'m'},'context':{'length':64},'optim':{'lr':0.001,'steps':9},'"  \
+    "{'kind':'train','model':{'base':'m'},'context':{'length':64},'optim':{'lr':0.001,'steps':9}," \
+    "'"                                                                                            \
     "data':{'train':['d'],'format':'sft','template':"
 
 /* JOB-29 */
