@@ -17,8 +17,8 @@
 #include <math.h>
 
 #define BWD_CHUNK 2
-#define BWD_ITEMS                                                                                  \
-    4 /* of a thread in a phase; the rest waits, so that scratch stays in or near L2 */
+/* Of a thread in a phase; the rest waits, so that scratch stays in or near L2. */
+#define BWD_ITEMS 4
 
 static float bwd_dot(struct kn_mat x, struct kn_mat y)
 {
