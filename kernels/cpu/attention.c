@@ -184,10 +184,10 @@ static void attention_forward(const struct attn *call)
     int64_t round;
 
     attn_init(a);
-    head_bytes = (uint64_t)a->n_tiles * FWD_KINDS * a->tile_bytes;
-    round = (int64_t)LH_MAX(1, LH_MIN((uint64_t)a->KV, ATTN_PACK_MAX / LH_MAX(head_bytes, 1)));
     a->ring = fwd_ring(a, f.band);
-    a->packed = stream_shared(a->s, (uint64_t)(round * a->ring * FWD_KINDS) * a->tile_bytes);
+    head_bytes = (uint64_t)a->ring * FWD_KINDS * a->tile_bytes;
+    round = (int64_t)LH_MAX(1, LH_MIN((uint64_t)a->KV, ATTN_PACK_MAX / LH_MAX(head_bytes, 1)));
+    a->packed = stream_shared(a->s, (uint64_t)round * head_bytes);
     if (!a->packed || !fwd_local_reserve(a))
         return;
     for (a->kv0 = 0; a->kv0 < a->KV; a->kv0 += round) {

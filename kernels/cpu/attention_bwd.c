@@ -220,8 +220,8 @@ static uint64_t bwd_q_bytes(const struct attn_bwd *b, int64_t ring)
                              (uint64_t)(TILE_TOKENS * (b->a.Dp + 2)) * sizeof(float));
 }
 
-/* How many heads, and how many of their tiles, are packed at a time. Shorter sequences of the same
- * reach take no more: a step may end with fewer rows. */
+/* How many heads, and how many of their tiles, are packed at a time: of a short sequence as many
+ * heads as make up for a band and what sees it, of a long one no more tiles than these. */
 static void bwd_shape(struct attn_bwd *b)
 {
     struct attn *a = &b->a;

@@ -81,36 +81,9 @@ static double evaluate(struct bench *b)
     return sum;
 }
 
-/* Moves every parameter of a role along its gradient: the loss must follow, with the same elements
- * dropped. */
-static void check_role(struct bench *b, enum param_role role)
+static double loss_of(void *arg)
 {
-    struct params *p = &b->tiny.model.params;
-    float *grads = malloc((size_t)p->n_region * sizeof(float));
-    double gg = 0, h, up = 0, down = 0;
-
-    assert_non_null(grads);
-    (void)train(b, 5, 0, ROWS, true);
-    memcpy(grads, p->grad, (size_t)p->n_region * sizeof(float));
-    for (unsigned i = 0; i < p->n; i++)
-        for (int64_t k = 0; p->at[i].role == role && k < p->at[i].n; k++)
-            gg += (double)p->at[i].grad[k] * (double)p->at[i].grad[k];
-    assert_true(gg > 1e-12);
-    h = 5e-4 / gg;
-    for (int side = 0; side < 3; side++) {
-        double by = side == 0 ? h : side == 1 ? -2 * h : h; /* up, down, back */
-
-        for (unsigned i = 0; i < p->n; i++)
-            for (int64_t k = 0; p->at[i].role == role && k < p->at[i].n; k++)
-                p->at[i].master[k] += (float)(by * (double)grads[p->at[i].grad - p->grad + k]);
-        params_refresh(p, b->tiny.ops, b->tiny.stream);
-        if (side < 2)
-            *(side == 0 ? &up : &down) = train(b, 5, 0, ROWS, true) / TOKENS;
-    }
-    if (fabs((up - down) / (2 * h) - gg) > 5e-3 * gg)
-        fail_msg("role %d: the loss changes by %.8g a unit, the gradient says %.8g", (int)role,
-                 (up - down) / (2 * h), gg);
-    free(grads);
+    return train(arg, 5, 0, ROWS, true) / TOKENS;
 }
 
 static void gradients_match_finite_differences_while_the_same_is_dropped(void **state)
@@ -120,10 +93,10 @@ static void gradients_match_finite_differences_while_the_same_is_dropped(void **
 
     (void)state;
     bench_open(&b, dir, 0.4, 0);
-    check_role(&b, PARAM_LORA_A);
-    check_role(&b, PARAM_LORA_B);
-    check_role(&b, PARAM_NORM_POST);
-    check_role(&b, PARAM_EMBED);
+    tiny_check_role(&b.tiny, PARAM_LORA_A, loss_of, &b);
+    tiny_check_role(&b.tiny, PARAM_LORA_B, loss_of, &b);
+    tiny_check_role(&b.tiny, PARAM_NORM_POST, loss_of, &b);
+    tiny_check_role(&b.tiny, PARAM_EMBED, loss_of, &b);
     tiny_close(&b.tiny);
     tiny_model_remove(dir);
 }

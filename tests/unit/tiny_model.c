@@ -185,3 +185,33 @@ void tiny_close(struct tiny *t)
     t->ops->stream_free(t->stream);
     model_source_close(t->source);
 }
+
+void tiny_check_role(struct tiny *t, enum param_role role, tiny_loss_fn *loss, void *arg)
+{
+    struct params *p = &t->model.params;
+    float *grads = malloc((size_t)p->n_region * sizeof(float));
+    double gg = 0, h, up = 0, down = 0;
+
+    assert_non_null(grads);
+    (void)loss(arg);
+    memcpy(grads, p->grad, (size_t)p->n_region * sizeof(float));
+    for (unsigned i = 0; i < p->n; i++)
+        for (int64_t k = 0; p->at[i].role == role && k < p->at[i].n; k++)
+            gg += (double)p->at[i].grad[k] * (double)p->at[i].grad[k];
+    assert_true(gg > 1e-12);
+    h = 5e-4 / gg;
+    for (int side = 0; side < 3; side++) {
+        double by = side == 0 ? h : side == 1 ? -2 * h : h; /* up, down, back */
+
+        for (unsigned i = 0; i < p->n; i++)
+            for (int64_t k = 0; p->at[i].role == role && k < p->at[i].n; k++)
+                p->at[i].master[k] += (float)(by * (double)grads[p->at[i].grad - p->grad + k]);
+        params_refresh(p, t->ops, t->stream);
+        if (side < 2)
+            *(side == 0 ? &up : &down) = loss(arg);
+    }
+    if (fabs((up - down) / (2 * h) - gg) > 5e-3 * gg)
+        fail_msg("role %d: the loss changes by %.8g a unit, the gradient says %.8g", (int)role,
+                 (up - down) / (2 * h), gg);
+    free(grads);
+}

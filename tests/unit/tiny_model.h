@@ -35,5 +35,10 @@ struct tiny_options {
 void tiny_open(struct tiny *t, const struct tiny_options *options);
 void tiny_close(struct tiny *t);
 
+/* Moves every parameter of a role along its gradient, and back: the loss must follow. loss leaves
+ * the gradients of what it returns, from zero. */
+typedef double tiny_loss_fn(void *arg);
+void tiny_check_role(struct tiny *t, enum param_role role, tiny_loss_fn *loss, void *arg);
+
 /* A number in [-1, 1) from a counter. */
 double tiny_random(uint64_t seed, uint64_t i);

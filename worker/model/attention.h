@@ -13,8 +13,8 @@ struct attention_view {
     int64_t T;
     const struct kn_segments *seg;
     float eps;
-    int64_t rows,
-        lead; /* rows that wrap (wrap.h): how many, and tokens put before each; lead 0: none do */
+    int64_t rows;
+    int64_t lead; /* tokens put before each row where rows wrap (wrap.h); 0: none does */
 };
 
 /* x1 = x + ... of the layer at work; leaves all of its room but gate and up. */

@@ -45,8 +45,7 @@ struct llama_options {
     const struct params_spec *params;
     int64_t tokens;      /* the most of a micro-batch */
     int64_t row_tokens;  /* the longest row */
-    int64_t wrap_tokens; /* the most of a micro-batch whose rows wrap, with G/2 more a row; 0: none
-                            do */
+    int64_t wrap_tokens; /* the most where rows wrap: G/2 more a row (wrap.h); 0: none does */
     bool backward;
     int64_t cache;               /* tokens of a key-value cache (cache.h); 0: none */
     int64_t keep[WORK_KEEPS];    /* layers that keep it (llama_keep) */
